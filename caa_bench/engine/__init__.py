@@ -1,0 +1,1 @@
+"""The shared-prefix forward engine: capture, score, generate. Knows edits, never CAA."""
