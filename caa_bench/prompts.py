@@ -5,11 +5,35 @@ Every position here is ABSOLUTE: an index into one unpadded prompt. Shapes: T to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
-# {"role": "system" | "user" | "assistant", "content": str}; a system message may carry "layout" (see SystemPrompt).
+from caa_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# {"role": "system" | "user" | "assistant", "content": str}; a system message may carry "layout" (see LAYOUTS).
 Message = Mapping[str, str]
+
+# Where a system message goes. template: the chat template's own system role. paper: `<<SYS>>` before the first
+# `[INST]`, right behind BOS, as in the CAA code (Meta's own layout nests it inside). user: in front of the first
+# user turn, for templates without a system role.
+LAYOUTS = ("template", "paper", "user")
+
+# Plain templates for base models, which have none of their own. The generation prompt of `caa_base` ends at the colon:
+# with the space behind it, the prompt would not be a prefix of prompt + answer, as the space belongs to the answer.
+TEMPLATES = {
+    "caa_base": (
+        "{{ bos_token }}{% for m in messages %}"
+        "{% if m['role'] == 'assistant' %}{{ '\\nResponse: ' + m['content'] | trim }}"
+        "{% else %}{% if not loop.first %}{{ '\\n\\n' }}{% endif %}"
+        "{{ ('Input: ' if m['role'] == 'user' else '') + m['content'] | trim }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '\\nResponse:' }}{% endif %}"
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +61,166 @@ class ChoicePrompt(Prompt):
     """
 
     candidates: tuple[int, ...]
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: str | None = None) -> str:
+    """The conversation as text: up to where the model speaks, or to the end of `answer`, with nothing behind it.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or its template has no system role and one is needed.
+    """
+    paper = "".join(_paper_system(m["content"]) for m in messages if _layout(m) == "paper")
+    turns = _turns(messages)
+    if answer is not None:
+        turns.append({"role": "assistant", "content": answer})
+    text = _apply_template(tokenizer, turns, continues=answer is not None)
+    for turn in turns:
+        if turn["role"] == "system" and turn["content"].strip() not in text:
+            raise _no_system_role(tokenizer, "leaves the system message out")
+    bos = _leading_bos(tokenizer, text)
+    return bos + paper + text[len(bos) :]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Rendered text -> token ids, with exactly the special tokens that stand in the text (never a second BOS). [T]
+
+    A leading BOS is split off first: SentencePiece puts its dummy space in front of a text, and transformers 5 loses it
+    behind a special token, so that `<s>[INST]` would begin with `[` (29961) where Llama 2 was trained on `▁[` (518).
+    """
+    bos = _leading_bos(tokenizer, text)
+    ids = tokenizer(text[len(bos) :], add_special_tokens=False)["input_ids"]
+    return ((tokenizer.bos_token_id,) if bos else ()) + tuple(ids)
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Prompt:
+    """The prompt that a model answers in its own words; its last token is the first steered one."""
+    ids = encode(tokenizer, render(tokenizer, messages))
+    return Prompt(ids=ids, first_position=len(ids) - 1)
+
+
+def answered_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> Prompt:
+    """Prompt and answer in one, for teacher forcing: `ids[first_position + 1:]` is the answer (and its leading space).
+
+    Where the end of the instruction merges with the answer into one token, that token is the first position.
+    """
+    ids = encode(tokenizer, render(tokenizer, messages, answer=answer))
+    return Prompt(ids=ids, first_position=_first_position(encode(tokenizer, render(tokenizer, messages)), ids))
+
+
+def choice_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], letters: Sequence[str]
+) -> ChoicePrompt:
+    """The prompt up to right before the answer letter, for the answers "(A)", "(B)", ...
+
+    Args:
+        letters: the option letters, two or more. [K]
+
+    Raises:
+        UserError: the answers do not differ in exactly one token each (a letter is missing from the vocabulary).
+    """
+    answers = [encode(tokenizer, render(tokenizer, messages, answer=f"({letter})")) for letter in letters]
+    split = min(_common(answers[0], other) for other in answers[1:])
+    candidates = tuple(ids[split] for ids in answers if len(ids) > split)
+    if len(set(candidates)) < len(letters) or len({ids[split + 1 :] for ids in answers}) > 1:
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path!r}: the answers {', '.join(f'({letter})' for letter in letters)} do not "
+            "differ in exactly one token each, so their probabilities cannot be read; use another model, "
+            "or items with fewer options"
+        )
+    instruction = encode(tokenizer, render(tokenizer, messages))
+    return ChoicePrompt(
+        ids=answers[0][:split],
+        first_position=_first_position(instruction, answers[0]),
+        candidates=candidates,
+    )
+
+
+def apply_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Give `tokenizer` the named plain template (TEMPLATES) in place of its chat template.
+
+    Raises:
+        UserError: there is no template of that name.
+    """
+    if name not in TEMPLATES:
+        close = get_close_matches(name, TEMPLATES, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"template: there is no plain template {name!r}; {hint}valid names: {', '.join(TEMPLATES)}")
+    tokenizer.chat_template = TEMPLATES[name]
+
+
+def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """The prompt token by token, the steered ones marked as `«token»`, then these and the answer tokens with ids."""
+    tokens = tokenizer.convert_ids_to_tokens(list(prompt.ids))
+    first = prompt.first_position
+    steered = [f"{i} {token!r}" for i, token in zip(prompt.ids[first:], tokens[first:], strict=True)]
+    lines = [
+        " ".join([*tokens[:first], *(f"«{token}»" for token in tokens[first:])]),
+        f"steered from position {first} of {len(tokens)} on: {', '.join(steered)}",
+    ]
+    if isinstance(prompt, ChoicePrompt):
+        names = tokenizer.convert_ids_to_tokens(list(prompt.candidates))
+        lines.append("answers: " + ", ".join(f"{i} {name!r}" for i, name in zip(prompt.candidates, names, strict=True)))
+    return "\n".join(lines)
+
+
+def _layout(message: Message) -> str:
+    return message.get("layout", "template") if message["role"] == "system" else ""
+
+
+def _paper_system(text: str) -> str:
+    return f"<<SYS>>\n{text}\n<</SYS>>\n\n"
+
+
+def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """What the template itself gets to see: no `paper` system message, `user` ones in front of the first user turn."""
+    front = "".join(f"{m['content']}\n\n" for m in messages if _layout(m) == "user")
+    turns = []
+    for message in messages:
+        if _layout(message) in ("paper", "user"):
+            continue
+        content = message["content"]
+        if message["role"] == "user":
+            content, front = front + content, ""
+        turns.append({"role": message["role"], "content": content})
+    return turns
+
+
+def _apply_template(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, continues: bool) -> str:
+    from jinja2.exceptions import TemplateError
+
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path!r}: it has no chat template; "
+            f"name a plain one in the model's config (template: {' | '.join(TEMPLATES)})"
+        )
+    where = {"add_generation_prompt": not continues, "continue_final_message": continues}
+    try:
+        # Templates that know `enable_thinking` (Qwen 3) then put the same empty thought into prompt and answer.
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False, **where))
+    except TemplateError as error:
+        if any(turn["role"] == "system" for turn in turns):
+            raise _no_system_role(tokenizer, f"refuses the system message ({error})") from error
+        raise UserError(f"tokenizer {tokenizer.name_or_path!r}: its chat template says: {error}") from error
+
+
+def _no_system_role(tokenizer: PreTrainedTokenizerBase, what: str) -> UserError:
+    return UserError(
+        f"tokenizer {tokenizer.name_or_path!r}: its chat template {what}; set system_prompt.layout=user "
+        "to put the system prompt in front of the first user turn"
+    )
+
+
+def _leading_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    bos = tokenizer.bos_token
+    return bos if bos and text.startswith(bos) else ""
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _first_position(instruction: Sequence[int], full: Sequence[int]) -> int:
+    """The last token of the instruction, or the token that it merges into with what follows."""
+    common = _common(instruction, full)
+    return common - 1 if common == len(instruction) else common
