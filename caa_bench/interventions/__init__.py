@@ -1,1 +1,65 @@
+"""Interchangeable ways of moving a model's behavior. The folder scan IS the registry: a new file is a new one."""
 
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from pathlib import Path
+
+from caa_bench.errors import UserError
+from caa_bench.interventions.base import Condition, Intervention, Layers
+from caa_bench.interventions.caa import CAA
+from caa_bench.interventions.lora_sft import LoraSFT
+from caa_bench.interventions.none import Unchanged
+from caa_bench.interventions.placebos import RandomDirection, ShuffledLabels
+from caa_bench.interventions.stack import Stack
+from caa_bench.interventions.system_prompt import SystemPrompt
+
+__all__ = [
+    "CAA",
+    "Condition",
+    "Intervention",
+    "Layers",
+    "LoraSFT",
+    "RandomDirection",
+    "ShuffledLabels",
+    "Stack",
+    "SystemPrompt",
+    "Unchanged",
+    "from_folder",
+    "registry",
+]
+
+
+@cache
+def registry() -> dict[str, type[Intervention]]:
+    """Every intervention in this folder by its `name`, originals before their placebos."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    found: dict[str, type[Intervention]] = {}
+    waiting = [Intervention]
+    while waiting:
+        cls = waiting.pop()
+        waiting.extend(cls.__subclasses__())
+        if cls.name and cls.__module__.startswith(__name__):
+            if cls.name in found:
+                raise TypeError(f"two interventions are called {cls.name!r}: {found[cls.name]} and {cls}")
+            found[cls.name] = cls
+    return dict(sorted(found.items(), key=lambda pair: (bool(pair[1].placebo_of), pair[0])))
+
+
+def from_folder(folder: Path, *, expected: type[Intervention] = Intervention) -> Intervention:
+    """The intervention saved in `folder`.
+
+    Raises:
+        UserError: no artifact, a damaged one, or one of another class than `expected`.
+    """
+    from caa_bench.files import read_artifact
+
+    settings = dict(read_artifact(folder, expect=None).meta["settings"])
+    name, variant = settings.pop("name"), settings.pop("variant")
+    cls = registry().get(name)
+    if cls is None or not issubclass(cls, expected):
+        raise UserError(f"{folder}: holds a {name!r}, not a {expected.name or 'known intervention'}; give its own folder")
+    return cls.revive(settings, variant=variant).load(folder)

@@ -1,13 +1,23 @@
-"""The one contract: what every way of moving a model's behavior can do. READ SECOND, after benchmark.py."""
+"""The one contract: what every way of moving a model's behavior can do. READ SECOND, after benchmark.py.
+
+A new intervention is one new file in this folder with one subclass of `Intervention`; its `name` becomes a recipe
+section, a base (`<name>_<variant>`) and, where it has edits, something that can be put on top of every other base.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from caa_bench.behavior import Behavior, Pairs
     from caa_bench.engine.edit import Edit
     from caa_bench.prompts import Message, Prompt
 
@@ -17,9 +27,182 @@ class Condition:
     """One dose of an intervention.
 
     Args:
-        multiplier: the dose; negative pushes away from the behavior, 0 is nothing.
+        multiplier: the dose; negative pushes away from the behavior, 0 is nothing, 1 is as fitted.
         layer: the 0-based decoder block, where the intervention has one; else None.
     """
 
     multiplier: float = 1.0
     layer: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """What an intervention may know of a model before it is loaded.
+
+    Args:
+        count: number of decoder blocks.
+        default: the block to steer where the recipe names none.
+    """
+
+    count: int
+    default: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where an applied vector comes from.
+
+    Args:
+        behavior: the behavior it was fitted on.
+        layer: the layer it was taken at; None without one.
+    """
+
+    behavior: str
+    layer: int | None
+
+
+class Intervention:
+    """A way of moving a model's behavior.
+
+    Args:
+        config: its recipe section; `Config()` where not given.
+        variant: one of `variants` ("positive"), or "" where there is only one.
+    """
+
+    name: ClassVar[str] = ""
+    """The recipe section, and the first part of every label."""
+    trains: ClassVar[bool] = False
+    """Whether `fit` learns anything: only then an artifact is kept and reused."""
+    variants: ClassVar[tuple[str, ...]] = ()
+    """Names that follow `name` in a base (`lora_sft_positive`); empty where there is only one."""
+    grid: ClassVar[tuple[str, ...]] = ()
+    """Config keys that only say which doses to measure."""
+    placebo_of: ClassVar[str] = ""
+    """The intervention whose grid and norm this one copies, for placebos."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The recipe section's keys: none."""
+
+    def __init__(self, config: Any = None, *, variant: str = "") -> None:
+        self.config = self.Config() if config is None else config
+        self.variant = variant
+
+    @classmethod
+    def build(
+        cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]
+    ) -> Intervention:
+        """One instance from a recipe section and the variant that a base's name asks for.
+
+        Args:
+            built: the interventions made so far, by label; a placebo finds its original here.
+
+        Raises:
+            UserError: there is no such variant.
+        """
+        if variant not in (cls.variants or ("",)):
+            names = ", ".join(f"{cls.name}_{name}" for name in cls.variants) or cls.name
+            raise UserError(f"bases: {cls.name}_{variant} is unknown; use {names}")
+        return cls(config, variant=variant)
+
+    @property
+    def label(self) -> str:
+        """`<name>_<variant>`, as it stands in YAML, CSV and dashboards."""
+        return f"{self.name}_{self.variant}" if self.variant else self.name
+
+    def check(self, layers: Layers) -> list[str]:
+        """One line for each setting that cannot work on a model with these layers; run before any weights load."""
+        return []
+
+    def conditions(self, layers: Layers) -> list[Condition]:
+        """The grid of doses that a run measures."""
+        return [Condition()]
+
+    def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
+        """Learn from contrast pairs; the model is bit-identical afterwards."""
+
+    def rewrite(self, messages: Sequence[Message]) -> list[Message]:
+        """The conversation as this intervention changes it."""
+        return list(messages)
+
+    def edits(self, condition: Condition) -> list[Edit] | None:
+        """What is added to the residual stream: the engine runs these as rows on a shared prefix.
+
+        Returns:
+            The edits; an empty list where the model itself is not changed; None where the change is not an additive
+            edit, so that `attach` and full forwards are needed.
+        """
+        return []
+
+    def attach(
+        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
+    ) -> AbstractContextManager[Any]:
+        """Change the model itself for the time of a `with` block; nothing is left behind, however it is left.
+
+        Args:
+            model: the model to change.
+            condition: the dose.
+            prompts: the prompts of the rows about to be run, in batch order; needed where edits begin at each
+                prompt's own instruction end.
+        """
+        from caa_bench.engine.steer import steered
+
+        edits = self.edits(condition)
+        if edits is None:
+            raise TypeError(f"{type(self).__name__} has no edits, so it must define attach")
+        return steered(model, edits, prompts)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what `fit` learns and what it does, as JSON: part of every content key.
+
+        The grid of doses is left out, so that a longer sweep reuses the artifact of a shorter one.
+        """
+        config = {key: value for key, value in asdict(self.config).items() if key not in self.grid}
+        return {"name": self.name, "variant": self.variant} | config
+
+    def learned_from(self, pairs: Pairs) -> dict[str, str]:
+        """Content keys of all the training data that `fit(model, tokenizer, pairs)` reads, by behavior."""
+        return {pairs.behavior: pairs.key}
+
+    def source(self, condition: Condition, *, behavior: str) -> Source:
+        """Which behavior and layer this intervention's vector comes from when it is used under `condition`."""
+        return Source(behavior=behavior, layer=condition.layer)
+
+    @classmethod
+    def revive(cls, settings: Mapping[str, Any], *, variant: str) -> Intervention:
+        """An unfitted instance from what `settings()` returned, read back from JSON."""
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        return cls(cls.Config(**values), variant=variant)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the learned artifact (safetensors and JSON, with checksums) as a whole folder or not at all."""
+        from caa_bench.files import write_artifact
+
+        write_artifact(folder, tensors=None, meta={"settings": self.settings()})
+
+    def load(self, folder: Path) -> Self:
+        """Take over the artifact in `folder`, after checking it byte by byte.
+
+        Raises:
+            UserError: the artifact is damaged or was made with other settings.
+        """
+        return self
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Intervention:
+        """The intervention that was saved in `folder`, whichever class it is.
+
+        Raises:
+            UserError: the artifact is damaged, or no intervention of that name is known.
+        """
+        from caa_bench.interventions import from_folder
+
+        return from_folder(Path(folder), expected=cls)
+
+    def push_to_hub(self, folder: Path, repo_id: str) -> str:
+        """Upload the saved artifact in `folder` with the user's own hub login; returns the address."""
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder)))

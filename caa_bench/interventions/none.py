@@ -1,0 +1,11 @@
+"""`none`: the unchanged model, the base every effect is measured against."""
+
+from __future__ import annotations
+
+from caa_bench.interventions.base import Intervention
+
+
+class Unchanged(Intervention):
+    """Changes nothing."""
+
+    name = "none"

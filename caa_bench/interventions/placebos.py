@@ -1,0 +1,124 @@
+"""Vectors that should do nothing: a random direction and shuffled labels, each of the CAA vector's own norm.
+
+What they do anyway is the noise floor that an effect has to clear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from caa_bench.errors import UserError
+from caa_bench.interventions.base import Condition, Intervention, Layers, Source
+from caa_bench.interventions.caa import CAA, mean_vector
+from caa_bench.interventions.vectors import SteeringVector, letter_differences
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from caa_bench.behavior import Behavior, Pairs
+
+
+class Placebo(SteeringVector):
+    """A vector with the grid, the layers and, per layer, the norm of a CAA intervention.
+
+    Args:
+        config: its recipe section.
+        original: the CAA intervention it stands beside; fitted before this one is.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Recipe sections `random` and `shuffled`; everything else follows `caa`.
+
+        Args:
+            seed: of the direction or the shuffle.
+        """
+
+        seed: int = 0
+
+    def __init__(self, config: Any = None, *, variant: str = "", original: CAA) -> None:
+        super().__init__(config, variant=variant)
+        self.original = original
+
+    @classmethod
+    def build(
+        cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]
+    ) -> Intervention:
+        """Beside the recipe's own CAA."""
+        original = built.get(cls.placebo_of)
+        if not isinstance(original, CAA):
+            raise UserError(f"vectors: {cls.name} is a placebo of {cls.placebo_of}; add {cls.placebo_of} to vectors")
+        return cls(config, original=original)
+
+    @classmethod
+    def revive(cls, settings: Mapping[str, Any], *, variant: str) -> Intervention:
+        """With a CAA of the original's settings, itself unfitted."""
+        original = dict(settings["original"])
+        source = CAA.revive({k: v for k, v in original.items() if k not in ("name", "variant")}, variant="")
+        assert isinstance(source, CAA)  # noqa: S101 - narrows the type for mypy
+        return cls(cls.Config(seed=settings["seed"]), original=source)
+
+    def conditions(self, layers: Layers) -> list[Condition]:
+        """The original's grid."""
+        return self.original.conditions(layers)
+
+    def learned_from(self, pairs: Pairs) -> dict[str, str]:
+        """What the original learns from."""
+        return self.original.learned_from(pairs)
+
+    def vector_layer(self, condition: Condition) -> int | None:
+        """The original's."""
+        return self.original.vector_layer(condition)
+
+    def source(self, condition: Condition, *, behavior: str) -> Source:
+        """The original's."""
+        return self.original.source(condition, behavior=behavior)
+
+    def settings(self) -> dict[str, Any]:
+        """The seed and the original's settings."""
+        return super().settings() | {"original": self.original.settings()}
+
+    def _rescaled(self, direction: Tensor) -> Tensor:
+        """`direction` with the original's norm in every layer. [L, D]"""
+        norms = self.original.fitted().norm(dim=-1, keepdim=True)
+        return direction / direction.norm(dim=-1, keepdim=True) * norms
+
+
+class RandomDirection(Placebo):
+    """A seeded Gaussian direction, another one for every layer."""
+
+    name = "random"
+    placebo_of = "caa"
+
+    def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
+        """Draw it; the model is not used."""
+        import torch
+
+        generator = torch.Generator().manual_seed(self.config.seed)
+        self.vectors = self._rescaled(torch.randn(self.original.fitted().shape, generator=generator))
+
+
+class ShuffledLabels(Placebo):
+    """The CAA recipe on shuffled labels: for a random half of the pairs "matching" and "other" are exchanged.
+
+    Exactly half: an unbalanced draw would leave a remainder of the true direction, which rescaling then blows up.
+    """
+
+    name = "shuffled"
+    placebo_of = "caa"
+
+    def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
+        """Average the original's differences with shuffled signs."""
+        import torch
+
+        differences = self.original.differences
+        if differences is None:
+            own = self.original.config.vector_behavior
+            differences = letter_differences(model, tokenizer, pairs.of(own) if own else pairs)
+        count = len(differences)
+        signs = torch.ones(count)
+        signs[torch.randperm(count, generator=torch.Generator().manual_seed(self.config.seed))[: count // 2]] = -1
+        self.vectors = self._rescaled(mean_vector(differences * signs[:, None, None]))

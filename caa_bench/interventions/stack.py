@@ -1,0 +1,76 @@
+"""Several interventions at once: prompts fold, edits add, attachments nest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from caa_bench.interventions.base import Condition, Intervention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from caa_bench.behavior import Pairs
+    from caa_bench.engine.edit import Edit
+    from caa_bench.prompts import Message, Prompt
+
+
+class Stack(Intervention):
+    """A stack of interventions, itself an intervention.
+
+    Args:
+        *parts: the interventions, outermost first.
+        doses: one condition a part, for stacks whose parts have different doses; else every part gets the stack's.
+    """
+
+    def __init__(self, *parts: Intervention, doses: Sequence[Condition] | None = None) -> None:
+        super().__init__()
+        if doses is not None and len(doses) != len(parts):
+            raise ValueError(f"doses ({len(doses)}) must be one a part ({len(parts)})")
+        self.parts = parts
+        self.doses = doses
+
+    @property
+    def label(self) -> str:
+        """The labels of the parts joined by `+`."""
+        return "+".join(part.label for part in self.parts)
+
+    def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
+        """Fit every part on the same pairs, each on the unchanged model."""
+        for part in self.parts:
+            part.fit(model, tokenizer, pairs)
+
+    def rewrite(self, messages: Sequence[Message]) -> list[Message]:
+        """The parts' rewrites folded, innermost first."""
+        for part in reversed(self.parts):
+            messages = part.rewrite(messages)
+        return list(messages)
+
+    def edits(self, condition: Condition) -> list[Edit] | None:
+        """The parts' edits together; None as soon as one part is not an additive edit."""
+        together: list[Edit] = []
+        for part, dose in self._dosed(condition):
+            edits = part.edits(dose)
+            if edits is None:
+                return None
+            together += edits
+        return together
+
+    @contextmanager
+    def attach(
+        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
+    ) -> Iterator[PreTrainedModel]:
+        """The parts' attachments nested, undone in reverse order."""
+        with ExitStack() as stack:
+            for part, dose in self._dosed(condition):
+                stack.enter_context(part.attach(model, dose, prompts=prompts))
+            yield model
+
+    def settings(self) -> dict[str, Any]:
+        """The parts' settings, in order."""
+        return {"stack": [part.settings() for part in self.parts]}
+
+    def _dosed(self, condition: Condition) -> list[tuple[Intervention, Condition]]:
+        doses = self.doses or [condition] * len(self.parts)
+        return list(zip(self.parts, doses, strict=True))

@@ -1,0 +1,75 @@
+"""System prompts: positive, negative and neutral texts in front of the conversation (paper section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from caa_bench.errors import UserError
+from caa_bench.interventions.base import Intervention
+
+if TYPE_CHECKING:
+    from caa_bench.behavior import Behavior
+    from caa_bench.prompts import Message
+
+
+class SystemPrompt(Intervention):
+    """Puts a text before the conversation; the model itself stays as it is.
+
+    Args:
+        config: its recipe section.
+        variant: the name of the text ("positive").
+        text: the text.
+    """
+
+    name = "system_prompt"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Recipe section `system_prompt`.
+
+        Args:
+            layout: where the text goes: `template`, the chat template's own system role; `paper`, Llama 2's block in
+                FRONT of `[INST]`, as the paper placed it; `user`, before the first question, for models without
+                a system role.
+            texts: texts of your own by name; they win over the behavior's.
+        """
+
+        layout: Literal["template", "paper", "user"] = "template"
+        texts: Mapping[str, str] = field(default_factory=dict)
+
+    def __init__(self, config: Any = None, *, variant: str = "", text: str = "") -> None:
+        super().__init__(config, variant=variant)
+        self.text = text or self.config.texts.get(variant, "")
+        if not self.text:
+            raise UserError(f"system_prompt: no text for variant {variant!r}; write one under system_prompt.texts")
+
+    @classmethod
+    def build(
+        cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]
+    ) -> Intervention:
+        """With the behavior's own text of that name, or the recipe's."""
+        texts = {**behavior.system_prompts, **config.texts}
+        if variant not in texts:
+            raise UserError(
+                f"bases: {behavior.id} has no system prompt called {variant!r}; "
+                f"use one of {', '.join(texts)}, or write it under system_prompt.texts"
+            )
+        return cls(config, variant=variant, text=texts[variant])
+
+    def rewrite(self, messages: Sequence[Message]) -> list[Message]:
+        """The system message first; a system message that is there already is continued, so that prompts stack."""
+        rest = [message for message in messages if message["role"] != "system"]
+        earlier = [message["content"] for message in messages if message["role"] == "system"]
+        content = "\n".join([self.text, *earlier])
+        return [{"role": "system", "content": content, "layout": self.config.layout}, *rest]
+
+    def settings(self) -> dict[str, Any]:
+        """The text and where it goes: what identifies this prompt."""
+        return {"name": self.name, "variant": self.variant, "layout": self.config.layout, "text": self.text}
+
+    @classmethod
+    def revive(cls, settings: Mapping[str, Any], *, variant: str) -> Intervention:
+        """The same text in the same place."""
+        return cls(cls.Config(layout=settings["layout"]), variant=variant, text=settings["text"])

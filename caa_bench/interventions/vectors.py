@@ -1,0 +1,98 @@
+"""What every steering vector shares: one vector a layer, applied as an additive edit, kept as a checked artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from caa_bench.errors import UserError
+from caa_bench.interventions.base import Condition, Intervention, Layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from caa_bench.behavior import Pairs
+    from caa_bench.engine.edit import Edit
+
+
+class SteeringVector(Intervention):
+    """Adds `multiplier * vectors[layer]` to the output of one block, from the instruction's last token on.
+
+    Subclasses set `vectors` in `fit`: fp32 on the CPU, one row a decoder block. [L, D]
+    """
+
+    trains = True
+    vectors: Tensor | None = None
+
+    def fitted(self) -> Tensor:
+        """The vectors. [L, D]
+
+        Raises:
+            RuntimeError: `fit` or `load` has not run yet.
+        """
+        if self.vectors is None:
+            raise RuntimeError(f"{self.label} has no vectors yet: call fit(...) or load(folder) first")
+        return self.vectors
+
+    def vector_layer(self, condition: Condition) -> int | None:
+        """The layer whose vector is applied under this condition: its own, unless a subclass transfers one."""
+        return condition.layer
+
+    def edits(self, condition: Condition) -> list[Edit] | None:
+        """One edit: the vector at the condition's layer (paper section 3: added from the instruction's end on)."""
+        from caa_bench.engine.edit import Edit
+
+        source = self.vector_layer(condition)
+        if condition.layer is None or source is None:
+            raise ValueError(f"{self.label} needs Condition(layer=...)")
+        return [Edit(layer=condition.layer, delta=condition.multiplier * self.fitted()[source])]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `vectors` as safetensors with the settings that made them, checksummed."""
+        from caa_bench.files import write_artifact
+
+        write_artifact(folder, tensors={"vectors": self.fitted()}, meta={"settings": self.settings()})
+
+    def load(self, folder: Path) -> Self:
+        """Read checked vectors.
+
+        Raises:
+            UserError: damaged, or not one row a layer.
+        """
+        from caa_bench.files import read_artifact
+
+        vectors = read_artifact(folder, expect=None).tensors.get("vectors")
+        if vectors is None or vectors.dim() != 2:
+            raise UserError(f"{folder}: no [layers, hidden] tensor called 'vectors'; delete the folder and fit again")
+        self.vectors = vectors
+        return self
+
+
+def letter_differences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
+    """Matching minus other: every block's output at the answer letter, one row a pair (paper section 3, eq. 1).
+
+    Two prompts a pair that differ in the letter alone; they share everything before it, and all layers come from
+    the same pass.
+
+    Returns:
+        Differences in fp32 on the CPU. [N, L, D]: N pairs, L layers, D hidden size
+    """
+    from caa_bench.engine.capture import letter_activations
+    from caa_bench.prompts import choice_prompt
+
+    prompts = [
+        choice_prompt(tokenizer, [{"role": "user", "content": pair.question}], (pair.matching[1:-1], pair.other[1:-1]))
+        for pair in pairs
+    ]
+    activations = letter_activations(model, prompts)
+    return activations[:, 0] - activations[:, 1]
+
+
+def grid_mistakes(section: str, layers: tuple[int, ...], known: Layers) -> list[str]:
+    """One line for the layers that the model does not have."""
+    wrong = [layer for layer in layers if not 0 <= layer < known.count]
+    if not wrong:
+        return []
+    return [f"{section}: layer {', '.join(map(str, wrong))} does not exist; this model has layers 0 to {known.count - 1}"]
+

@@ -1,0 +1,280 @@
+"""Load a model (dtype, 4/8-bit, device_map, revision, template), describe it before it is loaded, keep it untouched."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from caa_bench.errors import UserError
+from caa_bench.interventions.base import Layers
+from caa_bench.paths import configs_folder, package_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULT_DEPTH = 0.4
+"""Fraction of the depth that is steered where nobody has said better: 13 of 32 and 14 of 40 in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How a model is loaded: the keys of `configs/models/*.yaml`, and the recipe section `loading` to change them.
+
+    Args:
+        source: local folder, hub name, or `package:tiny` for the embedded model.
+        revision: hub branch, tag or commit; pin it when you publish numbers.
+        dtype: `auto` is the checkpoint's own; float32 is exact and slow, bfloat16 halves memory.
+        quantization: `4bit` (NF4) or `8bit` through bitsandbytes, or `none`.
+        device_map: `auto` spreads a large model over GPUs, CPU and disk; `none` takes one device.
+        template: a plain template for models without a chat template (`caa_base`), or `none`.
+        layer: the block to steer by default; null: the stated fraction of the depth.
+        memory_gb: what loading it needs, for the user's information.
+    """
+
+    source: str = ""
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "4bit", "8bit"] = "none"
+    device_map: Literal["none", "auto"] = "none"
+    template: str = "none"
+    layer: int | None = None
+    memory_gb: float | None = None
+
+
+@dataclass(kw_only=True)
+class ChatModel:
+    """A model by name: what is known of it without loading, and the loaded thing on first use.
+
+    Args:
+        name: as the user gave it; the `model` column of every result.
+        loading: how it is loaded.
+    """
+
+    name: str
+    loading: Loading
+    _model: PreTrainedModel | None = field(default=None, repr=False)
+    _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
+
+    @classmethod
+    def find(cls, name: str, *, changes: dict[str, Any] | None = None) -> ChatModel:
+        """A model config's name, a local folder, or a hub name.
+
+        Raises:
+            UserError: a path that is no model folder.
+        """
+        from caa_bench.recipe_yaml import load
+
+        config = configs_folder() / "models" / f"{name}.yaml"
+        if "/" not in name and config.is_file():
+            loading = load(config, [], Loading).values
+        elif Path(name).is_dir() or "/" in name:
+            loading = Loading(source=name)
+        else:
+            known = ", ".join(model_names())
+            raise UserError(f"model: {name!r} is unknown; use one of {known}, a local folder, or a hub name owner/model")
+        return cls(name=name, loading=replace(loading, **(changes or {})))
+
+    @property
+    def source(self) -> str:
+        """Where transformers finds it: a folder or a hub name."""
+        if self.loading.source == "package:tiny":
+            return str(package_folder() / "tiny" / "model")
+        return self.loading.source
+
+    @property
+    def layers(self) -> Layers | None:
+        """Block count and default block, from config.json alone; None where that file is not at hand yet."""
+        config = self._config_json()
+        if config is None:
+            return None
+        text = config.get("text_config", config)
+        count = next((text[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in text), None)
+        return None if count is None else self._layers(int(count))
+
+    def loaded_layers(self) -> Layers:
+        """Block count and default block, from the loaded model where config.json does not say."""
+        if (known := self.layers) is not None:
+            return known
+        from caa_bench.engine.blocks import num_layers
+
+        return self._layers(num_layers(self.model))
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, loaded once, in eval mode."""
+        if self._model is None:
+            self._model = load_model(self)
+        return self._model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, loaded once, with its chat template or the named plain one."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self)
+        return self._tokenizer
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the loaded model: weights, tokenizer, chat template and how it is loaded; part of each key.
+
+        A local folder is hashed; a hub model is its commit. Nothing is loaded.
+        """
+        from caa_bench.files import folder_fingerprint
+
+        settings = {k: v for k, v in asdict(self.loading).items() if k not in ("memory_gb", "layer", "source")}
+        folder = Path(self.source)
+        files = folder_fingerprint(folder) if folder.is_dir() else {"commit": self._commit()}
+        return settings | {"files": files}
+
+    def check(self) -> list[str]:
+        """One line for what would make loading fail, found without loading or network where possible."""
+        folder = Path(self.source)
+        if folder.is_dir():
+            missing = [] if (folder / "config.json").is_file() else [f"model: {self.source} holds no config.json"]
+            return [f"{line}; give the folder of a transformers model" for line in missing]
+        return []
+
+    def _layers(self, count: int) -> Layers:
+        default = round(DEFAULT_DEPTH * count) if self.loading.layer is None else self.loading.layer
+        return Layers(count=count, default=min(default, count - 1))
+
+    def _config_json(self) -> dict[str, Any] | None:
+        path = Path(self.source) / "config.json"
+        if not path.is_file():
+            from huggingface_hub import try_to_load_from_cache
+
+            cached = try_to_load_from_cache(self.source, "config.json", revision=self.loading.revision)
+            if not isinstance(cached, str):
+                return None
+            path = Path(cached)
+        return dict(json.loads(path.read_text()))
+
+    def _commit(self) -> str:
+        """The commit of the cached snapshot, which its folder is named after."""
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.source, "config.json", revision=self.loading.revision)
+        return Path(cached).parent.name if isinstance(cached, str) else str(self.loading.revision)
+
+
+def model_names() -> list[str]:
+    """The names of `configs/models/*.yaml`."""
+    return sorted(path.stem for path in (configs_folder() / "models").glob("*.yaml"))
+
+
+def load_model(chat: ChatModel) -> PreTrainedModel:
+    """Load weights as `chat.loading` says; safetensors only, no remote code.
+
+    Raises:
+        UserError: the model cannot be found or reached, or the machine lacks what the settings need.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loading = chat.loading
+    settings: dict[str, Any] = {"dtype": loading.dtype if loading.dtype == "auto" else getattr(torch, loading.dtype)}
+    if loading.quantization != "none":
+        settings["quantization_config"] = _quantization(loading)
+    if loading.device_map != "none":
+        settings["device_map"] = loading.device_map
+    elif torch.cuda.is_available():
+        settings["device_map"] = {"": 0}
+    model = _from_pretrained(AutoModelForCausalLM, chat, use_safetensors=True, **settings)
+    for module in model.modules():
+        # bitsandbytes repacks 4-bit weights on such CPUs in eval mode; every later QLoRA gradient would be exactly 0
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+def load_tokenizer(chat: ChatModel) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; give it the plain template that the model config names.
+
+    Raises:
+        UserError: it cannot be found or reached, or has no chat template and none is named.
+    """
+    from transformers import AutoTokenizer
+
+    from caa_bench.prompts import apply_template
+
+    tokenizer = _from_pretrained(AutoTokenizer, chat)
+    if chat.loading.template != "none":
+        apply_template(tokenizer, chat.loading.template)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _from_pretrained(auto: Any, chat: ChatModel, **settings: Any) -> Any:
+    """From the local cache first: an unreachable hub costs 23 s of retries a file."""
+    settings |= {"revision": chat.loading.revision, "trust_remote_code": False}
+    try:
+        return auto.from_pretrained(chat.source, local_files_only=True, **settings)
+    except (OSError, ValueError):
+        if Path(chat.source).is_dir():
+            raise
+    try:
+        return auto.from_pretrained(chat.source, **settings)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model: cannot load {chat.source!r} ({reason}); check the name, log in with `hf auth login` if it is gated, "
+            "or give a local folder with MODEL=/path/to/model"
+        ) from error
+
+
+def _quantization(loading: Loading) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if loading.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.bfloat16 if loading.dtype == "auto" else getattr(torch, loading.dtype)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+@contextmanager
+def leaves_no_trace(model: PreTrainedModel) -> Iterator[None]:
+    """Restore a model and the global generators as they were, however the block is left.
+
+    peft freezes parameters and marks the model; SFTTrainer patches `forward` and switches to training mode for good.
+    Weights are not copied: whoever changes them has to undo it.
+    """
+    import numpy as np
+    import torch
+
+    modules = {name: (module, _attributes(module)) for name, module in model.named_modules()}
+    gradients = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    config = copy.deepcopy(model.config.__dict__)
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - the one that trl seeds
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            for module, attributes in modules.values():
+                _restore(module, attributes)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(gradients[name])
+                parameter.grad = None
+            model.config.__dict__.clear()
+            model.config.__dict__.update(config)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
+
+
+def _attributes(module: Any) -> dict[str, Any]:
+    """A module's own attributes; its dictionaries of hooks and children are copied, so that additions can be undone."""
+    kept = ("_parameters", "_buffers", "_modules")
+    return {k: copy.copy(v) if k.endswith("_hooks") else v for k, v in vars(module).items() if k not in kept}
+
+
+def _restore(module: Any, attributes: dict[str, Any]) -> None:
+    own = vars(module)
+    for key in [key for key in own if key not in attributes and key not in ("_parameters", "_buffers", "_modules")]:
+        del own[key]
+    own.update(attributes)

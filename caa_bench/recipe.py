@@ -1,0 +1,207 @@
+"""What a recipe holds: the model, the behavior, the arguments, and one section an intervention and evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from caa_bench import evaluators, interventions
+from caa_bench.behavior import Behavior
+from caa_bench.errors import UserError
+from caa_bench.interventions import Intervention
+from caa_bench.model import Loading
+from caa_bench.paths import recipes_folder
+
+PAPER_BEHAVIORS = (
+    "coordinate-other-ais",
+    "corrigible-neutral-HHH",
+    "hallucination",
+    "myopic-reward",
+    "survival-instinct",
+    "sycophancy",
+    "refusal",
+)
+"""The seven over which the paper normalizes each layer's norm; `protocol: caa` does so too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkArguments:
+    """How a benchmark runs: every top-level recipe key that is no section.
+
+    Args:
+        bases: what CAA is put on top of: `none`, `<intervention>_<variant>`, or several joined by `+`.
+        vectors: what is put on top of every base; placebos after their original.
+        evaluators: what is measured.
+        split: `test`, opened once, or `selection`, for choosing layers and doses.
+        protocol: `default`, every item in both option orders; `caa`, the paper's exact rule and data use.
+        data: `own`, the project's splits; `caa`, a folder in the published format.
+        data_dir: that folder; null: what `caa-bench data download` fetched.
+        limit: only the first so many items of the split; null: all.
+        seed: of splits, resamples and tests.
+        batch_size: items computed together; changes last bits, so it is part of every result's key.
+        share_prefix: false recomputes every prompt in full, as a check; much slower.
+        draws: resamples behind every interval and p-value.
+        report_to: dashboards, `wandb` and `trackio`; views of the results that can never fail a run.
+        project: the dashboards' project name.
+        output_dir: where run folders and fitted artifacts go.
+    """
+
+    bases: tuple[str, ...] = ("none",)
+    vectors: tuple[str, ...] = ("caa", "random", "shuffled")
+    evaluators: tuple[str, ...] = ("answer_probability",)
+    split: Literal["test", "selection"] = "test"
+    protocol: Literal["default", "caa"] = "default"
+    data: Literal["own", "caa"] = "own"
+    data_dir: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    batch_size: int = 32
+    share_prefix: bool = True
+    draws: int = 9999
+    report_to: tuple[Literal["wandb", "trackio"], ...] = ("wandb",)
+    project: str = "caa_bench"
+    output_dir: str = "runs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A parsed recipe.
+
+    Args:
+        name: the recipe file's stem.
+        model / behavior: names, folders, or for the behavior `all`.
+        loading: the model config's keys that this recipe changes.
+        args: the top-level keys.
+        sections: one config an intervention and evaluator, by section name.
+        where: dotted key -> `file:line` or `override`, for messages.
+    """
+
+    name: str
+    model: str
+    behavior: str
+    loading: Mapping[str, Any]
+    args: BenchmarkArguments
+    sections: Mapping[str, Any]
+    where: Mapping[str, str]
+
+    def flat(self) -> dict[str, Any]:
+        """Everything that decides the results, as JSON; the run folder is bound to it."""
+        args = asdict(self.args)
+        for view in ("report_to", "project", "output_dir"):
+            del args[view]
+        sections = {name: asdict(config) for name, config in self.sections.items() if name in self._used()}
+        return {"model": self.model, "behavior": self.behavior, "loading": dict(self.loading)} | args | sections
+
+    def interventions(self, behavior: Behavior) -> list[Intervention]:
+        """Every intervention that the bases and vectors name, each once, originals before placebos.
+
+        Raises:
+            UserError: a name that no intervention has; one line each.
+        """
+        built: dict[str, Intervention] = {}
+        mistakes: list[str] = []
+        for key, label in self._labels():
+            try:
+                self._build(label, key=key, behavior=behavior, built=built)
+            except UserError as error:
+                mistakes += [self._located(line) for line in error.lines]
+        if mistakes:
+            raise UserError(*mistakes)
+        return list(built.values())
+
+    def evaluators(self) -> list[evaluators.Evaluator]:
+        """Every evaluator that the recipe names.
+
+        Raises:
+            UserError: a name that no evaluator has.
+        """
+        known = evaluators.registry()
+        unknown = [name for name in self.args.evaluators if name not in known]
+        if unknown:
+            raise UserError(
+                *(self._located(f"evaluators: {name!r} is unknown; use {', '.join(known)}") for name in unknown)
+            )
+        return [known[name](self.sections[name]) for name in self.args.evaluators]
+
+    def _labels(self) -> list[tuple[str, str]]:
+        bases = [("bases", part) for base in self.args.bases for part in base.split("+")]
+        return list(dict.fromkeys(bases + [("vectors", name) for name in self.args.vectors]))
+
+    def _used(self) -> set[str]:
+        names = {cls.name for _, label in self._labels() if (cls := intervention_class(label)) is not None}
+        return names | set(self.args.evaluators)
+
+    def _build(self, label: str, *, key: str, behavior: Behavior, built: dict[str, Intervention]) -> None:
+        cls = intervention_class(label)
+        if cls is None:
+            known = ", ".join(interventions.registry())
+            raise UserError(f"{key}: {label!r} is no intervention; names begin with one of {known}")
+        config = self.sections[cls.name]
+        if cls.name == "caa" and self.args.protocol == "caa" and not config.normalize:
+            config = type(config)(**(vars(config) | {"normalize": PAPER_BEHAVIORS}))
+        variant = label.removeprefix(cls.name).removeprefix("_")
+        if label not in built:
+            built[label] = cls.build(config, variant=variant, behavior=behavior, built=built)
+
+    def _located(self, line: str) -> str:
+        """The line with the place of the key it begins with."""
+        place = self.where.get(line.split(":", 1)[0])
+        return f"{place}: {line}" if place else line
+
+
+def intervention_class(label: str) -> type[Intervention] | None:
+    """The intervention that a label belongs to: the longest registered name that it is or begins with."""
+    names = [name for name in interventions.registry() if label == name or label.startswith(f"{name}_")]
+    return interventions.registry()[max(names, key=len)] if names else None
+
+
+def schema() -> type:
+    """The recipe file as a dataclass: arguments, then a section for each intervention and evaluator there is."""
+    plain: list[Any] = [
+        ("model", str, field(default="tiny")),
+        ("behavior", str, field(default="refusal")),
+        ("loading", Loading, field(default_factory=Loading)),
+    ]
+    plain += [(f.name, f.type, field(default=f.default)) for f in fields(BenchmarkArguments)]
+    known = {**interventions.registry(), **evaluators.registry()}
+    sections = [(name, cls.Config, field(default_factory=cls.Config)) for name, cls in known.items()]
+    namespace = {"__doc__": "A recipe file."}
+    return make_dataclass("RecipeFile", plain + sections, frozen=True, kw_only=True, namespace=namespace)
+
+
+def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and `key=value` overrides.
+
+    Args:
+        path: a file, or the name of one in `recipes/` (`layer_sweep`); None: `compare`.
+        overrides: `caa.layers=[10,13]`; the last one wins.
+
+    Raises:
+        UserError: one line a mistake, with file:line and a suggestion.
+    """
+    from caa_bench.recipe_yaml import load
+
+    file = find_recipe("compare" if path is None else path)
+    parsed = load(file, list(overrides), schema())
+    values = {f.name: getattr(parsed.values, f.name) for f in fields(parsed.values)}
+    changed = {key.removeprefix("loading."): None for key in parsed.where if key.startswith("loading.")}
+    return Recipe(
+        name=file.stem,
+        model=values["model"],
+        behavior=values["behavior"],
+        loading={key: getattr(values["loading"], key) for key in changed},
+        args=BenchmarkArguments(**{f.name: values[f.name] for f in fields(BenchmarkArguments)}),
+        sections={name: values[name] for name in (*interventions.registry(), *evaluators.registry())},
+        where=parsed.where,
+    )
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file itself, or the shipped recipe of that name."""
+    given = Path(path)
+    shipped = recipes_folder() / f"{given.stem}.yaml"
+    if not given.is_file() and shipped.is_file() and str(given) in (given.stem, f"recipes/{given.name}"):
+        return shipped
+    return given
