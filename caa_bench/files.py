@@ -1,4 +1,4 @@
-"""Files that are whole or absent, checksums, safe names, one lock a folder, text that cannot attack its reader."""
+"""Checksums, JSON without NaN, paths that stay inside, one lock a folder, and artifacts that are what was saved."""
 
 from __future__ import annotations
 
@@ -7,64 +7,191 @@ import hashlib
 import json
 import math
 import os
-import re
-import secrets
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from caa_bench.atomic import unwritable, whole_folder, write_synced
+from caa_bench.atomic import write_atomic as write_atomic
 from caa_bench.errors import UserError
+from caa_bench.safe_text import csv_cell as csv_cell
+from caa_bench.safe_text import safe_name as safe_name
+from caa_bench.safe_text import terminal_safe as terminal_safe
 
-# Every unfinished file or folder starts with this, so that what a SIGKILL leaves can be recognised and removed.
-TEMPORARY = ".tmp-"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+=@-]*")
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~]?)", re.DOTALL)
-# C0 and C1 controls, line separators, invisible and direction-changing marks, lone surrogates.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARTIFACT_SCHEMA = 1
+_TENSORS, _MANIFEST = "tensors.safetensors", "artifact.json"
+# These run code when they are loaded, so a folder that holds one is not opened at all.
+_PICKLES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a whole file, or leave what was there untouched; text as UTF-8.
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What a fit left behind.
+
+    Args:
+        tensors: name -> tensor; empty where the artifact has none of its own.
+        meta: what was said about it when it was written.
+    """
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def write_artifact(folder: Path, *, tensors: Mapping[str, Tensor] | None, meta: Mapping[str, Any]) -> None:
+    """Write `tensors.safetensors` and `artifact.json`, which holds every file's checksum, whole or not at all.
+
+    Files that are already in the folder (a peft adapter, say) stay and are covered by the checksums.
 
     Raises:
-        UserError: the disk is full, no permission, a folder in the way; names the file.
+        UserError: a tensor holds NaN or infinity, a pickle lies in the folder, the disk is full; names the file.
     """
-    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    from safetensors.torch import save
+
+    with whole_folder(folder) as staged:
+        for name in (_TENSORS, _MANIFEST):
+            (staged / name).unlink(missing_ok=True)
+        if tensors:
+            plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+            write_synced(staged / _TENSORS, save(plain))
+        described = {}
+        for name, data in _contents(staged, shown=folder):
+            for tensor_name, tensor in _tensors(folder / name, data).items():
+                if name == _TENSORS:
+                    described[tensor_name] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype)}
+        files = folder_fingerprint(staged)
+        manifest = {"schema": ARTIFACT_SCHEMA, "files": files, "tensors": described, "meta": dict(meta)}
+        write_synced(staged / _MANIFEST, _rendered(manifest))
+
+
+def read_artifact(folder: Path, *, expect: Mapping[str, Any] | None) -> Artifact:
+    """The artifact in `folder`, after checking every byte of it. Reads safetensors and JSON only.
+
+    Args:
+        expect: tensor name -> its shape as a tuple (None: any size), or meta key -> the value it must have.
+
+    Raises:
+        UserError: missing, truncated or changed file, pickle, unknown schema, NaN or infinity, another shape or
+            another meta value than expected; names the file.
+    """
+    manifest = _read_manifest(folder / _MANIFEST)
+    found = dict(_contents(folder, shown=folder))
+    own: dict[str, Tensor] = {}
+    for name, sha256 in manifest["files"].items():
+        if name not in found:
+            raise _damaged(folder / name, "missing")
+        if sha256_bytes(found[name]) != sha256:
+            raise _damaged(folder / name, "not what was saved (its checksum differs)")
+        tensors = _tensors(folder / name, found[name])
+        own = tensors if name == _TENSORS else own
+    artifact = Artifact(tensors=own, meta=manifest["meta"])
+    for name, wanted in (expect or {}).items():
+        _check_expected(folder, artifact, name=name, wanted=wanted)
+    return artifact
+
+
+def _check_expected(folder: Path, artifact: Artifact, *, name: str, wanted: object) -> None:
+    if not isinstance(wanted, tuple):
+        if artifact.meta.get(name) != wanted:
+            raise _damaged(folder / _MANIFEST, f"{name} is {artifact.meta.get(name)!r}, expected {wanted!r}")
+        return
+    if name not in artifact.tensors:
+        raise _damaged(folder / _TENSORS, f"no tensor {name!r}")
+    shape = tuple(artifact.tensors[name].shape)
+    if len(shape) != len(wanted) or any(size not in (None, got) for size, got in zip(wanted, shape, strict=True)):
+        raise _damaged(folder / _TENSORS, f"tensor {name!r} has shape {list(shape)}, expected {list(wanted)}")
+
+
+def _contents(folder: Path, *, shown: Path) -> Iterator[tuple[str, bytes]]:
+    """Relative name and bytes of every file but the manifest; a pickle or a link is refused before any is read."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    for path in paths:
+        place = shown / path.relative_to(folder)
+        if path.is_symlink() or not path.is_file():
+            raise _damaged(place, "a link or a special file")
+        if path.suffix.lower() in _PICKLES:
+            raise UserError(f"{terminal_safe(str(place))}: a pickle, which can run code; only safetensors are read")
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        if name != _MANIFEST:
+            yield name, path.read_bytes()
+
+
+def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
+    """The finite tensors in a safetensors file; nothing for any other file."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
-        try:
-            _write_synced(temporary, data.encode("utf-8") if isinstance(data, str) else data)
-            temporary.replace(path)
-            sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from error
+        tensors = load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(path, f"not a safetensors file ({error})") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise _damaged(path, f"tensor {name!r} holds NaN or infinity")
+    return tensors
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
-    """The one line for a file that the system did not let us write."""
-    reason = error.strerror or str(error)
-    return UserError(f"{terminal_safe(str(path))}: cannot be written ({reason}); free space or choose another folder")
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise _damaged(path, "missing")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise _damaged(path, "not an artifact's manifest")
+    if manifest.get("schema") != ARTIFACT_SCHEMA:
+        raise _damaged(path, f"schema {manifest.get('schema')!r}, this version reads {ARTIFACT_SCHEMA}")
+    sha256 = manifest.pop("sha256", None)
+    # Byte for byte, so that no change at all passes, not even one that JSON would not notice.
+    if sha256 != content_key(manifest) or _rendered(manifest) != path.read_bytes().decode("utf-8", "replace"):
+        raise _damaged(path, "not what was saved (its checksum differs)")
+    return manifest
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    # 0o666 and the umask, as for any file; mkstemp's 0o600 would lock colleagues out of shared results.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _rendered(manifest: dict[str, Any]) -> str:
+    return to_json(manifest | {"sha256": content_key(manifest)}, indent=2) + "\n"
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _damaged(path: Path, problem: str) -> UserError:
+    shown, problem = terminal_safe(str(path)), terminal_safe(problem)
+    return UserError(f"{shown}: {problem}; delete the folder {terminal_safe(str(path.parent))} and fit again")
+
+
+def folder_fingerprint(folder: Path) -> dict[str, str]:
+    """Relative name -> sha256 of every file in a folder, hidden ones left out, sorted by name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder) for path in files]
+    return {
+        name.as_posix(): sha256_file(folder / name)
+        for name in names
+        if not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def content_key(obj: object) -> str:
+    """sha256 of the value as sorted, compact JSON: equal values, equal keys.
+
+    Raises:
+        ValueError: NaN or infinity, which are not a value to key a result by.
+    """
+    return sha256_bytes(json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_json(obj: object, *, indent: int | None = None) -> str:
@@ -81,11 +208,11 @@ def read_json(path: Path) -> Any:
     """A JSON file's value.
 
     Raises:
-        UserError: missing, unreadable, or not JSON; names the file and the line.
+        UserError: missing, unreadable, or not JSON (NaN is not); names the file and the line.
     """
     shown = terminal_safe(str(path))
     try:
-        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise UserError(f"{shown}: cannot be read ({error.strerror}); check the path") from None
     except json.JSONDecodeError as error:
@@ -103,44 +230,7 @@ def _finite(obj: object) -> object:
         return float(obj) if math.isfinite(obj) else None
     if isinstance(obj, Mapping):
         return {key: _finite(value) for key, value in obj.items()}
-    if isinstance(obj, list | tuple):
-        return [_finite(value) for value in obj]
-    return obj
-
-
-def content_key(obj: object) -> str:
-    """sha256 of the value as sorted, compact JSON: equal values, equal keys.
-
-    Raises:
-        ValueError: NaN or infinity, which are not a value to key a result by.
-    """
-    text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-    return sha256_bytes(text.encode())
-
-
-def sha256_bytes(data: bytes) -> str:
-    """Hex sha256 of bytes."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def safe_name(text: str) -> str:
-    """The text itself, if it can be one file's or folder's name on any system.
-
-    Raises:
-        UserError: empty, over 120 characters, a leading dot or dash, or anything but ASCII letters, digits and _.,+=@-
-    """
-    shown = terminal_safe(text[:60])
-    if len(text) > 120:
-        raise UserError(f"name {shown!r}...: {len(text)} characters; use at most 120")
-    if not _NAME.fullmatch(text):
-        raise UserError(f"name {shown!r}: not a safe file name; use letters, digits and _ . , + = @ -, no leading dot")
-    return text
+    return [_finite(value) for value in obj] if isinstance(obj, list | tuple) else obj
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -186,16 +276,3 @@ def _holder(path: Path) -> str:
         return terminal_safe(f"process {known['pid']} on {known['host']} since {known['since']}")
     except (UserError, KeyError, TypeError):
         return "another process"
-
-
-def terminal_safe(text: str) -> str:
-    """The text on one line, without ANSI sequences, control characters and direction marks."""
-    visible = _ESCAPES.sub("", text)
-    return _CONTROLS.sub(lambda match: " " if match[0] in "\t\n\r\x0b\x0c\x85\u2028\u2029" else "", visible)
-
-
-def csv_cell(value: object) -> object:
-    """A value that no spreadsheet runs: text that starts like a formula gets a leading apostrophe."""
-    if isinstance(value, str) and value.lstrip()[:1] in {"=", "+", "-", "@", "|", "＝", "＋", "－", "＠"}:
-        return f"'{value}"
-    return f"'{value}" if isinstance(value, str) and value[:1] in {"\t", "\r", "\n"} else value

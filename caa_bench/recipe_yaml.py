@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from caa_bench.errors import UserError
-from caa_bench.files import terminal_safe
+from caa_bench.safe_text import terminal_safe
 from caa_bench.yaml_lines import MAX_DEPTH, Node, parse, read_text, resolve
 from caa_bench.yaml_schema import Walker, found
 

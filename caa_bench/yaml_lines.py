@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -122,12 +123,12 @@ class _Reader:
         self.mistakes: list[str] = []
         self.anchors: dict[str, Node] = {}
         self.line = 0
-        self.events: Iterator[yaml.Event] = iter(())
+        self.events: Iterator[Any] = iter(())
 
     def at(self, line: int) -> str:
         return f"{self.source}:{line + 1}" if self.numbered else self.source
 
-    def next(self) -> yaml.Event:
+    def next(self) -> Any:  # a yaml.Event; the stubs know neither its marks nor the fields of its kinds
         event = next(self.events)
         self.line = event.start_mark.line
         return event
@@ -144,7 +145,7 @@ class _Reader:
             raise UserError(*self.mistakes, f"{self.at(self.line)}: a second document; keep one, without `---`")
         return node
 
-    def node(self, event: yaml.Event, *, depth: int) -> Node:
+    def node(self, event: Any, *, depth: int) -> Node:
         where = self.at(event.start_mark.line)
         if depth > MAX_DEPTH:
             raise UserError(f"{where}: nested deeper than {MAX_DEPTH} levels; flatten it")
@@ -164,13 +165,13 @@ class _Reader:
             self.anchors[event.anchor] = node
         return node
 
-    def alias(self, event: yaml.AliasEvent, where: str) -> Node:
+    def alias(self, event: Any, where: str) -> Node:
         # An anchor is known only once its value is complete, so a value can never contain itself.
         if event.anchor not in self.anchors:
             raise UserError(*self.mistakes, f"{where}: *{event.anchor} has no &{event.anchor} before it; add it")
         return self.anchors[event.anchor]
 
-    def scalar(self, event: yaml.ScalarEvent, where: str) -> Node:
+    def scalar(self, event: Any, where: str) -> Node:
         if event.style is not None:
             return Node(value=event.value, where=where)
         try:
@@ -206,7 +207,7 @@ class _Reader:
             self.merge(entries, node)
         return Node(value=entries, where=where, size=size)
 
-    def key(self, event: yaml.Event) -> tuple[str, str]:
+    def key(self, event: Any) -> tuple[str, str]:
         where = self.at(event.start_mark.line)
         if not isinstance(event, yaml.ScalarEvent) or event.tag is not None or event.value == "":
             raise UserError(*self.mistakes, f"{where}: a key must be plain text; write `name: value`")

@@ -14,13 +14,18 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from caa_bench.errors import UserError
-from caa_bench.files import terminal_safe
+from caa_bench.safe_text import terminal_safe
 from caa_bench.yaml_lines import Node
 
 # What a conversion returns after it has noted a mistake.
 _BAD: Any = object()
-_NAMES: dict[object, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text", None: "null"}
-_NAMES[type(None)] = "null"
+_NAMES: dict[object, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
 _PLURALS: dict[object, str] = {int: "integers", float: "numbers", bool: "true or false", str: "texts"}
 
 
@@ -47,9 +52,9 @@ class Walker:
         if origin is Literal:
             return self.literal(node, get_args(kind), key)
         if origin is tuple:
-            return self.tuple(node, get_args(kind), key)
+            return self.sequence(node, get_args(kind), key)
         if origin is dict:
-            return self.dict(node, get_args(kind)[1], key)
+            return self.mapping(node, get_args(kind)[1], key)
         if is_dataclass(kind):
             return self.section(node, kind, key)
         return self.scalar(node, kind, key)
@@ -65,11 +70,7 @@ class Walker:
             if math.isfinite(value):
                 return float(value)
             return self.wrong(node, key, f"{value} is not a finite number; write one that is")
-        if kind is type(None) or kind is None:
-            matches = value is None
-        else:
-            matches = type(value) is kind
-        if matches:
+        if type(value) is kind:
             return value
         return self.wrong(node, key, f"expected {describe(kind)}, found {found(node)}; {_advice(node, kind)}")
 
@@ -101,7 +102,7 @@ class Walker:
         names = " or ".join(describe(member) for member in members)
         return self.wrong(node, key, f"expected {names}, found {found(node)}; write one of these")
 
-    def tuple(self, node: Node, members: Sequence[Any], key: str) -> Any:
+    def sequence(self, node: Node, members: Sequence[Any], key: str) -> Any:
         if not isinstance(node.value, list):
             kind = tuple[members]  # type: ignore[valid-type]
             return self.wrong(node, key, f"expected {describe(kind)}, found {found(node)}; {_bracketed(node)}")
@@ -111,13 +112,11 @@ class Walker:
             kinds = members
         if len(kinds) != len(node.value):
             return self.wrong(node, key, f"expected {len(kinds)} values, found {len(node.value)}; write all of them")
-        values = [
-            self.convert(item, kind, f"{key}[{i}]")
-            for i, (item, kind) in enumerate(zip(node.value, kinds, strict=True))
-        ]
+        items = zip(node.value, kinds, strict=True)
+        values = [self.convert(item, kind, f"{key}[{i}]") for i, (item, kind) in enumerate(items)]
         return _BAD if any(value is _BAD for value in values) else tuple(values)
 
-    def dict(self, node: Node, kind: Any, key: str) -> Any:
+    def mapping(self, node: Node, kind: Any, key: str) -> Any:
         if not isinstance(node.value, dict):
             expected = f"a mapping of names to {describe(kind)}"
             return self.wrong(node, key, f"expected {expected}, found {found(node)}; write `name: value` lines")
