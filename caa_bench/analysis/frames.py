@@ -52,6 +52,7 @@ def tidy_cells(cells: pd.DataFrame) -> pd.DataFrame:
         tidy[column] = tidy[column].fillna("").astype(str)
     for column in ("base_dose", "vector_layer", "layer", "multiplier"):
         tidy[column] = pd.to_numeric(tidy[column], errors="coerce").astype(float) + 0.0  # -0.0 and 0.0 are one key
+    tidy.loc[tidy["base"] == "none", "base_dose"] = 1.0
     unsteered = tidy["multiplier"] == 0
     tidy.loc[unsteered, ["vector", "vector_behavior"]] = ""
     tidy.loc[unsteered, ["vector_layer", "layer"]] = np.nan

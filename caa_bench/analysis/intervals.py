@@ -214,8 +214,9 @@ def _bca_levels(values: np.ndarray, sums: ClusterSums) -> np.ndarray:
     below = ((values < point).mean(axis=1) + (values <= point).mean(axis=1)) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         left_out = (sums.total.sum(1)[:, None] - sums.total) / (sums.count.sum(1)[:, None] - sums.count)
-        left_out = np.where(sums.count > 0, left_out, np.nan)
-        gap = np.nan_to_num(np.nanmean(left_out, axis=1, keepdims=True) - left_out)
+        left_out = np.where(sums.count > 0, left_out, 0.0)
+        middle = left_out.sum(axis=1, keepdims=True) / sums.n_clusters[:, None]
+        gap = np.where(sums.count > 0, middle - left_out, 0.0)
         bend = (gap**3).sum(axis=1) / (6 * (gap**2).sum(axis=1) ** 1.5)
         z0, z = stats.norm.ppf(below), stats.norm.ppf([[(1 - LEVEL) / 2], [(1 + LEVEL) / 2]])
         levels = stats.norm.cdf(z0 + (z0 + z) / (1 - bend * (z0 + z)))

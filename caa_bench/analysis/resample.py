@@ -52,9 +52,10 @@ class ClusterSums:
 
     @property
     def _equal(self) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = self.total / self.count
-        low, high = np.nanmin(means, axis=1, initial=np.inf), np.nanmax(means, axis=1, initial=-np.inf)
+        seen = self.count > 0
+        means = np.divide(self.total, self.count, out=np.zeros_like(self.total), where=seen)
+        low = np.where(seen, means, np.inf).min(axis=1)
+        high = np.where(seen, means, -np.inf).max(axis=1)
         return high - low <= 1e-12 * np.maximum(np.abs(high), np.abs(low))
 
 

@@ -1,0 +1,177 @@
+"""Does CAA still add when the base is already there? One line per stack: stacking.csv. NUMBERS.md 5-13."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from caa_bench.analysis.cells import LOW_MASS, SATURATION, _share, column_mean
+from caa_bench.analysis.effects import LINE, Effects, Lines, find_lines, item_effects, pick
+from caa_bench.analysis.frames import RUN, Group, groups
+from caa_bench.analysis.intervals import Intervals, benjamini_hochberg, fieller, sign_flip, studentized
+from caa_bench.analysis.power import detectable_effect
+from caa_bench.analysis.resample import DRAWS
+from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, judge
+
+EFFECTS = {"caa_alone": "alone", "base_alone": "base_alone", "caa_on_top": "on_top", "interaction": "interaction"}
+
+
+def _with_ends(names: Sequence[str]) -> list[str]:
+    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+
+
+COLUMNS = [
+    *RUN, *LINE, "family", "n", "n_clusters", "n_fits", *_with_ends([*EFFECTS, "retention"]), "p_value", "q_value",
+    *_with_ends([f"{name}_p" for name in EFFECTS]), "p_before", "p_after", "room", "detectable_effect",
+    "mass_low_share", "letter_locked", "saturated_share", "fits_disagree", "verdict", "tags", "verdict_text", "caveats",
+]  # fmt: skip
+
+
+def stacking_table(
+    item_scores: pd.DataFrame,
+    cells: pd.DataFrame,
+    *,
+    primary: pd.DataFrame | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> pd.DataFrame:
+    """CAA alone, on top of each base, their interaction and retention, with intervals, tests and a verdict.
+
+    Args:
+        item_scores: from `items.item_scores`.
+        cells: as for `cells.cell_table`; an optional column `fit` names seeds or resamples of one condition.
+        primary: the doses fixed on the selection split: any of the columns of `RUN` and `LINE`, one line a dose (say
+            behavior, layer, multiplier). Without it a dose is primary only where it needed no choice: see `_default`.
+
+    Returns:
+        `COLUMNS`, one line per base other than "none", vector, layer and multiplier other than 0. Effects are means
+        over the same items, log-odds (and probability with `_p`), signed by the multiplier; `base_alone` is not.
+        NaN is n/a. `caa_` stands for whatever vector the line names.
+    """
+    tables = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells)]
+    tables = [table for table in tables if len(table)]
+    if not tables:
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.concat(tables, ignore_index=True)
+    table["family"] = np.where(_is_primary(table, primary), "primary", "exploratory")
+    table["q_value"] = np.nan
+    for _, part in table.groupby(["model", "protocol", "split", "evaluator", "family"], dropna=False):
+        table.loc[part.index, "q_value"] = benjamini_hochberg(part["p_value"].to_numpy())
+    verdicts = [judge(evidence(line)) for line in table.to_dict("records")]
+    return pd.concat([table, _words(verdicts, table["vector"])], axis=1)[COLUMNS]
+
+
+def evidence(line: dict) -> Evidence:
+    """The verdict's evidence from one stacking line."""
+    renamed = {"caa_alone": "alone", "caa_on_top": "on_top", "q_value": "q"}
+    fields = {}
+    for column, value in line.items():
+        for old, new in renamed.items():
+            if column in (old, f"{old}_low", f"{old}_high"):
+                column = column.replace(old, new)
+        if column in Evidence.__dataclass_fields__:
+            fields[column] = value
+    return Evidence(**fields)
+
+
+def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
+    lines = find_lines(group)
+    table = lines.keys.assign(**group.keys)
+    if not len(table):
+        return table
+    log_odds = group.matrix("log_odds")
+    y, p = item_effects(log_odds, lines), item_effects(group.matrix("p_balanced"), lines)
+    for suffix, effects in (("", y), ("_p", p)):
+        found = _intervals(effects, group, seed=seed, draws=draws)
+        for name, interval in found.items():
+            table[f"{name}{suffix}"] = interval.point
+            table[f"{name}{suffix}_low"], table[f"{name}{suffix}_high"] = interval.low, interval.high
+        if not suffix:
+            both = found["interaction"]
+            table["n"], table["n_clusters"] = both.n, both.n_clusters
+            table["detectable_effect"] = detectable_effect(both.se)
+    table["p_value"] = sign_flip(_over_fits(y.interaction), group.clusters, seed=seed, draws=draws)
+    return _retention(table, y, group).assign(**_context(group, lines, log_odds, y))
+
+
+def _over_fits(effect: np.ndarray) -> np.ndarray:
+    """Mean over the fits of each item, [N, L, F] -> [N, L]; an item that misses one fit is left out."""
+    return effect[:, :, 0]
+
+
+def _intervals(effects: Effects, group: Group, *, seed: int, draws: int) -> dict[str, Intervals]:
+    return {
+        name: studentized(_over_fits(getattr(effects, field)), group.clusters, seed=seed, draws=draws)
+        for name, field in EFFECTS.items()
+    }
+
+
+def _retention(table: pd.DataFrame, y: Effects, group: Group) -> pd.DataFrame:
+    """T / A with its Fieller interval; n/a unless A's interval excludes 0 and A is at least `SMALLEST`."""
+    ratio = fieller(_over_fits(y.on_top), _over_fits(y.alone), group.clusters)
+    known = (table["caa_alone_low"] > 0) & (table["caa_alone"] >= SMALLEST)
+    ends = {"retention": ratio.point, "retention_low": ratio.low, "retention_high": ratio.high}
+    return table.assign(**{name: np.where(known, values, np.nan) for name, values in ends.items()})
+
+
+def _context(group: Group, lines: Lines, log_odds: np.ndarray, y: Effects) -> dict[str, np.ndarray]:
+    """Levels before and after, room, and the worst gate of the cells a line uses."""
+    p, mass = group.matrix("p_balanced"), group.matrix("option_mass")
+    before = column_mean(_over_fits(pick(p, lines.base)))
+    low_mass, locked = column_mean(_share(mass < LOW_MASS, mass)), column_mean(group.matrix("letter_locked"))
+    saturated = column_mean(_share(np.abs(log_odds) > SATURATION, log_odds))
+    used = [lines.none, lines.vector, lines.base, lines.both]
+    return {
+        "p_before": before,
+        "p_after": column_mean(_over_fits(pick(p, lines.both))),
+        "room": np.where(lines.sign > 0, 1 - before, before),
+        "mass_low_share": _worst(low_mass, used),
+        "letter_locked": _worst(locked, used),
+        "saturated_share": _worst(saturated, used[2:]),
+        "n_fits": lines.n_fits,
+        "fits_disagree": np.zeros(len(before), dtype=bool),
+    }
+
+
+def _worst(share: np.ndarray, used: list[np.ndarray]) -> np.ndarray:
+    """The largest share over the cells used [L, F], NaN where none has one."""
+    values = np.stack([np.where(columns < 0, np.nan, share[columns]) for columns in used])
+    values = np.where(np.isnan(values), -1.0, values).max(axis=(0, 2))
+    return np.where(values < 0, np.nan, values)
+
+
+def _is_primary(table: pd.DataFrame, primary: pd.DataFrame | None) -> np.ndarray:
+    if primary is None:
+        return _default(table)
+    columns = [column for column in primary.columns if column in table.columns]
+    chosen = primary[columns].drop_duplicates().assign(_chosen=True)
+    found = table.merge(chosen, on=columns, how="left")["_chosen"].notna().to_numpy()
+    home = (table["vector"] == "caa").to_numpy() if "vector" not in columns else np.ones(len(table), dtype=bool)
+    full = (table["base_dose"] == 1).to_numpy() if "base_dose" not in columns else np.ones(len(table), dtype=bool)
+    own = table["vector_behavior"].isin([""]) | (table["vector_behavior"] == table["behavior"])
+    return found & home & full & (own.to_numpy() if "vector_behavior" not in columns else True)
+
+
+def _default(table: pd.DataFrame) -> np.ndarray:
+    """Doses that needed no choice: the behavior's own CAA vector, run at one layer only, at multipliers +1 and -1."""
+    own = table["vector_behavior"].isin([""]) | (table["vector_behavior"] == table["behavior"])
+    home = (table["vector"] == "caa") & own & (table["base_dose"] == 1) & table["multiplier"].isin([1.0, -1.0])
+    layers = table[table["vector"] == "caa"].groupby(RUN)["layer"].nunique()
+    single = [layers.get(key, 0) == 1 for key in table[RUN].itertuples(index=False, name=None)]
+    return (home & np.array(single)).to_numpy()
+
+
+def _words(verdicts: list[Verdict], vectors: pd.Series) -> pd.DataFrame:
+    """Verdict columns; a placebo's phrase names the placebo, not CAA."""
+    named = [v.text.replace("CAA", "CAA" if name == "caa" else name) for v, name in zip(verdicts, vectors, strict=True)]
+    return pd.DataFrame(
+        {
+            "verdict": [v.verdict for v in verdicts],
+            "tags": [";".join(v.tags) for v in verdicts],
+            "verdict_text": named,
+            "caveats": [";".join(v.caveats) for v in verdicts],
+        },
+        index=vectors.index,
+    )

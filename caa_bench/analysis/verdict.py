@@ -1,0 +1,149 @@
+"""The verdict on one stacking line, in words, by the rules of NUMBERS.md 10-12: numbers in, a named result out.
+
+All effects are log-odds, signed so that + is where the multiplier pushes. A NaN end fails every comparison, so what is
+not known never decides a verdict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caa_bench.analysis.intervals import MIN_CLUSTERS, MIN_ITEMS
+
+SMALLEST = 0.25  # log-odds: an effect below it is no effect worth a word
+ROOM = 0.05
+MEASURABLE, MASS_CAVEAT, LOCKED_CAVEAT, SATURATED = 0.25, 0.10, 0.25, 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a verdict is made of: one stacking line and the gates of the four cells it uses.
+
+    Args:
+        n / n_clusters: items and clusters behind the effects.
+        alone, alone_low, alone_high: A, the vector alone, with its interval.
+        on_top, on_top_low, on_top_high: T, the vector on top of the base.
+        retention_low, retention_high: Fieller interval of T / A; NaN where retention is n/a.
+        q: false-discovery rate of the interaction D within its family.
+        p_before, p_after: mean p(matching) of the base without and with the vector.
+        room: what is left for p to move, 0-1.
+        mass_low_share, letter_locked, saturated_share: the worst of the cells used. (0-1)
+        fits_disagree: whether seeds or resamples differ in the sign of T.
+        n_fits: fits averaged.
+    """
+
+    n: int
+    n_clusters: int
+    alone: float
+    alone_low: float
+    alone_high: float
+    on_top: float
+    on_top_low: float
+    on_top_high: float
+    retention_low: float
+    retention_high: float
+    q: float
+    p_before: float
+    p_after: float
+    room: float
+    mass_low_share: float
+    letter_locked: float
+    saturated_share: float
+    fits_disagree: bool = False
+    n_fits: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The verdict in words.
+
+    Args:
+        verdict: one of a closed set ("adds fully", "adds less", "CAA does nothing alone", ...).
+        tags: what qualifies it: "no room", "log-odds only (.00 -> .02)", "saturated".
+        caveats: gates that did not forbid a verdict.
+    """
+
+    verdict: str
+    tags: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Verdict and tags as one phrase; "no room" leads."""
+        first = [tag for tag in self.tags if tag == "no room"]
+        return "; ".join([*first, self.verdict, *(tag for tag in self.tags if tag != "no room")])
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Applies rules 10 (first match), 11 (room and tags) and 12 (gates)."""
+    refused = _refused(evidence)
+    verdict = refused or _log_odds_verdict(evidence)
+    return Verdict(verdict=verdict, tags=() if refused else _tags(evidence, verdict), caveats=_caveats(evidence))
+
+
+def _refused(e: Evidence) -> str | None:
+    """What forbids a verdict: too little data, unmeasurable cells, fits that contradict each other."""
+    if e.n < MIN_ITEMS:
+        return f"no verdict (n < {MIN_ITEMS})"
+    if e.n_clusters < MIN_CLUSTERS:
+        return f"no verdict ({e.n_clusters} clusters < {MIN_CLUSTERS})"
+    if e.mass_low_share > MEASURABLE:
+        return "not measurable"
+    if e.fits_disagree:
+        return "not settled (fits disagree)"
+    return None
+
+
+def _log_odds_verdict(e: Evidence) -> str:
+    if not (e.alone_low > 0 and e.alone >= SMALLEST):
+        return _nothing_alone(e)
+    if e.on_top_high < 0:
+        return "works against"
+    if e.retention_low >= 0.75 and e.retention_high <= 1.33:
+        return "adds fully"
+    if e.retention_low >= -0.25 and e.retention_high <= 0.25:
+        return "adds nothing"
+    interacts = e.q < 0.05
+    if interacts and e.retention_high < 1:
+        return "adds less" if e.on_top_low > 0 else "not settled"
+    if interacts and e.retention_low > 1:
+        return "adds more"
+    return "adds, share not settled" if e.on_top_low > 0 else "not settled"
+
+
+def _nothing_alone(e: Evidence) -> str:
+    if e.alone_high < 0:
+        return "CAA alone goes the wrong way"
+    if e.on_top_low > 0 and e.on_top >= SMALLEST:
+        return "adds only here"
+    if e.on_top_high < 0 and e.on_top <= -SMALLEST:
+        return "works against"
+    return "CAA does nothing alone"
+
+
+def _tags(e: Evidence, verdict: str) -> tuple[str, ...]:
+    tags = []
+    if e.room < ROOM:
+        tags.append("no room")
+    if verdict.startswith("adds") and verdict != "adds nothing" and abs(e.p_after - e.p_before) < ROOM:
+        tags.append(f"log-odds only ({_short(e.p_before, e.p_after)})")
+    if e.saturated_share > SATURATED:
+        tags.append("saturated")
+    return tuple(tags)
+
+
+def _caveats(e: Evidence) -> tuple[str, ...]:
+    caveats = []
+    if MASS_CAVEAT < e.mass_low_share <= MEASURABLE:
+        caveats.append(f"option mass under .5 on {e.mass_low_share:.0%} of the items")
+    if e.letter_locked > LOCKED_CAVEAT:
+        caveats.append(f"answers follow the letter on {e.letter_locked:.0%} of the items")
+    if e.n_fits == 1:
+        caveats.append("one seed: fit noise unknown")
+    return tuple(caveats)
+
+
+def _short(before: float, after: float) -> str:
+    """ ".00 -> .02"; a third digit where two would look alike."""
+    digits = 2 if f"{before:.2f}" != f"{after:.2f}" else 3
+    return " -> ".join(f"{p:.{digits}f}".removeprefix("0") for p in (before, after))
