@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Layers
 from caa_bench.paths import configs_folder, package_folder
+from caa_bench.prompts import ChoicePrompt, Message, apply_template, choice_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,6 +61,7 @@ class ChatModel:
     loading: Loading
     _model: PreTrainedModel | None = field(default=None, repr=False)
     _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
+    _prompts: dict[Any, ChoicePrompt] = field(default_factory=dict, repr=False)
 
     @classmethod
     def find(cls, name: str, *, changes: dict[str, Any] | None = None) -> ChatModel:
@@ -118,6 +120,13 @@ class ChatModel:
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self)
         return self._tokenizer
+
+    def choice_prompt(self, messages: Sequence[Message], letters: tuple[str, ...]) -> ChoicePrompt:
+        """`prompts.choice_prompt` on this model's tokenizer, remembered: bases that keep the text share their prompts."""
+        key = (*(tuple(sorted(message.items())) for message in messages), letters)
+        if key not in self._prompts:
+            self._prompts[key] = choice_prompt(self.tokenizer, messages, letters)
+        return self._prompts[key]
 
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the loaded model: weights, tokenizer, chat template and how it is loaded; part of each key.
@@ -199,8 +208,6 @@ def load_tokenizer(chat: ChatModel) -> PreTrainedTokenizerBase:
         UserError: it cannot be found or reached, or has no chat template and none is named.
     """
     from transformers import AutoTokenizer
-
-    from caa_bench.prompts import apply_template
 
     tokenizer = _from_pretrained(AutoTokenizer, chat)
     if chat.loading.template != "none":

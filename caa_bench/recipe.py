@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from caa_bench import evaluators, interventions
 from caa_bench.behavior import Behavior
@@ -164,7 +164,8 @@ def schema() -> type:
         ("behavior", str, field(default="refusal")),
         ("loading", Loading, field(default_factory=Loading)),
     ]
-    plain += [(f.name, f.type, field(default=f.default)) for f in fields(BenchmarkArguments)]
+    types = get_type_hints(BenchmarkArguments)
+    plain += [(f.name, types[f.name], field(default=f.default)) for f in fields(BenchmarkArguments)]
     known = {**interventions.registry(), **evaluators.registry()}
     sections = [(name, cls.Config, field(default_factory=cls.Config)) for name, cls in known.items()]
     namespace = {"__doc__": "A recipe file."}

@@ -1,0 +1,79 @@
+# caa_bench: `make` alone prints the targets. Variables: BEHAVIOR MODEL RECIPE SET OUTPUT DRY_RUN TORCH PYTHON
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BEHAVIOR ?=
+MODEL ?=
+RECIPE ?=
+SET ?=
+OUTPUT ?=
+RUN ?=
+DRY_RUN ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CHOSEN := $(if $(BEHAVIOR),behavior=$(BEHAVIOR)) $(if $(MODEL),model=$(MODEL))
+# SET may hold spaces and quotes, so it travels in the environment, not in the command line.
+export SET
+OPTIONS = --set "$$SET" $(if $(RECIPE),--recipe $(RECIPE)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(DRY_RUN),--dry-run)
+
+.DEFAULT_GOAL := help
+.PHONY: help install compare compare-all sweep fit report check list test test-slow quality format bench tiny clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo '  example: make compare BEHAVIOR=refusal MODEL=llama2-7b-chat SET="caa.layers=[10,13,16] seed=1"'
+
+install: $(STAMP) ## a virtual environment in .venv with pinned versions; TORCH=... chooses another build
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	@touch $(STAMP)
+
+compare: $(STAMP) ## the main job: how CAA stacks on system prompts and LoRA (BEHAVIOR, MODEL, RECIPE, SET, DRY_RUN=1)
+	@$(BIN)/caa-bench compare $(OPTIONS) $(CHOSEN)
+
+compare-all: ## the main job on every behavior there is
+	@$(MAKE) --no-print-directory compare BEHAVIOR=all
+
+sweep: $(STAMP) ## every layer on the selection split
+	@$(BIN)/caa-bench sweep $(OPTIONS) $(CHOSEN)
+
+fit: $(STAMP) ## fit the interventions and keep their artifacts
+	@$(BIN)/caa-bench fit $(OPTIONS) $(CHOSEN)
+
+report: $(STAMP) ## rebuild the tables of the newest run, or of RUN=folder; needs no model
+	@$(BIN)/caa-bench report $(RUN)
+
+check: $(STAMP) ## check a recipe without loading the model
+	@$(BIN)/caa-bench check $(OPTIONS) $(CHOSEN)
+
+list: $(STAMP) ## behaviors, models, recipes, interventions, evaluators and runs
+	@$(BIN)/caa-bench list
+
+test: $(STAMP) ## the test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## the tests that take longer than a minute
+	$(BIN)/python -m pytest -m slow
+
+quality: $(STAMP) ## format, lint and types, as CI checks them
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## how fast the engine is beside the usual loops; writes BENCHMARKS.md
+	$(BIN)/python -m benchmarks.bench
+
+tiny: $(STAMP) ## rebuild the embedded model from its seed
+	$(BIN)/python -m caa_bench.tiny.build
+
+clean: ## remove the environment and caches, keep runs/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,68 @@
+"""The commands: `caa-bench compare|sweep|fit|report|check|list|export ...`, dispatched without heavy imports."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from caa_bench.errors import UserError
+
+EXAMPLES = """examples:
+  caa-bench compare behavior=refusal
+  caa-bench compare --recipe recipes/layer_sweep.yaml behavior=sycophancy caa.layers=[2,3,4]
+  caa-bench compare behavior=refusal model=llama2-7b-chat --dry-run
+  caa-bench report runs/compare/refusal-tiny-1a2b3c4d
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its help."""
+    main = argparse.ArgumentParser(
+        prog="caa-bench",
+        description="Compare CAA steering vectors, system prompts and LoRA finetuning, and how they stack.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text, recipe in (
+        ("compare", "measure CAA on top of every base and print how they stack", "compare"),
+        ("sweep", "measure every layer on the selection split", "layer_sweep"),
+        ("fit", "fit the interventions and keep their artifacts", "compare"),
+        ("check", "check a recipe without loading the model", "compare"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--recipe", default=recipe, help="a YAML file, or the name of a shipped one (%(default)s)")
+        command.add_argument("--output", help="the run folder (default: a new one under output_dir; a same run continues)")
+        command.add_argument("--set", default="", metavar="TEXT", help='several KEY=VALUE in one text: "seed=1 limit=50"')
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a recipe key, e.g. seed=1")
+        if name != "check":
+            command.add_argument("--dry-run", action="store_true", help="list the cells and what they cost, run nothing")
+    report = commands.add_parser("report", help="rebuild the tables of a run from its rows; needs no model")
+    report.add_argument("folder", nargs="?", help="the run folder (default: the newest under runs/)")
+    listing = commands.add_parser("list", help="what there is: behaviors, models, recipes, interventions, evaluators")
+    listing.add_argument("--runs", default="runs", help="where run folders are (%(default)s)")
+    export = commands.add_parser("export", help="copy a run's fitted artifacts to a folder of their own")
+    export.add_argument("folder", help="the run folder")
+    export.add_argument("target", help="a new folder")
+    return main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; mistakes of the user's cost one line each and exit 2."""
+    options = parser().parse_args(argv)
+    try:
+        from caa_bench import commands
+
+        return int(getattr(commands, options.command)(options))
+    except UserError as error:
+        for line in error.lines:
+            print(f"caa-bench: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ncaa-bench: stopped; run the same command again to continue", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

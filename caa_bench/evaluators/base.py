@@ -1,0 +1,130 @@
+"""What an evaluator is: items of a behavior and a base with treatments on top -> rows.
+
+An evaluator never asks which intervention it measures: `Job.passes` hands it treatments that are already attached, or
+edits that the engine runs as rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from caa_bench.interventions.base import Condition, Intervention
+
+if TYPE_CHECKING:
+    from caa_bench.behavior import Behavior
+    from caa_bench.engine.edit import Edit
+    from caa_bench.model import ChatModel
+    from caa_bench.prompts import Prompt
+
+
+Row = dict[str, Any]
+"""One measurement, as results.RowStore keeps it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """One intervention at one dose on top of a base; the row key of a cell.
+
+    Args:
+        cell: the cell's key.
+        intervention: None for the base alone.
+        condition: its dose.
+    """
+
+    cell: str
+    intervention: Intervention | None = None
+    condition: Condition = field(default_factory=Condition)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One batch of work: some items under one base and every treatment on top of it.
+
+    Args:
+        chat: the model.
+        items: behavior items of the evaluator's own kind.
+        base / dose: what stands below, and how strong.
+        treatments: what goes on top; computed together.
+        protocol: `default` or `caa`.
+        share_prefix: False recomputes every prompt in full.
+        prompts_per_pass: at most so many prompts in one forward pass.
+    """
+
+    chat: ChatModel
+    items: Sequence[Any]
+    base: Intervention
+    dose: Condition
+    treatments: Sequence[Treatment]
+    protocol: str = "default"
+    share_prefix: bool = True
+    prompts_per_pass: int = 16
+
+    def measure(self, prompts: Sequence[Prompt], rows_of: Callable[[Pass], list[Row]]) -> list[Row]:
+        """Rows of all treatments: those with edits in one pass, each other one alone under `attach`.
+
+        Calls back rather than yields, so that everything is detached before an exception leaves.
+        """
+        base_edits = self.base.edits(self.dose)
+        rows: list[Row] = []
+        together = Pass(treatments=[], edits=[])
+        with self._attached(self.base if base_edits is None else None, self.dose, prompts):
+            for treatment in self.treatments:
+                own = [] if treatment.intervention is None else treatment.intervention.edits(treatment.condition)
+                if own is None:
+                    with self._attached(treatment.intervention, treatment.condition, prompts):
+                        rows += rows_of(Pass(treatments=[treatment], edits=[base_edits or []]))
+                else:
+                    together.treatments.append(treatment)
+                    together.edits.append([*(base_edits or []), *own])
+            if together.treatments:
+                rows += rows_of(together)
+        return rows
+
+    @contextmanager
+    def _attached(
+        self, intervention: Intervention | None, dose: Condition, prompts: Sequence[Prompt]
+    ) -> Iterator[None]:
+        block = nullcontext() if intervention is None else intervention.attach(self.chat.model, dose, prompts=prompts)
+        with block:
+            yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Treatments that run together.
+
+    Args:
+        treatments: in the order of `edits`.
+        edits: what each adds, the base's own edits included. [C]
+    """
+
+    treatments: list[Treatment]
+    edits: list[list[Edit]]
+
+
+class Evaluator:
+    """Measures items under treatments.
+
+    Args:
+        config: its recipe section; `Config()` where not given.
+    """
+
+    name: ClassVar[str] = ""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The recipe section's keys: none."""
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = self.Config() if config is None else config
+
+    def items(self, behavior: Behavior, *, split: str) -> Sequence[Any]:
+        """What is measured; every item has `id`, `cluster` and `question`."""
+        raise NotImplementedError
+
+    def evaluate(self, job: Job) -> list[Row]:
+        """One row an item, order and treatment (see results.RowStore for the columns)."""
+        raise NotImplementedError

@@ -1,0 +1,173 @@
+"""Recipe -> cells with content keys, in fixed batches. A pure function: loads no model.
+
+A cell (base, layer, multiplier, evaluator) is what the user sees; a batch (some items x every treatment of one base) is
+what is computed, written, retried and resumed whole, because last bits depend on what is computed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from caa_bench.behavior import Behavior
+from caa_bench.evaluators.base import Evaluator, Treatment
+from caa_bench.files import content_key
+from caa_bench.interventions.base import Condition, Intervention, Layers
+from caa_bench.recipe import BenchmarkArguments
+
+SCHEMA = 1
+"""Version of the row format; part of every key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What one result is about: the leading columns of cells.csv.
+
+    Args:
+        key: content key of everything that decides the result; 16 hex digits.
+        base_dose: the base's own multiplier, 1 as fitted.
+        vector: "" for the base alone (multiplier 0, no layer).
+    """
+
+    key: str
+    model: str
+    protocol: str
+    split: str
+    behavior: str
+    evaluator: str
+    base: str
+    base_dose: float
+    vector: str
+    vector_behavior: str
+    vector_layer: int | None
+    layer: int | None
+    multiplier: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What is computed and written as a whole.
+
+    Args:
+        key: content key of its cells and item texts.
+        items: ids of its items.
+        base / dose / treatments: see `evaluators.Job`.
+    """
+
+    key: str
+    evaluator: Evaluator
+    items: tuple[Any, ...]
+    base: Intervention
+    dose: Condition
+    treatments: tuple[Treatment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that a run will compute, in order."""
+
+    cells: tuple[Cell, ...]
+    batches: tuple[Batch, ...]
+
+
+def make_plan(
+    *,
+    args: BenchmarkArguments,
+    model: str,
+    model_key: Mapping[str, Any],
+    layers: Layers,
+    behavior: Behavior,
+    bases: Sequence[Intervention],
+    vectors: Sequence[Intervention],
+    evaluators: Sequence[Evaluator],
+    learned: Mapping[str, str],
+) -> Plan:
+    """All cells and batches of one behavior.
+
+    Args:
+        model_key: what identifies the model (`ChatModel.fingerprint`).
+        bases / vectors: what stands below and what goes on top.
+        learned: checksum of each fitted intervention's artifact, by label.
+    """
+    cells: list[Cell] = []
+    batches: list[Batch] = []
+    common = {"schema": SCHEMA, "model": model_key, "protocol": args.protocol, "share_prefix": args.share_prefix}
+    common["batch_size"] = args.batch_size
+    for evaluator in evaluators:
+        items = _in_batches(evaluator.items(behavior, split=args.split), limit=args.limit, size=args.batch_size)
+        measured = common | {"evaluator": evaluator.name, "config": asdict(evaluator.config)}
+        for base in bases:
+            for dose in base.conditions(layers):
+                own = _cells(
+                    measured | {"base": _identity(base, dose, learned)},
+                    shared={
+                        "model": model,
+                        "protocol": args.protocol,
+                        "split": args.split,
+                        "behavior": behavior.id,
+                        "evaluator": evaluator.name,
+                        "base": base.label,
+                        "base_dose": dose.multiplier,
+                    },
+                    treatments=_treatments(vectors, layers),
+                    learned=learned,
+                )
+                cells += [cell for cell, _ in own]
+                batches += [
+                    Batch(
+                        key=content_key([[cell.key for cell, _ in own], [asdict(item) for item in chunk]])[:16],
+                        evaluator=evaluator,
+                        items=chunk,
+                        base=base,
+                        dose=dose,
+                        treatments=tuple(treatment for _, treatment in own),
+                    )
+                    for chunk in items
+                ]
+    return Plan(cells=tuple(cells), batches=tuple(batches))
+
+
+def _treatments(vectors: Sequence[Intervention], layers: Layers) -> list[tuple[Intervention | None, Condition]]:
+    """The base alone first, then the grid of every vector."""
+    grid = [(vector, condition) for vector in vectors for condition in vector.conditions(layers)]
+    return [(None, Condition(multiplier=0.0)), *grid]
+
+
+def _cells(
+    identity: dict[str, Any],
+    *,
+    shared: dict[str, Any],
+    treatments: Sequence[tuple[Intervention | None, Condition]],
+    learned: Mapping[str, str],
+) -> list[tuple[Cell, Treatment]]:
+    """A cell and its treatment for each grid point."""
+    made = []
+    for vector, condition in treatments:
+        key = content_key(identity | shared | {"vector": _identity(vector, condition, learned)})[:16]
+        source = None if vector is None else vector.source(condition, behavior=shared["behavior"])
+        cell = Cell(
+            key=key,
+            **shared,
+            vector="" if vector is None else vector.label,
+            vector_behavior="" if source is None else source.behavior,
+            vector_layer=None if source is None else source.layer,
+            layer=condition.layer,
+            multiplier=condition.multiplier,
+        )
+        made.append((cell, Treatment(cell=key, intervention=vector, condition=condition)))
+    return made
+
+
+def _identity(intervention: Intervention | None, condition: Condition, learned: Mapping[str, str]) -> Any:
+    """What decides an intervention's effect: settings, the artifact's bytes, the dose."""
+    if intervention is None:
+        return None
+    artifacts = {part: learned[part] for part in intervention.label.split("+") if part in learned}
+    return {"settings": intervention.settings(), "artifacts": artifacts, "condition": asdict(condition)}
+
+
+def _in_batches(items: Sequence[Any], *, limit: int | None, size: int) -> list[tuple[Any, ...]]:
+    """Items of similar length together, so that little is padded; the order is fixed by the texts alone."""
+    ordered = sorted(items[:limit], key=lambda item: (len(item.question), item.id))
+    return [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
