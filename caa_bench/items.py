@@ -19,7 +19,8 @@ Protocol = Literal["default", "caa"]
 _MARKER = re.compile(r"(?:^|\n)[ \t]*\(([A-Z])\)[ \t]*")
 # Options that stop being true or make no sense when the order changes: they name letters or a place in the list.
 _NAMES_LETTERS = re.compile(
-    r"(?<!\w)\([A-H]\)(?!\w)"
+    r"^[A-Ha-h]\W?$"
+    r"|(?<!\w)\([A-H]\)(?!\w)"
     r"|\b[A-H](?:, ?| ?& ?| and | or | nor | / ?)+[A-H]\b"
     r"|(?i:\b(?:option|choice|answer)s? )[A-H]\b"
     r"|(?i:\b(?:both|either|neither) [a-h](?:,? (?:and|or|nor) | ?& ?)[a-h]\b)"
@@ -129,7 +130,9 @@ def parse_options(question: str) -> Options:
     if len(letters) > len(LETTERS):
         raise ValueError(f"{len(letters)} options; at most {len(LETTERS)} can be asked, drop some")
     if letters != LETTERS[: len(letters)]:
-        raise ValueError(f"its options are lettered {', '.join(letters)}; letter them {', '.join(LETTERS[:len(letters)])}")
+        raise ValueError(
+            f"its options are lettered {', '.join(letters)}; letter them {', '.join(LETTERS[: len(letters)])}"
+        )
     if len(letters) < 2:
         raise ValueError("only one option, (A); give two or more")
     return _split(question, marks)

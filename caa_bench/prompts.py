@@ -122,8 +122,9 @@ def choice_prompt(
     split = min(_common(answers[0], other) for other in answers[1:])
     candidates = tuple(ids[split] for ids in answers if len(ids) > split)
     if len(set(candidates)) < len(letters) or len({ids[split + 1 :] for ids in answers}) > 1:
+        shown = ", ".join(f"({letter})" for letter in letters)
         raise UserError(
-            f"tokenizer {tokenizer.name_or_path!r}: the answers {', '.join(f'({letter})' for letter in letters)} do not "
+            f"tokenizer {tokenizer.name_or_path!r}: the answers {shown} do not "
             "differ in exactly one token each, so their probabilities cannot be read; use another model, "
             "or items with fewer options"
         )

@@ -102,8 +102,7 @@ def chatml_tokenizer(
         backend.post_processor = processors.TemplateProcessing(
             single="<|begin|> $A", special_tokens=[("<|begin|>", backend.token_to_id("<|begin|>"))]
         )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", bos_token="<|begin|>" if bos else None, name_or_path="chatml"
-    )
+    named = {"eos_token": "<|im_end|>", "bos_token": "<|begin|>" if bos else None}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, name_or_path="chatml", **named)
     tokenizer.chat_template = ("<|begin|>" + template) if bos and template else template
     return tokenizer

@@ -1,0 +1,74 @@
+"""Where a behavior's files are: built in, in a folder of the user's own, or in a folder of published data."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from caa_bench.errors import UserError
+from caa_bench.paths import configs_folder
+
+Data = Literal["own", "caa"]
+CARD = "behavior.yaml"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def behavior_names() -> list[str]:
+    """The built-in behaviors: every folder in configs/behaviors with a behavior.yaml."""
+    return sorted(path.parent.name for path in (configs_folder() / "behaviors").glob(f"*/{CARD}"))
+
+
+def find_folder(name_or_path: str | Path) -> Path:
+    names = behavior_names()
+    if str(name_or_path) in names:
+        return configs_folder() / "behaviors" / str(name_or_path)
+    folder = Path(name_or_path)
+    try:
+        found = (folder / CARD).is_file()
+    except (OSError, ValueError):
+        found = False
+    if found:
+        folder = folder.resolve()
+        if not _ID.fullmatch(folder.name):
+            raise UserError(f"{folder}: a behavior's folder is named with letters, digits, . _ - only; rename it")
+        return folder
+    if len(folder.parts) > 1:
+        raise UserError(f"behavior: {str(folder)[:200]!r} has no {CARD}; give the path of a folder that has one")
+    close = get_close_matches(str(name_or_path), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(
+        f"behavior: there is no behavior {str(name_or_path)[:80]!r}; {hint}valid: {', '.join(names)}, "
+        f"or the path of a folder with a {CARD}"
+    )
+
+
+def split_files(folder: Path, *, data: Data, data_dir: Path | None) -> dict[str, Path]:
+    """The file of each split there is to read."""
+    if data == "own":
+        if data_dir is not None:
+            raise UserError("data_dir: it is only read with data=caa; set data=caa, or remove data_dir")
+        files = {split: folder / f"{split}.json" for split in ("train", "selection", "test", "open_ended")}
+    else:
+        root = _published_folder(data_dir)
+        test = root / "test" / folder.name
+        files = {
+            "train": root / "generate" / folder.name / "generate_dataset.json",
+            "test": test / "test_dataset_ab.json",
+            "open_ended": test / "test_dataset_open_ended.json",
+        }
+    if not files["open_ended"].exists():
+        del files["open_ended"]
+    return files
+
+
+def _published_folder(data_dir: Path | None) -> Path:
+    if data_dir is None:
+        raise UserError("data: there are no published splits here yet; run caa-bench data download, or set data_dir=")
+    if not (data_dir / "generate").is_dir():
+        raise UserError(
+            f"data_dir: {data_dir} has no folder generate; "
+            "give the folder that holds generate/<behavior> and test/<behavior>"
+        )
+    return data_dir
