@@ -13,8 +13,7 @@ from torch import Tensor
 
 from caa_bench.prompts import Prompt
 
-# What starting another batch costs, in tokens: on 2 CPU cores a forward of 512 x 12 layers has about 50 tokens' worth of
-# fixed cost, on a GPU more; a batch is split wherever that saves more padding than this.
+# What one more batch costs, in tokens: a batch is split wherever that saves more padding than this.
 _BATCH_COST = 64
 
 
@@ -33,40 +32,53 @@ class Padded:
     positions: Tensor
 
 
-def batched(prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
+def batched(prompts: Sequence[Prompt], batch_size: int, *, exact: bool = False) -> list[list[int]]:
     """Group prompts by length: indices of each batch, a pure function of the lengths, so that a plan can be resumed.
 
-    Sorted by (steered tokens, length); the cuts minimise padded tokens plus a fixed cost a batch, at most
-    `batch_size` in one.
+    One batch holds one number of steered tokens (length minus first position), so that all rows split alike. Within
+    that, the cuts through the sorted lengths minimize padded tokens plus a fixed cost a batch.
+
+    Args:
+        batch_size: most prompts in one batch.
+        exact: for half precision, where padding moves last bits: equal lengths only, unless that would more than
+            double the number of batches; then padded as above.
 
     Raises:
-        ValueError: batch_size is below 1, or a prompt is empty or has its first position outside.
+        ValueError: batch_size is below 1, or a prompt's first position is not inside it.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size ({batch_size}) must be at least 1")
+    suffixes: dict[int, list[int]] = {}
     for row, prompt in enumerate(prompts):
-        if not 0 <= prompt.first_position < len(prompt.ids):
-            raise ValueError(
-                f"prompt {row}: first_position ({prompt.first_position}) must be in 0..{len(prompt.ids) - 1}"
-            )
-    order = sorted(range(len(prompts)), key=lambda row: (_steered(prompts[row]), len(prompts[row].ids), row))
-    best: list[tuple[int, int]] = [(0, 0)]  # cost of the first n prompts, and where their last batch starts
-    for end in range(1, len(order) + 1):
-        candidates = []
-        for start in range(max(0, end - batch_size), end):
-            width = max(len(prompts[row].ids) for row in (order[start], order[end - 1]))
-            steered = _steered(prompts[order[end - 1]])
-            # A batch is split at the widest steered part, so mixing widths costs that part again.
-            waste = sum(
-                width - len(prompts[row].ids) + 8 * (steered - _steered(prompts[row])) for row in order[start:end]
-            )
-            candidates.append((best[start][0] + waste + _BATCH_COST, start))
-        best.append(min(candidates))
-    groups, end = [], len(order)
+        last = len(prompt.ids) - 1
+        if not 0 <= prompt.first_position <= last:
+            raise ValueError(f"prompt {row}: first_position ({prompt.first_position}) must be in 0..{last}")
+        suffixes.setdefault(last - prompt.first_position, []).append(row)
+    groups = []
+    for _, rows in sorted(suffixes.items()):
+        rows.sort(key=lambda row: (len(prompts[row].ids), row))
+        lengths = [len(prompts[row].ids) for row in rows]
+        cuts = _cuts(lengths, batch_size, padding=1)
+        if exact and len(equal := _cuts(lengths, batch_size, padding=1_000_000)) <= 2 * len(cuts):
+            cuts = equal
+        groups += [rows[start:end] for start, end in cuts]
+    return groups
+
+
+def _cuts(lengths: Sequence[int], batch_size: int, *, padding: int) -> list[tuple[int, int]]:
+    """Cheapest division of sorted lengths into runs of at most `batch_size`; a padded token costs `padding`."""
+    best = [(0, 0)]  # of the first n: their cost, and where their last run starts
+    for end in range(1, len(lengths) + 1):
+        waste, options = 0, []
+        for start in range(end - 1, max(-1, end - 1 - batch_size), -1):
+            waste += lengths[end - 1] - lengths[start]
+            options.append((best[start][0] + padding * waste + _BATCH_COST, start))
+        best.append(min(options))
+    cuts, end = [], len(lengths)
     while end:
-        groups.append(order[best[end][1] : end])
+        cuts.append((best[end][1], end))
         end = best[end][1]
-    return groups[::-1]
+    return cuts[::-1]
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Padded:
@@ -76,8 +88,3 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Padded:
     lengths = torch.tensor([[len(row)] for row in rows], device=device)
     positions = torch.arange(width, device=device) - (width - lengths)
     return Padded(ids=ids, mask=(positions >= 0).long(), positions=positions.clamp(min=0))
-
-
-def _steered(prompt: Prompt) -> int:
-    """S, the tokens from the first steered position on."""
-    return len(prompt.ids) - prompt.first_position

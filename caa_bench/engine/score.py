@@ -1,22 +1,31 @@
-"""Answer-letter logits of many prompts under many conditions.
+"""Answer-letter logits of many prompts under many conditions: one prefill, then every condition a row of its suffix.
 
-Shapes: N prompts, C conditions, K options, B prompts of a batch, V vocabulary.
+Shapes: N prompts, C conditions, K options, B prompts of a batch, S steered tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from caa_bench.engine.batches import batched, pad
-from caa_bench.engine.blocks import blocks, frozen, input_device
+from caa_bench.engine.batches import batched
+from caa_bench.engine.blocks import frozen, num_layers, text_config
 from caa_bench.engine.edit import Edit
-from caa_bench.engine.steer import check_layers, steered
+from caa_bench.engine.forwards import full_logits, shared_logits
+from caa_bench.engine.pack import Rows
+from caa_bench.engine.prefix import split
+from caa_bench.engine.sharing import can_share, shareable
+from caa_bench.engine.steer import check_layers
 from caa_bench.prompts import ChoicePrompt
+
+# Bounds of one suffix pass: logits [B, R, V], hidden states [B, R*S, D], and R*S because attention is quadratic in it.
+_MOST_LOGITS = 2**26
+_MOST_TOKENS = 2**14
+_MOST_WIDTH = 2**9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,33 +50,62 @@ def score(
     batch_size: int = 16,
     share_prefix: bool = True,
 ) -> Scores:
-    """Logits of every prompt's candidates after it, under every condition."""
+    """Logits of every prompt's candidates after it, under every condition.
+
+    Args:
+        conditions: edits of each; an empty list is the model as it is. A zero delta is the same as none.
+        batch_size: most prompts in one batch (see `batches.batched`).
+        share_prefix: False recomputes the whole prompt for every condition, as a check.
+
+    Raises:
+        ValueError: an edit names a block that is not there, or a prompt's first position is outside of it.
+    """
     for edits in conditions:
-        check_layers(edits, len(blocks(model)))
+        check_layers(edits, num_layers(model))
+    wanted = [[edit for edit in edits if bool(edit.delta.any())] for edits in conditions]
     options = max((len(prompt.candidates) for prompt in prompts), default=0)
     logits = torch.full((len(prompts), len(conditions), options), math.nan)
     log_z = torch.full((len(prompts), len(conditions)), math.nan)
+    half = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
     with frozen(model):
-        for group in batched(prompts, batch_size):
+        sharing = share_prefix and any(shareable(edits) for edits in wanted) and can_share(model, prompts)
+        for group in batched(prompts, batch_size, exact=half):
             chosen = [prompts[row] for row in group]
-            for column, edits in enumerate(conditions):
-                last = last_logits(model, chosen, edits)
-                for index, row in enumerate(group):
-                    candidates = torch.tensor(prompts[row].candidates, device=last.device)
-                    logits[row, column, : len(candidates)] = last[index, candidates].cpu()
-                log_z[torch.tensor(group), column] = last.logsumexp(-1).cpu()
+            for columns, last in _last_logits(model, chosen, wanted, sharing=sharing):
+                where = (torch.tensor(group)[:, None], torch.tensor(columns)[None])
+                logits[where] = _of_candidates(last, chosen, options)
+                log_z[where] = last.logsumexp(-1).cpu()
     return Scores(logits=logits, log_z=log_z)
 
 
-def last_logits(model: nn.Module, prompts: Sequence[ChoicePrompt], edits: Sequence[Edit]) -> Tensor:
-    """One full forward of a left-padded batch under one condition: logits after each prompt. [B, V] fp32"""
-    padded = pad([prompt.ids for prompt in prompts], input_device(model))
-    with steered(model, edits, prompts):
-        output = model(
-            input_ids=padded.ids,
-            attention_mask=padded.mask,
-            position_ids=padded.positions,
-            use_cache=False,
-            logits_to_keep=1,
-        )
-    return output.logits[:, -1].float()
+def _last_logits(
+    model: nn.Module, prompts: Sequence[ChoicePrompt], conditions: Sequence[Sequence[Edit]], *, sharing: bool
+) -> Iterator[tuple[list[int], Tensor]]:
+    """One batch: columns of `conditions`, and their logits after each prompt. [B, columns, V]"""
+    layers = num_layers(model)
+    shared = [column for column, edits in enumerate(conditions) if sharing and shareable(edits)]
+    if shared:
+        suffix = len(prompts[0].ids) - prompts[0].first_position
+        prefix = split(model, prompts, suffix=suffix)
+        shared.sort(key=lambda column: min((edit.layer for edit in conditions[column]), default=layers))
+        size = _rows_at_once(len(prompts), suffix, text_config(model).vocab_size)
+        for start in range(0, len(shared), size):
+            columns = shared[start : start + size]
+            rows = Rows([conditions[column] for column in columns], layers)
+            yield columns, shared_logits(model, prefix, rows)[:, rows.row_of]
+    for column in sorted(set(range(len(conditions))) - set(shared)):
+        yield [column], full_logits(model, prompts, conditions[column])[:, None]
+
+
+def _rows_at_once(batch: int, suffix: int, vocabulary: int) -> int:
+    """How many conditions fit one suffix pass."""
+    return max(
+        1, min(_MOST_LOGITS // (batch * vocabulary), _MOST_TOKENS // (batch * suffix), _MOST_WIDTH // suffix) - 1
+    )
+
+
+def _of_candidates(last: Tensor, prompts: Sequence[ChoicePrompt], options: int) -> Tensor:
+    """Logits of each prompt's own candidates, NaN behind them. [B, columns, K], CPU"""
+    padded = [[*prompt.candidates, *[-1] * (options - len(prompt.candidates))] for prompt in prompts]
+    index = torch.tensor(padded, device=last.device)[:, None, :].expand(-1, last.shape[1], -1)
+    return last.gather(-1, index.clamp(min=0)).masked_fill(index < 0, math.nan).cpu()
