@@ -32,7 +32,7 @@ def read_card(path: Path) -> Card:
         UserError: a line for each mistake, with file and line.
     """
     document = parse(read_text(path, str(path)), source=str(path))
-    mistakes = list(document.mistakes)
+    mistakes = [str(mistake) for mistake in document.mistakes]
     fields = _mapping(document.root, str(path), wanted=(*TEXTS, "system_prompts"), mistakes=mistakes)
     for key in fields.keys() - {*TEXTS, "system_prompts"}:
         close = get_close_matches(key, (*TEXTS, "system_prompts"), n=1)

@@ -116,17 +116,18 @@ def choice_prompt(
         letters: the option letters, two or more. [K]
 
     Raises:
-        UserError: the answers do not differ in exactly one token each (a letter is missing from the vocabulary).
+        UserError: the answers do not differ in exactly one known token (a letter is missing from the vocabulary, or
+            is one token with its parenthesis where another letter is two).
     """
     answers = [encode(tokenizer, render(tokenizer, messages, answer=f"({letter})")) for letter in letters]
     split = min(_common(answers[0], other) for other in answers[1:])
     candidates = tuple(ids[split] for ids in answers if len(ids) > split)
-    if len(set(candidates)) < len(letters) or len({ids[split + 1 :] for ids in answers}) > 1:
+    alike = len(set(candidates)) < len(letters) or len({ids[split + 1 :] for ids in answers}) > 1
+    if alike or tokenizer.unk_token_id in candidates:
         shown = ", ".join(f"({letter})" for letter in letters)
         raise UserError(
-            f"tokenizer {tokenizer.name_or_path!r}: the answers {shown} do not "
-            "differ in exactly one token each, so their probabilities cannot be read; use another model, "
-            "or items with fewer options"
+            f"tokenizer {tokenizer.name_or_path!r}: the answers {shown} do not differ in exactly one token of its "
+            "vocabulary, so their probabilities cannot be read; use another model, or items with fewer options"
         )
     instruction = encode(tokenizer, render(tokenizer, messages))
     return ChoicePrompt(

@@ -70,7 +70,9 @@ def _sentencepiece(prepend: bool) -> PreTrainedTokenizerBase:
     del prepend  # only keeps the two builds apart
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(LLAMA2, folder)
-        return LlamaTokenizer.from_pretrained(folder)
+        tokenizer = LlamaTokenizer.from_pretrained(folder)
+    tokenizer.name_or_path = "llama2"
+    return tokenizer
 
 
 def chatml_tokenizer(
