@@ -6,26 +6,21 @@ load(Path("recipes/compare.yaml"), ["caa.layers=[10, 13]"], Recipe)
 from __future__ import annotations
 
 import difflib
-import json
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from caa_bench.errors import UserError
 from caa_bench.safe_text import terminal_safe
-from caa_bench.yaml_lines import MAX_DEPTH, Node, parse, read_text, resolve
-from caa_bench.yaml_schema import Walker, found
+from caa_bench.yaml_dump import dump as dump
+from caa_bench.yaml_dump import flatten as flatten
+from caa_bench.yaml_lines import MAX_DEPTH, Node, parse, read_text
+from caa_bench.yaml_schema import MAX_MISTAKES, Walker, found
 
 Schema = TypeVar("Schema")
 Find = Callable[[str, Path], Path]
-Leaf = str | int | float | bool | None | list[Any]
-
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*")
-# What YAML wants escaped inside double quotes beyond JSON's own escapes.
-_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,25 +51,21 @@ def load(
     Raises:
         UserError: one line a mistake: `file:line: key: what is wrong; what to do`, all of them at once.
     """
-    mistakes: list[str] = []
-    root = Node(value={}, where="recipe")
-    try:
-        if path is not None:
-            root = _read(path, find or (lambda name, folder: folder / name), ())
-    except UserError as error:
-        mistakes += error.lines
+    reader = _Reader(find or (lambda name, folder: folder / name))
+    root = Node(value={}, where="recipe") if path is None else reader.file(path, ())
     for text in overrides:
-        try:
-            root = _merged(root, _override(text))
-        except UserError as error:
-            mistakes += error.lines
-    if mistakes:
-        raise UserError(*mistakes)
+        root = _merged(root, reader.override(text))
     walker = Walker(schema)
-    values = walker.convert(root, schema, "")
-    if walker.mistakes:
-        raise UserError(*walker.mistakes)
-    return Parsed(values=values, where=walker.where)
+    values: Any = None
+    if reader.complete:
+        values = walker.convert(root, schema, "")
+    # What is left of a value that the reader refused is not refused a second time.
+    lines = reader.lines + [str(mistake) for mistake in walker.mistakes if mistake.where not in reader.refused]
+    if len(lines) > MAX_MISTAKES:
+        lines[MAX_MISTAKES:] = [f"{root.where}: {len(lines) - MAX_MISTAKES} more mistakes; correct these first"]
+    if lines:
+        raise UserError(*lines)
+    return Parsed(values=values, where=dict(walker.places))
 
 
 def split_overrides(text: str) -> list[str]:
@@ -105,50 +96,101 @@ def split_overrides(text: str) -> list[str]:
     return [word for word in [*words, word] if word]
 
 
-def dump(values: object) -> str:
-    """Canonical YAML of a schema's instance; `load` reads an equal one back."""
-    return "".join(f"{line}\n" for line in _block(_mapping(values), ""))
+class _Reader:
+    """Files and overrides -> nodes; notes every mistake and goes on with what could be read.
+
+    Attributes:
+        lines: one a mistake.
+        refused: where something was read and refused.
+        complete: False once a file could not be read at all, so that checking the rest would mislead.
+    """
+
+    def __init__(self, find: Find) -> None:
+        self.find = find
+        self.lines: list[str] = []
+        self.refused: set[str] = set()
+        self.complete = True
+
+    def file(self, path: Path, chain: tuple[Path, ...]) -> Node:
+        """One file on top of what it extends."""
+        shown = terminal_safe(os.path.normpath(path))
+        if not _is_file(path):
+            return self.unread(f"{shown}: no such file; {_near_files(path)}")
+        try:
+            document = parse(read_text(path, shown), source=shown)
+        except UserError as error:
+            return self.unread(*error.lines)
+        root = document.root
+        self.note(*map(str, document.mistakes))
+        self.refused |= {mistake.where for mistake in document.mistakes}
+        if root.value is None:
+            return Node(value={}, where=root.where)
+        if not isinstance(root.value, dict):
+            problem = f"{root.where}: expected `key: value` lines, found {found(root)}; write a mapping"
+            return self.unread(*(() if root.where in self.refused else (problem,)))
+        own = Node(value={key: value for key, value in root.value.items() if key != "extends"}, where=root.where)
+        if "extends" not in root.value:
+            return own
+        return _merged(self.extended(root.value["extends"], path, (*chain, path.resolve())), own)
+
+    def extended(self, named: Node, path: Path, chain: tuple[Path, ...]) -> Node:
+        where = f"{named.where}: extends"
+        if not isinstance(named.value, str) or not named.value:
+            return self.unread(f"{where}: expected a file name, found {found(named)}; name one YAML file")
+        target = self.find(named.value, path.parent)
+        if not _is_file(target):
+            return self.unread(f"{where}: no file {terminal_safe(named.value)!r}; {_near_files(target)}")
+        if target.resolve() in chain:
+            names = " -> ".join(file.name for file in (*chain, target))
+            return self.unread(f"{where}: a cycle, {terminal_safe(names)}; remove one of them")
+        return self.file(target, chain)
+
+    def override(self, text: str) -> Node:
+        """`a.b=value` -> {a: {b: value}}."""
+        key, equals, value = text.partition("=")
+        parts = key.strip().split(".")
+        shown = terminal_safe(key.strip()[:60])
+        if not equals or parts == [""]:
+            return self.note(f"override: {terminal_safe(text[:60])!r}: not `key=value`; write for example seed=1")
+        if not all(parts) or len(parts) > MAX_DEPTH:
+            return self.note(f"override: {shown!r}: not a dotted key; write for example caa.layers=[13]")
+        if parts == ["extends"]:
+            return self.note("override: extends: belongs in a file; write it there, or give another file")
+        try:
+            document = parse(value, source=f"override: {shown}", numbered=False)
+        except UserError as error:
+            return self.note(*error.lines)
+        if document.mistakes:
+            return self.note(*map(str, document.mistakes))
+        node = _placed(document.root, "override")
+        for part in reversed(parts):
+            node = Node(value={part: node}, where="override")
+        return node
+
+    def note(self, *lines: str) -> Node:
+        self.lines += lines
+        return Node(value={}, where="override")
+
+    def unread(self, *lines: str) -> Node:
+        self.complete = False
+        return self.note(*lines)
 
 
-def flatten(values: object) -> dict[str, Leaf]:
-    """Dotted key -> JSON-ready value (lists stay lists), in the schema's order."""
-    flat: dict[str, Leaf] = {}
-    for name, value in _mapping(values).items():
-        if is_dataclass(value) or isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": leaf for key, leaf in flatten(value).items()}
-        else:
-            flat[name] = _jsonable(value)
-    return flat
+def _placed(node: Node, where: str) -> Node:
+    """The same value, all of it at one place."""
+    value = node.value
+    if isinstance(value, dict):
+        value = {key: _placed(item, where) for key, item in value.items()}
+    elif isinstance(value, list):
+        value = [_placed(item, where) for item in value]
+    return Node(value=value, where=where)
 
 
-def _read(path: Path, find: Find, chain: tuple[Path, ...]) -> Node:
-    """One file on top of what it extends."""
-    shown = terminal_safe(os.path.normpath(path))
-    if not path.is_file():
-        raise UserError(f"{shown}: no such file; {_near_files(path)}")
-    node = parse(read_text(path, shown), source=shown)
-    if node.value is None:
-        return Node(value={}, where=node.where)
-    if not isinstance(node.value, dict):
-        raise UserError(f"{node.where}: expected `key: value` lines, found {found(node)}; write a mapping")
-    own = Node(value={key: value for key, value in node.value.items() if key != "extends"}, where=node.where)
-    if "extends" not in node.value:
-        return own
-    return _merged(_extended(node.value["extends"], path, find, chain), own)
-
-
-def _extended(named: Node, path: Path, find: Find, chain: tuple[Path, ...]) -> Node:
-    if not isinstance(named.value, str) or not named.value:
-        raise UserError(f"{named.where}: extends: expected a file name, found {found(named)}; name one YAML file")
-    target = find(named.value, path.parent)
-    chain = (*chain, path.resolve())
-    if target.resolve() in chain:
-        names = " -> ".join(file.name for file in (*chain, target.resolve()))
-        raise UserError(f"{named.where}: extends: a cycle: {terminal_safe(names)}; remove one of them")
-    if not target.is_file():
-        shown = terminal_safe(named.value)
-        raise UserError(f"{named.where}: extends: no file {shown!r}; {_near_files(target)}")
-    return _read(target, find, chain)
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a NUL in it
+        return False
 
 
 def _near_files(path: Path) -> str:
@@ -162,26 +204,6 @@ def _near_files(path: Path) -> str:
     return "give the path of a YAML file"
 
 
-def _override(text: str) -> Node:
-    """`a.b=value` -> {a: {b: value}}."""
-    key, equals, value = text.partition("=")
-    key = key.strip()
-    parts = key.split(".")
-    if not equals or not key:
-        raise UserError(f"override: {terminal_safe(text[:60])!r}: not `key=value`; write for example seed=1")
-    if not all(parts) or len(parts) > MAX_DEPTH:
-        raise UserError(f"override: {terminal_safe(key[:60])!r}: not a dotted key; write for example caa.layers=[13]")
-    if key == "extends":
-        raise UserError("override: extends: belongs in a file; write it there, or give another file")
-    try:
-        node = parse(value, source="override", numbered=False)
-    except UserError as error:
-        raise UserError(*(f"override: {terminal_safe(key)}:{line[9:]}" for line in error.lines)) from None
-    for part in reversed(parts):
-        node = Node(value={part: node}, where="override")
-    return node
-
-
 def _merged(base: Node, top: Node) -> Node:
     """Mappings merge deeply, everything else replaces."""
     if not isinstance(base.value, dict) or not isinstance(top.value, dict):
@@ -189,44 +211,5 @@ def _merged(base: Node, top: Node) -> Node:
     merged = dict(base.value)
     for key, node in top.value.items():
         merged[key] = _merged(merged[key], node) if key in merged else node
-    return Node(value=merged, where=top.where)
-
-
-def _mapping(values: object) -> Mapping[str, object]:
-    if isinstance(values, Mapping):
-        return values
-    return {field.name: getattr(values, field.name) for field in fields(values) if field.init}  # type: ignore[arg-type]
-
-
-def _jsonable(value: object) -> Any:
-    if isinstance(value, tuple | list):
-        return [_jsonable(item) for item in value]
-    if is_dataclass(value) or isinstance(value, Mapping):
-        return {key: _jsonable(item) for key, item in _mapping(value).items()}
-    return value
-
-
-def _block(values: Mapping[str, object], indent: str) -> list[str]:
-    lines = []
-    for key, value in values.items():
-        if (is_dataclass(value) or isinstance(value, Mapping)) and _mapping(value):
-            lines += [f"{indent}{_flow(key)}:", *_block(_mapping(value), f"{indent}  ")]
-        else:
-            lines.append(f"{indent}{_flow(key)}: {_flow(value)}")
-    return lines
-
-
-def _flow(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(_flow(item) for item in value)}]"
-    if is_dataclass(value) or isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_flow(key)}: {_flow(item)}' for key, item in _mapping(value).items())}}}"
-    if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and resolve(value) == value:
-            return value
-        return _UNPRINTABLE.sub(_escaped, json.dumps(value, ensure_ascii=False))
-    return json.dumps(value, allow_nan=False)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+    # A section that an override changes in part still stands where the file has it.
+    return Node(value=merged, where=base.where if top.where == "override" else top.where)

@@ -7,16 +7,24 @@ several lines a union back into `file:line: key: what is wrong; what to do`, and
 from __future__ import annotations
 
 import difflib
+import functools
 import math
+import re
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from caa_bench.errors import UserError
 from caa_bench.safe_text import terminal_safe
-from caa_bench.yaml_lines import Node
+from caa_bench.yaml_lines import Mistake, Node
 
+_WORD = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
+# More lines than this help nobody, and a suggestion for each would take minutes.
+MAX_MISTAKES = 50
+
+_UNIONS = (Union, types.UnionType)
+_hints = functools.cache(get_type_hints)
 # What a conversion returns after it has noted a mistake.
 _BAD: Any = object()
 _NAMES: dict[object, str] = {
@@ -33,21 +41,21 @@ class Walker:
     """Converts nodes to what the type hints ask for and notes every mistake instead of stopping at the first.
 
     Attributes:
-        mistakes: the lines so far.
-        where: dotted key -> `file:line` or `override`, of every value that was written and not defaulted.
+        mistakes: what was found so far.
+        places: (dotted key, `file:line` or `override`) of every value that was written and not defaulted.
     """
 
     def __init__(self, schema: type) -> None:
-        self.schema = schema
-        self.mistakes: list[str] = []
-        self.where: dict[str, str] = {}
+        self.mistakes: list[Mistake] = []
+        self.places: list[tuple[str, str]] = []
+        self.paths = list(_paths(schema))
 
     def convert(self, node: Node, kind: Any, key: str) -> Any:
         """The node's value as `kind`, or _BAD after noting what is wrong."""
         if key:
-            self.where[key] = node.where
+            self.places.append((key, node.where))
         origin = get_origin(kind)
-        if origin is Union or origin is types.UnionType:
+        if origin in _UNIONS:
             return self.union(node, get_args(kind), key)
         if origin is Literal:
             return self.literal(node, get_args(kind), key)
@@ -60,8 +68,8 @@ class Walker:
         return self.scalar(node, kind, key)
 
     def wrong(self, node: Node, key: str, problem: str) -> Any:
-        label = f"{terminal_safe(key)}: " if key else ""
-        self.mistakes.append(f"{node.where}: {label}{problem}")
+        label = f"{terminal_safe(key)[:120]}: " if key else ""
+        self.mistakes.append(Mistake(where=node.where, problem=f"{label}{problem}"))
         return _BAD
 
     def scalar(self, node: Node, kind: Any, key: str) -> Any:
@@ -79,28 +87,38 @@ class Walker:
             if type(option) is type(node.value) and option == node.value:
                 return option
         names = [_shown(option) for option in options]
-        near = difflib.get_close_matches(str(node.value), [str(option) for option in options], n=1)
+        text = node.value[:60] if isinstance(node.value, str) else ""
+        near = difflib.get_close_matches(text, [str(option) for option in options], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
         return self.wrong(node, key, f"expected one of {', '.join(names)}, found {found(node)}; {hint}")
 
     def union(self, node: Node, members: Sequence[Any], key: str) -> Any:
         # The member of exactly this type first, so that 1 stays an integer under `float | int`.
         ordered = sorted(members, key=lambda member: member is not type(node.value))
-        tried = []
         for member in ordered:
-            before, known = len(self.mistakes), dict(self.where)
-            value = self.convert(node, member, key)
-            if value is not _BAD:
-                return value
-            tried.append((member, self.mistakes[before:]))
-            del self.mistakes[before:]
-            self.where = known
-        alike = [lines for member, lines in tried if _same_shape(node, member)]
-        if len(alike) == 1 or len(tried) == 1:
-            self.mistakes += alike[0] if alike else tried[0][1]
-            return _BAD
+            tried = self.attempt(node, member, key)
+            if not tried.mistakes:
+                return tried.value
+        filled = [member for member in members if member is not type(None)]
+        alike = [member for member in filled if _same_shape(node, member) or len(filled) == 1]
+        if len(alike) == 1:
+            return self.convert(node, alike[0], key)
+        listed = Node(value=[node], where=node.where)
+        for member in members:
+            if get_origin(member) is tuple and not self.attempt(listed, member, key).mistakes:
+                return self.convert(node, member, key)
         names = " or ".join(describe(member) for member in members)
         return self.wrong(node, key, f"expected {names}, found {found(node)}; write one of these")
+
+    def attempt(self, node: Node, kind: Any, key: str) -> _Attempt:
+        """A conversion whose mistakes are not noted."""
+        before, places = len(self.mistakes), len(self.places)
+        value = self.convert(node, kind, key)
+        mistakes = self.mistakes[before:]
+        del self.mistakes[before:]
+        if mistakes:
+            del self.places[places:]
+        return _Attempt(value=value, mistakes=mistakes)
 
     def sequence(self, node: Node, members: Sequence[Any], key: str) -> Any:
         if not isinstance(node.value, list):
@@ -133,7 +151,7 @@ class Walker:
             advice = "write its keys below it, or delete the line"
             return self.wrong(node, key, f"expected {describe(schema)}, found {found(node)}; {advice}")
         before = len(self.mistakes)
-        hints = get_type_hints(schema)
+        hints = _hints(schema)
         values = {}
         for name, item in node.value.items():
             dotted = f"{key}.{name}" if key else name
@@ -160,16 +178,25 @@ class Walker:
             name, colon, problem = line.partition(": ")
             at_field = bool(colon) and name.split(".")[0].split("[")[0] in {f.name for f in fields(schema)}  # type: ignore[arg-type]
             dotted = ".".join(part for part in (key, name if at_field else "") if part)
-            place = self.where.get(dotted, node.where)
+            place = dict(self.places).get(dotted, node.where)
             self.wrong(Node(value=None, where=place), dotted, problem if at_field else line)
         return _BAD
 
     def suggestion(self, name: str, known: Sequence[str]) -> str:
-        elsewhere = [path for path in _paths(self.schema) if path.rpartition(".")[2] == name]
-        if "." in name and name in _paths(self.schema):
-            return f"nest it: write `{name.rpartition('.')[2]}:` indented under `{name.rpartition('.')[0]}:`"
-        near = elsewhere[:1] or difflib.get_close_matches(name, known, n=1)
+        if len(self.mistakes) >= MAX_MISTAKES:
+            return "delete it"
+        if "." in name and name in self.paths:
+            section, _, last = name.rpartition(".")
+            return f"write `{last}:` indented under `{section}:`"
+        elsewhere = [path for path in self.paths if path.rpartition(".")[2] == name]
+        near = elsewhere[:1] or difflib.get_close_matches(name[:80], known, n=1)
         return f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    value: Any
+    mistakes: list[Mistake]
 
 
 def describe(kind: Any) -> str:
@@ -177,10 +204,11 @@ def describe(kind: Any) -> str:
     origin, members = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(_shown(option) for option in members)}"
-    if origin is Union or origin is types.UnionType:
+    if origin in _UNIONS:
         return " or ".join(describe(member) for member in members)
     if origin is tuple:
-        return f"a list of {_PLURALS.get(members[0], 'values')}" if Ellipsis in members else f"a list of {len(members)}"
+        each = _PLURALS.get(members[0]) or f"values, each {describe(members[0])}"
+        return f"a list of {each}" if Ellipsis in members else f"a list of {len(members)}"
     if is_dataclass(kind):
         return f"a section with the keys {', '.join(field.name for field in fields(kind))}"
     return "a mapping" if origin is dict else _NAMES[kind]
@@ -211,9 +239,8 @@ def _advice(node: Node, kind: Any) -> str:
 
 
 def _bracketed(node: Node) -> str:
-    if isinstance(node.value, dict) or node.value is None:
-        return "write it in brackets, like [x]"
-    return f"write [{node.value if isinstance(node.value, int | float | str) else 'x'}]"
+    text = str(node.value)
+    return f"write [{text}]" if _WORD.fullmatch(text) and node.value is not None else "write it in brackets, like [x]"
 
 
 def _same_shape(node: Node, kind: Any) -> bool:
@@ -230,7 +257,7 @@ def _required(field: Field[Any]) -> bool:
 
 def _paths(schema: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key a schema has."""
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     for field in fields(schema):
         yield f"{prefix}{field.name}"
         for member in (hints[field.name], *get_args(hints[field.name])):
