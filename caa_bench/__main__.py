@@ -33,11 +33,17 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--recipe", default=recipe, help="a YAML file, or the name of a shipped one (%(default)s)")
-        command.add_argument("--output", help="the run folder (default: a new one under output_dir; a same run continues)")
-        command.add_argument("--set", default="", metavar="TEXT", help='several KEY=VALUE in one text: "seed=1 limit=50"')
+        command.add_argument(
+            "--output", help="the run folder (default: a new one under output_dir; a same run continues)"
+        )
+        command.add_argument(
+            "--set", default="", metavar="TEXT", help='several KEY=VALUE in one text: "seed=1 limit=50"'
+        )
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a recipe key, e.g. seed=1")
         if name != "check":
-            command.add_argument("--dry-run", action="store_true", help="list the cells and what they cost, run nothing")
+            command.add_argument(
+                "--dry-run", action="store_true", help="list the cells and what they cost, run nothing"
+            )
     report = commands.add_parser("report", help="rebuild the tables of a run from its rows; needs no model")
     report.add_argument("folder", nargs="?", help="the run folder (default: the newest under runs/)")
     listing = commands.add_parser("list", help="what there is: behaviors, models, recipes, interventions, evaluators")
@@ -54,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from caa_bench import commands
 
-        return int(getattr(commands, options.command)(options))
+        return commands.COMMANDS[options.command](options)
     except UserError as error:
         for line in error.lines:
             print(f"caa-bench: {line}", file=sys.stderr)

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from caa_bench.artifacts import ArtifactStore
+from caa_bench.artifacts import Artifact, ArtifactStore
 from caa_bench.behavior import Behavior, load_behavior
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError
@@ -25,9 +25,11 @@ from caa_bench.interventions import Intervention, Stack, Unchanged
 from caa_bench.model import ChatModel
 from caa_bench.plan import Batch, Plan, make_plan
 from caa_bench.recipe import BenchmarkArguments, Recipe
-from caa_bench.results import RunFolder
-from caa_bench.signals import finish_the_batch
-from caa_bench.versions import versions
+from caa_bench.results import RowStore, RunFolder
+from caa_bench.signals import Stop, finish_the_batch
+
+if TYPE_CHECKING:
+    from caa_bench.report import Report
 
 
 class Benchmark:
@@ -68,7 +70,7 @@ class Benchmark:
         self.settings = settings or self._settings()
         self.folder = Path(folder) if folder else Path(self.args.output_dir) / self._name("run")
         self.artifacts = ArtifactStore(Path(self.args.output_dir) / "artifacts")
-        self._learned: dict[str, str] | None = None
+        self._fitted: dict[str, Artifact] = {}
 
     @classmethod
     def from_recipe(
@@ -107,15 +109,13 @@ class Benchmark:
 
     def fit(self) -> Self:
         """Fit every intervention on the same training pairs, or take its artifact where one is kept."""
-        if self._learned is None:
-            pairs = self.behavior.pairs()
-            self._learned = {}
-            for intervention in self.interventions:
-                if intervention.trains:
-                    self.callbacks.on_fit_begin(intervention=intervention, pairs=len(pairs))
-                    artifact = self.artifacts.fitted(intervention, chat=self.chat, pairs=pairs)
-                    self._learned[intervention.label] = artifact.checksum
-                    self.callbacks.on_fit_end(intervention=intervention, artifact=artifact)
+        pairs = self.behavior.pairs()
+        for intervention in self.interventions:
+            if intervention.trains and intervention.label not in self._fitted:
+                self.callbacks.on_fit_begin(intervention=intervention, pairs=len(pairs))
+                artifact = self.artifacts.fitted(intervention, chat=self.chat, pairs=pairs)
+                self._fitted[intervention.label] = artifact
+                self.callbacks.on_fit_end(intervention=intervention, artifact=artifact)
         return self
 
     def plan(self) -> Plan:
@@ -130,7 +130,7 @@ class Benchmark:
             bases=self.bases,
             vectors=self.vectors,
             evaluators=self.evaluators,
-            learned=self._learned or {},
+            learned={label: artifact.checksum for label, artifact in self._fitted.items()},
         )
 
     def compare(self) -> Self:
@@ -140,18 +140,22 @@ class Benchmark:
             UserError: the folder is in use or holds another recipe.
             SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the batch at hand; run again to continue.
         """
-        with RunFolder(self.folder, settings=self.settings) as run, finish_the_batch() as stop:
+        with RunFolder(self.folder, recipe=self.settings) as run, finish_the_batch() as stop:
             plan = self.plan()
             run.record(**self._facts(plan))
-            waiting = [batch for batch in plan.batches if batch.key not in run.rows.done]
+            keys = [batch.key for batch in plan.batches]
+            if self.args.split == "test":
+                run.open_test(content_key(keys))
+            rows = RowStore(run.rows_path)
+            waiting = [batch for batch in plan.batches if batch.key not in rows.done]
             self.callbacks.on_compare_begin(plan=plan, waiting=waiting, folder=self.folder)
-            failed = [batch for batch in waiting if not self._measure(batch, run, stop=stop)]
-            run.rows.finalize([batch.key for batch in plan.batches])
-            run.finish("error" if failed else "success")
+            failed = [batch for batch in waiting if not self._measure(batch, rows, stop=stop)]
+            rows.rewrite_in_order(keys)
+            run.set_status("error" if failed else "success")
         self.callbacks.on_compare_end(folder=self.folder, failed=failed)
         return self
 
-    def report(self) -> Any:
+    def report(self) -> Report:
         """Tables and figures from the rows in the run folder: a pure function of them, no model needed."""
         from caa_bench.report import write_report
 
@@ -159,7 +163,7 @@ class Benchmark:
         self.callbacks.on_report(report=report)
         return report
 
-    def _measure(self, batch: Batch, run: RunFolder, *, stop: Any) -> bool:
+    def _measure(self, batch: Batch, store: RowStore, *, stop: Stop) -> bool:
         """Compute and write one batch; False where it failed, so that the others still run."""
         stop.between_batches()
         job = Job(
@@ -176,7 +180,7 @@ class Benchmark:
         except Exception as error:
             self.callbacks.on_batch_error(batch=batch, error=error)
             return False
-        run.rows.append(batch.key, rows)
+        store.append(batch.key, rows)
         self.callbacks.on_batch_end(batch=batch, rows=rows)
         return True
 
@@ -198,7 +202,9 @@ class Benchmark:
             "model": self.chat.name,
             "behavior": self.behavior.id,
             "interventions": [item.settings() | asdict(item.config) for item in self.interventions],
-        } | {key: value for key, value in asdict(self.args).items() if key not in ("report_to", "project", "output_dir")}
+        } | {
+            key: value for key, value in asdict(self.args).items() if key not in ("report_to", "project", "output_dir")
+        }
 
     def _name(self, recipe: str) -> str:
         """`<recipe>/<behavior>-<model>-<key>`: another setting is another folder, the same one continues."""
@@ -212,7 +218,7 @@ class Benchmark:
             "behavior": {"id": self.behavior.id, "title": self.behavior.title, "matching": self.behavior.matching},
             "layers": asdict(self.chat.loaded_layers()),
             "warnings": list(self.behavior.warnings),
-            "versions": versions(),
+            "artifacts": {label: str(artifact.folder) for label, artifact in self._fitted.items()},
         }
 
 

@@ -79,7 +79,9 @@ class ChatModel:
             loading = Loading(source=name)
         else:
             known = ", ".join(model_names())
-            raise UserError(f"model: {name!r} is unknown; use one of {known}, a local folder, or a hub name owner/model")
+            raise UserError(
+                f"model: {name!r} is unknown; use one of {known}, a local folder, or a hub name owner/model"
+            )
         return cls(name=name, loading=replace(loading, **(changes or {})))
 
     @property
@@ -97,15 +99,16 @@ class ChatModel:
             return None
         text = config.get("text_config", config)
         count = next((text[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in text), None)
-        return None if count is None else self._layers(int(count))
+        hidden = next((text[key] for key in ("hidden_size", "n_embd", "d_model") if key in text), None)
+        return None if count is None or hidden is None else self._layers(int(count), hidden=int(hidden))
 
     def loaded_layers(self) -> Layers:
         """Block count and default block, from the loaded model where config.json does not say."""
         if (known := self.layers) is not None:
             return known
-        from caa_bench.engine.blocks import num_layers
+        from caa_bench.engine.blocks import hidden_size, num_layers
 
-        return self._layers(num_layers(self.model))
+        return self._layers(num_layers(self.model), hidden=hidden_size(self.model))
 
     @property
     def model(self) -> PreTrainedModel:
@@ -122,7 +125,7 @@ class ChatModel:
         return self._tokenizer
 
     def choice_prompt(self, messages: Sequence[Message], letters: tuple[str, ...]) -> ChoicePrompt:
-        """`prompts.choice_prompt` on this model's tokenizer, remembered: bases that keep the text share their prompts."""
+        """`prompts.choice_prompt` on this model's tokenizer, remembered: bases with the same text share it."""
         key = (*(tuple(sorted(message.items())) for message in messages), letters)
         if key not in self._prompts:
             self._prompts[key] = choice_prompt(self.tokenizer, messages, letters)
@@ -148,9 +151,9 @@ class ChatModel:
             return [f"{line}; give the folder of a transformers model" for line in missing]
         return []
 
-    def _layers(self, count: int) -> Layers:
+    def _layers(self, count: int, *, hidden: int) -> Layers:
         default = round(DEFAULT_DEPTH * count) if self.loading.layer is None else self.loading.layer
-        return Layers(count=count, default=min(default, count - 1))
+        return Layers(count=count, default=min(default, count - 1), hidden=hidden)
 
     def _config_json(self) -> dict[str, Any] | None:
         path = Path(self.source) / "config.json"
@@ -230,8 +233,8 @@ def _from_pretrained(auto: Any, chat: ChatModel, **settings: Any) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"model: cannot load {chat.source!r} ({reason}); check the name, log in with `hf auth login` if it is gated, "
-            "or give a local folder with MODEL=/path/to/model"
+            f"model: cannot load {chat.source!r} ({reason}); check the name, log in with `hf auth login` if it is "
+            "gated, or give a local folder with MODEL=/path/to/model"
         ) from error
 
 

@@ -166,7 +166,7 @@ def schema() -> type:
     ]
     types = get_type_hints(BenchmarkArguments)
     plain += [(f.name, types[f.name], field(default=f.default)) for f in fields(BenchmarkArguments)]
-    known = {**interventions.registry(), **evaluators.registry()}
+    known: dict[str, Any] = {**interventions.registry(), **evaluators.registry()}
     sections = [(name, cls.Config, field(default_factory=cls.Config)) for name, cls in known.items()]
     namespace = {"__doc__": "A recipe file."}
     return make_dataclass("RecipeFile", plain + sections, frozen=True, kw_only=True, namespace=namespace)
@@ -182,10 +182,10 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         UserError: one line a mistake, with file:line and a suggestion.
     """
-    from caa_bench.recipe_yaml import load
+    from caa_bench.recipe_yaml import Parsed, load
 
     file = find_recipe("compare" if path is None else path)
-    parsed = load(file, list(overrides), schema())
+    parsed: Parsed[Any] = load(file, list(overrides), schema())
     values = {f.name: getattr(parsed.values, f.name) for f in fields(parsed.values)}
     changed = {key.removeprefix("loading."): None for key in parsed.where if key.startswith("loading.")}
     return Recipe(

@@ -93,24 +93,8 @@ class RowStore:
             yield from json.loads(b"[" + b",".join(lines) + b"]")
 
     def frame(self) -> pd.DataFrame:
-        """All rows: `cell, item, cluster, order, matching, letters, logit_0 .. logit_{K-1}, log_z, error`.
-
-        K is the largest number of options; rows with fewer, and rows with an error, hold NaN there.
-        """
-        import numpy as np
-        import pandas as pd
-
-        rows = list(self.rows())
-        frame = pd.DataFrame({name: [row[name] for row in rows] for name in FIELDS[:6]})
-        width = max((len(row["letters"]) for row in rows), default=0)
-        logits = np.full((len(rows), width), np.nan)
-        for values, row in zip(logits, rows, strict=True):
-            values[: len(row["logits"])] = row["logits"]
-        for option in range(width):
-            frame[f"logit_{option}"] = logits[:, option]
-        frame["log_z"] = np.array([row["log_z"] for row in rows], dtype=float)
-        frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
-        return frame
+        """All rows as `frame_of` lays them out."""
+        return frame_of(self.rows())
 
     def rewrite_in_order(self, keys: Sequence[str]) -> None:
         """Bring the batches into the plan's order, atomically, so that the finished file does not tell its history.
@@ -133,6 +117,27 @@ class RowStore:
 
     def _size(self) -> int:
         return max((batch.end for batch in self._batches.values()), default=0)
+
+
+def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a table: `cell, item, cluster, order, matching, letters, logit_0 .. logit_{K-1}, log_z, error`.
+
+    K is the largest number of options; rows with fewer, and rows with an error, hold NaN there.
+    """
+    import numpy as np
+    import pandas as pd
+
+    rows = list(rows)
+    frame = pd.DataFrame({name: [row[name] for row in rows] for name in FIELDS[:6]})
+    width = max((len(row["letters"]) for row in rows), default=0)
+    logits = np.full((len(rows), width), np.nan)
+    for values, row in zip(logits, rows, strict=True):
+        values[: len(row["logits"] or ())] = row["logits"] or ()
+    for option in range(width):
+        frame[f"logit_{option}"] = logits[:, option]
+    frame["log_z"] = np.array([row["log_z"] for row in rows], dtype=float)
+    frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
+    return frame
 
 
 def _read(path: Path) -> bytes:

@@ -45,9 +45,7 @@ class AnswerProbability(Evaluator):
         return job.measure(prompts, rows_of)
 
 
-def _rows(
-    asked: Sequence[tuple[Item, Variant]], treatments: Sequence[Treatment], scores: Scores
-) -> list[Row]:
+def _rows(asked: Sequence[tuple[Item, Variant]], treatments: Sequence[Treatment], scores: Scores) -> list[Row]:
     logits, log_z = scores.logits.tolist(), scores.log_z.tolist()
     rows = []
     for n, (item, variant) in enumerate(asked):

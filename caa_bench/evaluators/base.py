@@ -15,6 +15,7 @@ from caa_bench.interventions.base import Condition, Intervention
 
 if TYPE_CHECKING:
     from caa_bench.behavior import Behavior
+    from caa_bench.items import Protocol
     from caa_bench.engine.edit import Edit
     from caa_bench.model import ChatModel
     from caa_bench.prompts import Prompt
@@ -58,7 +59,7 @@ class Job:
     base: Intervention
     dose: Condition
     treatments: Sequence[Treatment]
-    protocol: str = "default"
+    protocol: Protocol = "default"
     share_prefix: bool = True
     prompts_per_pass: int = 16
 
@@ -119,7 +120,7 @@ class Evaluator:
         """The recipe section's keys: none."""
 
     def __init__(self, config: Any = None) -> None:
-        self.config = self.Config() if config is None else config
+        self.config: Any = self.Config() if config is None else config
 
     def items(self, behavior: Behavior, *, split: str) -> Sequence[Any]:
         """What is measured; every item has `id`, `cluster` and `question`."""

@@ -61,5 +61,7 @@ def from_folder(folder: Path, *, expected: type[Intervention] = Intervention) ->
     name, variant = settings.pop("name"), settings.pop("variant")
     cls = registry().get(name)
     if cls is None or not issubclass(cls, expected):
-        raise UserError(f"{folder}: holds a {name!r}, not a {expected.name or 'known intervention'}; give its own folder")
+        raise UserError(
+            f"{folder}: holds a {name!r}, not a {expected.name or 'known intervention'}; give its own folder"
+        )
     return cls.revive(settings, variant=variant).load(folder)

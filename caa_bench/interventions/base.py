@@ -42,10 +42,12 @@ class Layers:
     Args:
         count: number of decoder blocks.
         default: the block to steer where the recipe names none.
+        hidden: width of the residual stream.
     """
 
     count: int
     default: int
+    hidden: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +87,11 @@ class Intervention:
         """The recipe section's keys: none."""
 
     def __init__(self, config: Any = None, *, variant: str = "") -> None:
-        self.config = self.Config() if config is None else config
+        self.config: Any = self.Config() if config is None else config
         self.variant = variant
 
     @classmethod
-    def build(
-        cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]
-    ) -> Intervention:
+    def build(cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]) -> Intervention:
         """One instance from a recipe section and the variant that a base's name asks for.
 
         Args:

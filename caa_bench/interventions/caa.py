@@ -80,9 +80,7 @@ class CAA(SteeringVector):
         """The behavior and layer that the vector was taken from."""
         return Source(behavior=self.config.vector_behavior or behavior, layer=self.vector_layer(condition))
 
-    def _scale(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, own: Pairs, *, raw: Tensor
-    ) -> Tensor:
+    def _scale(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, own: Pairs, *, raw: Tensor) -> Tensor:
         """Mean norm over the named behaviors over this vector's own norm, per layer. [L, 1]"""
         import torch
 

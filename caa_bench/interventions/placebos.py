@@ -44,9 +44,7 @@ class Placebo(SteeringVector):
         self.original = original
 
     @classmethod
-    def build(
-        cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]
-    ) -> Intervention:
+    def build(cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]) -> Intervention:
         """Beside the recipe's own CAA."""
         original = built.get(cls.placebo_of)
         if not isinstance(original, CAA):

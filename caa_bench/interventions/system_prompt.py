@@ -46,9 +46,7 @@ class SystemPrompt(Intervention):
             raise UserError(f"system_prompt: no text for variant {variant!r}; write one under system_prompt.texts")
 
     @classmethod
-    def build(
-        cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]
-    ) -> Intervention:
+    def build(cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]) -> Intervention:
         """With the behavior's own text of that name, or the recipe's."""
         texts = {**behavior.system_prompts, **config.texts}
         if variant not in texts:

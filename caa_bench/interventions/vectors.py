@@ -94,5 +94,6 @@ def grid_mistakes(section: str, layers: tuple[int, ...], known: Layers) -> list[
     wrong = [layer for layer in layers if not 0 <= layer < known.count]
     if not wrong:
         return []
-    return [f"{section}: layer {', '.join(map(str, wrong))} does not exist; this model has layers 0 to {known.count - 1}"]
-
+    return [
+        f"{section}: layer {', '.join(map(str, wrong))} does not exist; this model has layers 0 to {known.count - 1}"
+    ]
