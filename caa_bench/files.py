@@ -1,22 +1,19 @@
-"""Checksums, JSON without NaN, paths that stay inside, one lock a folder, and artifacts that are what was saved."""
+"""Checksums, JSON without NaN, paths that stay inside, and artifacts that are what was saved."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.atomic import unwritable, whole_folder, write_synced
+from caa_bench.atomic import whole_folder, write_synced
 from caa_bench.atomic import write_atomic as write_atomic
 from caa_bench.errors import UserError
+from caa_bench.locks import lock_folder as lock_folder
 from caa_bench.safe_text import csv_cell as csv_cell
 from caa_bench.safe_text import safe_name as safe_name
 from caa_bench.safe_text import terminal_safe as terminal_safe
@@ -61,7 +58,8 @@ def write_artifact(folder: Path, *, tensors: Mapping[str, Tensor] | None, meta: 
             write_synced(staged / _TENSORS, save(plain))
         described = {}
         for name, data in _contents(staged, shown=folder):
-            for tensor_name, tensor in _tensors(folder / name, data).items():
+            # Sorted, because safetensors loads them in no fixed order and equal artifacts must have equal bytes.
+            for tensor_name, tensor in sorted(_tensors(folder / name, data).items()):
                 if name == _TENSORS:
                     described[tensor_name] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype)}
         files = folder_fingerprint(staged)
@@ -243,36 +241,3 @@ def inside(folder: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{terminal_safe(str(path))}: leads outside of {terminal_safe(str(folder))}; remove the link")
     return path
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone. The system releases it with the process, also after SIGKILL.
-
-    Raises:
-        UserError: another process holds it (named by pid, host and since when), or the folder cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    lock, holder = FileLock(folder / ".lock", timeout=0), folder / ".lock-holder.json"
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{terminal_safe(str(folder))}: in use by {_holder(holder)}; wait for it, or stop it") from None
-    except OSError as error:
-        raise unwritable(folder / ".lock", error) from error
-    try:
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(path: Path) -> str:
-    try:
-        known = read_json(path)
-        return terminal_safe(f"process {known['pid']} on {known['host']} since {known['since']}")
-    except (UserError, KeyError, TypeError):
-        return "another process"

@@ -161,7 +161,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != _SCHEMA:
         raise UserError(f"{shown}: schema {schema!r}, this version reads {_SCHEMA}; choose another output folder")
-    needed: dict[str, type] = {"recipe": dict, "recipe_key": str, "versions": dict, "version_changes": list, "status": str}
+    needed: dict[str, type] = {
+        "recipe": dict,
+        "recipe_key": str,
+        "versions": dict,
+        "version_changes": list,
+        "status": str,
+    }
     needed |= {"test_opened": int, "test_openings": list, "facts": dict}
     for name, kind in needed.items():
         if not isinstance(manifest.get(name), kind):

@@ -96,24 +96,35 @@ class RowStore:
         """All rows as `frame_of` lays them out."""
         return frame_of(self.rows())
 
+    def refuse_strangers(self, keys: Sequence[str]) -> None:
+        """Refuse a file with batches that are not among the plan's keys.
+
+        Raises:
+            UserError: the model, an artifact, the data or the program changed since they were computed.
+        """
+        strangers = self._batches.keys() - set(keys)
+        if strangers:
+            raise UserError(
+                f"{terminal_safe(str(self.path))}: {len(strangers)} of {len(self._batches)} batches were made with "
+                "another model, artifact, data or version; delete this file, or choose another output folder"
+            )
+
     def rewrite_in_order(self, keys: Sequence[str]) -> None:
         """Bring the batches into the plan's order, atomically, so that the finished file does not tell its history.
 
         A batch that failed and was run again stands behind later ones until then. Keys without a batch are skipped.
 
         Raises:
-            ValueError: a batch is not among the keys; nothing is ever dropped.
+            UserError: a batch is not among the keys (nothing is ever dropped), or the disk is full.
         """
-        strangers = self._batches.keys() - set(keys)
-        if strangers:
-            raise ValueError(f"{self.path}: batches that are not in the plan: {sorted(strangers)[:3]}")
+        self.refuse_strangers(keys)
         order = [key for key in dict.fromkeys(keys) if key in self._batches]
         data = _read(self.path)
         if order == list(self._batches) and len(data) == self._size():
             return
-        parts = {key: data[self._batches[key].start : self._batches[key].end] for key in order}
-        write_atomic(self.path, b"".join(parts.values()))
-        self._batches = _scan(self.path, b"".join(parts.values()))
+        parts = [data[self._batches[key].start : self._batches[key].end] for key in order]
+        write_atomic(self.path, b"".join(parts))
+        self._batches = _scan(self.path, b"".join(parts))
 
     def _size(self) -> int:
         return max((batch.end for batch in self._batches.values()), default=0)
