@@ -11,6 +11,8 @@ from caa_bench.files import content_key, read_json, sha256_file, write_json
 from caa_bench.interventions import Intervention
 from caa_bench.model import ChatModel
 
+MANIFEST = "artifact.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
@@ -50,7 +52,7 @@ class ArtifactStore:
         key = content_key([intervention.settings(), chat.fingerprint(), intervention.learned_from(pairs)])[:12]
         folder = self.folder / f"{intervention.label}-{key}"
         timing = folder.with_suffix(".timing.json")
-        reused = folder.is_dir()
+        reused = (folder / MANIFEST).is_file()  # written last: a folder without it is what a killed fit left
         if reused:
             intervention.load(folder)
         else:
@@ -61,7 +63,7 @@ class ArtifactStore:
             write_json(timing, {"fit_s": round(time.monotonic() - started, 3)})
         return Artifact(
             folder=folder,
-            checksum=sha256_file(folder / "artifact.json"),
+            checksum=sha256_file(folder / MANIFEST),
             fit_s=read_json(timing)["fit_s"] if timing.is_file() else None,
             size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
             reused=reused,

@@ -277,14 +277,19 @@ def leaves_no_trace(model: PreTrainedModel) -> Iterator[None]:
             random.setstate(python_state)
 
 
-def _attributes(module: Any) -> dict[str, Any]:
-    """A module's own attributes; its dictionaries of hooks and children are copied, so that additions can be undone."""
+def _attributes(module: Any) -> dict[str, tuple[Any, Any]]:
+    """A module's own attributes, each with a copy of what it holds where it is a dictionary (hooks)."""
     kept = ("_parameters", "_buffers", "_modules")
-    return {k: copy.copy(v) if k.endswith("_hooks") else v for k, v in vars(module).items() if k not in kept}
+    return {k: (v, copy.copy(v) if isinstance(v, dict) else None) for k, v in vars(module).items() if k not in kept}
 
 
-def _restore(module: Any, attributes: dict[str, Any]) -> None:
+def _restore(module: Any, attributes: dict[str, tuple[Any, Any]]) -> None:
     own = vars(module)
     for key in [key for key in own if key not in attributes and key not in ("_parameters", "_buffers", "_modules")]:
         del own[key]
-    own.update(attributes)
+    for key, (value, held) in attributes.items():
+        own[key] = value
+        if held is not None:
+            # in place: the handles of hooks that others installed refer to this very dictionary
+            value.clear()
+            value.update(held)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from caa_bench.prompts import Prompt
 
 IGNORED = -100  # the label that the loss skips
+ADAPTER = "adapter_model.safetensors"
+PEFT_PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+NOT_FITTED = "the LoRA has no adapter yet: call fit(...) or load(folder) first"
 
 
 class LoraSFT(Intervention):
@@ -95,28 +98,30 @@ class LoraSFT(Intervention):
     def attach(
         self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
     ) -> Iterator[PreTrainedModel]:
-        """The adapter in place, its update scaled by `condition.multiplier`; the plain model again on exit."""
-        from peft import get_peft_model, set_peft_model_state_dict
+        """The adapter's update, times `condition.multiplier`, added by hooks to the modules it was trained on.
 
-        from caa_bench.model import leaves_no_trace
-
-        if self.adapter is None:
-            raise RuntimeError(f"{self.label} has no adapter yet: call fit(...) or load(folder) first")
-        with leaves_no_trace(model):
-            peft_model = get_peft_model(model, self._lora_config())
-            try:
-                set_peft_model_state_dict(peft_model, self.adapter)
-                _scale(peft_model, condition.multiplier)
-                peft_model.eval()
-                yield model
-            finally:
-                peft_model.unload()
+        Hooks rather than peft's wrapped modules: adapters nest in any order, also with steering, and nothing is left.
+        """
+        update = condition.multiplier * self.config.alpha / self.config.rank
+        with ExitStack() as hooks:
+            for name, (down, up) in self._factors().items():
+                hook = _AddUpdate(down, up, scale=update)
+                hooks.callback(model.get_submodule(name).register_forward_hook(hook, prepend=True).remove)
+            yield model
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the adapter as safetensors with the settings that made it, checksummed."""
-        from caa_bench.files import write_artifact
+        """Write the adapter in peft's own format, which `PeftModel.from_pretrained` reads too, checksummed."""
+        from safetensors.torch import save_file
 
-        write_artifact(folder, tensors=self.adapter, meta={"settings": self.settings()})
+        from caa_bench.files import write_artifact, write_json
+
+        if self.adapter is None:
+            raise RuntimeError(NOT_FITTED)
+        config = {key: sorted(v) if isinstance(v, set) else v for key, v in self._lora_config().to_dict().items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "adapter_config.json", config | {"inference_mode": True})
+        save_file(self.adapter, folder / ADAPTER, metadata={"format": "pt"})
+        write_artifact(folder, tensors=None, meta={"settings": self.settings()})
 
     def load(self, folder: Path) -> Self:
         """Read a checked adapter.
@@ -124,10 +129,26 @@ class LoraSFT(Intervention):
         Raises:
             UserError: the artifact is damaged.
         """
+        from safetensors.torch import load_file
+
         from caa_bench.files import read_artifact
 
-        self.adapter = read_artifact(folder, expect=None).tensors
+        read_artifact(folder, expect=None)
+        self.adapter = load_file(folder / ADAPTER)
         return self
+
+    def _factors(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Module name -> (A [rank, in], B [out, rank])."""
+        if self.adapter is None:
+            raise RuntimeError(NOT_FITTED)
+        names = [key for key in self.adapter if key.endswith(DOWN)]
+        return {
+            name.removeprefix(PEFT_PREFIX).removesuffix(DOWN): (
+                self.adapter[name],
+                self.adapter[name.removesuffix(DOWN) + UP],
+            )
+            for name in names
+        }
 
     def _lora_config(self) -> Any:
         from peft import LoraConfig
@@ -194,10 +215,20 @@ def seed_everything(seed: int) -> None:
     set_seed(seed)
 
 
-def _scale(model: PeftModel, multiplier: float) -> None:
-    """Multiply the scaling of every LoRA layer: its update is `scaling * B A x`."""
-    for module in model.modules():
-        scaling = getattr(module, "scaling", None)
-        if isinstance(scaling, dict):
-            for adapter in scaling:
-                scaling[adapter] *= multiplier
+class _AddUpdate:
+    """Hook of one module: add `scale * B A x` to its output, in the adapter's fp32 as peft does.
+
+    Args:
+        down / up: A [rank, in] and B [out, rank].
+    """
+
+    def __init__(self, down: Tensor, up: Tensor, *, scale: float) -> None:
+        self.down, self.up, self.scale = down, up, scale
+
+    def __call__(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        from torch.nn.functional import linear
+
+        if self.down.device != output.device:
+            self.down, self.up = self.down.to(output.device), self.up.to(output.device)
+        update = linear(linear(args[0].to(self.down.dtype), self.down), self.up)
+        return (output + update * self.scale).to(output.dtype)
