@@ -1,6 +1,6 @@
-"""Continuations of many prompts under many conditions, decoded together.
+"""Continuations of many prompts under many conditions, decoded together: every pair is a row with its own dense delta.
 
-Shapes: N prompts, C conditions.
+Shapes: N prompts, C conditions, B prompts of a batch, R rows still speaking, S tokens of a forward, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from caa_bench.engine.blocks import blocks, frozen, input_device
+from caa_bench.engine.batches import batched
+from caa_bench.engine.blocks import frozen, input_device, num_layers
+from caa_bench.engine.decoding import Speakers
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.prefix import split
+from caa_bench.engine.sharing import can_share, shareable
 from caa_bench.engine.steer import check_layers, steered
 from caa_bench.prompts import Prompt
+
+# Rows of one decoding batch: each holds keys and values of its own for prompt and continuation.
+_MOST_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,34 @@ class Continuation:
     ended: Literal["stop", "length"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How rows choose their next token, and when they end.
+
+    Args:
+        max_new_tokens: length limit of each row.
+        stop_ids: tokens that end a row.
+        temperature: 0 is greedy; above, tokens are drawn from softmax(logits / temperature).
+    """
+
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+    temperature: float
+
+    def pick(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
+        """The next token of each row. logits: [R, V]
+
+        One draw a row from its own generator, by inverse distribution function in double precision: what a row says
+        does not depend on the rows beside it.
+        """
+        if self.temperature <= 0:
+            return [int(token) for token in logits.argmax(-1).tolist()]
+        heap = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        draws = torch.stack([torch.rand(1, generator=one, dtype=torch.float64) for one in generators]).to(heap.device)
+        tokens = torch.searchsorted(heap, draws * heap[:, -1:]).clamp(max=heap.shape[-1] - 1)
+        return [int(token) for token in tokens[:, 0].tolist()]
+
+
 def generate(
     model: nn.Module,
     prompts: Sequence[Prompt],
@@ -42,69 +77,98 @@ def generate(
     seeds: Sequence[Sequence[int]] | None = None,
     batch_size: int = 16,
 ) -> list[list[Continuation]]:
-    """Continue every prompt under every condition.
+    """Continue every prompt under every condition; edits go on from each prompt's first position to the end.
 
     Args:
         temperature: 0 is greedy; above, tokens are drawn from softmax(logits / temperature).
         seeds: of each row's own generator, [N][C]; needed when temperature is above 0. A row's text is a function of
             its prompt, condition and seed, whatever it is decoded beside.
-        batch_size: prompts decoded together; each brings a row a condition.
+        batch_size: most prompts decoded together; each brings a row a condition.
 
     Returns:
         `[N][C]` continuations.
+
+    Raises:
+        ValueError: seeds are missing, or an edit names a block that is not there.
     """
     if temperature > 0 and seeds is None:
         raise ValueError("temperature is above 0: give seeds, one a row")
     for edits in conditions:
-        check_layers(edits, len(blocks(model)))
+        check_layers(edits, num_layers(model))
+    decoding = Decoding(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), temperature=temperature)
+    said: dict[tuple[int, int], Continuation] = {}
     with frozen(model):
-        return [
-            [
-                _one(model, prompt, edits, max_new_tokens, set(stop_ids), temperature, seeds and seeds[n][c])
-                for c, edits in enumerate(conditions)
-            ]
-            for n, prompt in enumerate(prompts)
-        ]
+        shared = [c for c, edits in enumerate(conditions) if shareable(edits) and can_share(model, prompts)]
+        for group in batched(prompts, batch_size) if shared else []:
+            size = max(1, _MOST_ROWS // len(group))
+            for start in range(0, len(shared), size):
+                rows = [(n, c) for n in group for c in shared[start : start + size]]
+                generators = [_generator(seeds, n, c) for n, c in rows]
+                ended = _together(model, prompts, conditions, rows=rows, decoding=decoding, generators=generators)
+                said.update(zip(rows, ended, strict=True))
+        for n, prompt in enumerate(prompts):
+            for c in set(range(len(conditions))) - set(shared):
+                said[n, c] = _alone(model, prompt, conditions[c], decoding=decoding, generator=_generator(seeds, n, c))
+    return [[said[n, c] for c in range(len(conditions))] for n in range(len(prompts))]
 
 
-def _one(
+def _generator(seeds: Sequence[Sequence[int]] | None, n: int, c: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seeds[n][c] if seeds is not None else 0)
+
+
+def _together(
     model: nn.Module,
-    prompt: Prompt,
-    edits: Sequence[Edit],
-    length: int,
-    stops: set[int],
-    temperature: float,
-    seed: int | None,
+    prompts: Sequence[Prompt],
+    conditions: Sequence[Sequence[Edit]],
+    *,
+    rows: Sequence[tuple[int, int]],
+    decoding: Decoding,
+    generators: Sequence[torch.Generator],
+) -> list[Continuation]:
+    """Decode (prompt, condition) rows of one batch; the prefix of each prompt is computed once."""
+    group = list(dict.fromkeys(n for n, _ in rows))
+    suffix = len(prompts[group[0]].ids) - prompts[group[0]].first_position
+    prefix = split(model, [prompts[n] for n in group], suffix=suffix)
+    new: list[list[int]] = [[] for _ in rows]
+    ended: list[Literal["stop", "length"]] = ["length"] * len(rows)
+    speakers = Speakers(
+        prefix,
+        [conditions[c] for _, c in rows],
+        repeats=len(rows) // len(group),
+        room=decoding.max_new_tokens,
+    )
+    alive = list(range(len(rows)))
+    for _ in range(decoding.max_new_tokens):
+        tokens = decoding.pick(speakers.forward(model), [generators[row] for row in alive])
+        keep = [place for place, token in enumerate(tokens) if token not in decoding.stop_ids]
+        for row, token in zip(alive, tokens, strict=True):
+            if token in decoding.stop_ids:
+                ended[row] = "stop"
+            else:
+                new[row].append(token)
+        alive = [alive[place] for place in keep]
+        if not alive:
+            break
+        speakers.go_on(keep, [tokens[place] for place in keep])
+    return [Continuation(ids=tuple(ids), ended=why) for ids, why in zip(new, ended, strict=True)]
+
+
+def _alone(
+    model: nn.Module, prompt: Prompt, edits: Sequence[Edit], *, decoding: Decoding, generator: torch.Generator
 ) -> Continuation:
-    ids = list(prompt.ids)
-    device = input_device(model)
-    generator = torch.Generator().manual_seed(seed or 0)
+    """One row by hooks and the model's own cache: what cannot share a prefix, and what the rest is tested against."""
     new: list[int] = []
-    cache = None
+    chunk, cache, seen = list(prompt.ids), None, 0
     with steered(model, edits, [prompt]):
-        chunk = ids
-        while len(new) < length:
-            seen = len(ids) + len(new)
+        while len(new) < decoding.max_new_tokens:
+            ids = torch.tensor([chunk], device=input_device(model))
+            positions = torch.arange(seen, seen + len(chunk), device=ids.device)[None]
             output = model(
-                input_ids=torch.tensor([chunk], device=device),
-                position_ids=torch.arange(seen - len(chunk), seen, device=device)[None],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
+                input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
-            cache = output.past_key_values
-            token = pick(output.logits[0, -1].float().cpu(), temperature, generator)
-            if token in stops:
+            cache, seen = output.past_key_values, seen + len(chunk)
+            chunk = decoding.pick(output.logits[:, -1].float(), [generator])
+            if chunk[0] in decoding.stop_ids:
                 return Continuation(ids=tuple(new), ended="stop")
-            new.append(token)
-            chunk = [token]
+            new += chunk
     return Continuation(ids=tuple(new), ended="length")
-
-
-def pick(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
-    """The next token of one row. logits: [V] fp32"""
-    if temperature <= 0:
-        return int(logits.argmax())
-    heap = (logits.double() / temperature).softmax(-1).cumsum(-1)
-    draw = torch.rand((), generator=generator, dtype=torch.float64) * heap[-1]
-    return int(torch.searchsorted(heap, draw).clamp(max=len(heap) - 1))

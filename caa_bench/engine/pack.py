@@ -142,7 +142,7 @@ class _Pack:
     def _widened(self, name: str, value: Any) -> Any:
         """An argument of a block for all rows."""
         if name.startswith("position") and isinstance(value, Tensor | tuple):
-            make = self._wide_positions
+            make: Callable[[Any], Any] = self._wide_positions
         elif name == "attention_mask":
             make = self._wide_mask
         elif isinstance(value, Tensor) or (isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)):
