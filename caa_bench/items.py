@@ -92,6 +92,7 @@ class Pair:
 
     Args:
         id: item id and order.
+        item: the item's id.
         question: the question with its options.
         matching: `"(A)"`, the letter of the matching option.
         other: `"(B)"`.
@@ -99,6 +100,7 @@ class Pair:
     """
 
     id: str
+    item: str
     question: str
     matching: str
     other: str
@@ -197,6 +199,7 @@ def contrast_pairs(item: Item, *, protocol: Protocol = "default") -> list[Pair]:
 def _pair(item: Item, number: int, order: Sequence[int]) -> Pair:
     return Pair(
         id=f"{item.id}/{number}",
+        item=item.id,
         question=item.text(order).strip(),
         matching=f"({LETTERS[order.index(item.matching)]})",
         other=f"({LETTERS[order.index(item.other)]})",

@@ -5,6 +5,7 @@ What they do anyway is the noise floor that an effect has to clear.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,9 +101,10 @@ class RandomDirection(Placebo):
 
 
 class ShuffledLabels(Placebo):
-    """The CAA recipe on shuffled labels: for a random half of the pairs "matching" and "other" are exchanged.
+    """The CAA recipe on shuffled labels: for a random half of the items "matching" and "other" are exchanged.
 
     Exactly half: an unbalanced draw would leave a remainder of the true direction, which rescaling then blows up.
+    Both option orders of an item together: what the letters themselves add stays balanced, as it is for CAA.
     """
 
     name = "shuffled"
@@ -110,13 +112,12 @@ class ShuffledLabels(Placebo):
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Average the original's differences with shuffled signs."""
-        import torch
-
+        own = self.original.config.vector_behavior
+        labeled = pairs.of(own) if own else pairs
         differences = self.original.differences
         if differences is None:
-            own = self.original.config.vector_behavior
-            differences = letter_differences(model, tokenizer, pairs.of(own) if own else pairs)
-        count = len(differences)
-        signs = torch.ones(count)
-        signs[torch.randperm(count, generator=torch.Generator().manual_seed(self.config.seed))[: count // 2]] = -1
+            differences = letter_differences(model, tokenizer, labeled)
+        items = list(dict.fromkeys(pair.item for pair in labeled))
+        flipped = set(random.Random(self.config.seed).sample(items, len(items) // 2))
+        signs = differences.new_tensor([-1.0 if pair.item in flipped else 1.0 for pair in labeled])
         self.vectors = self._rescaled(mean_vector(differences * signs[:, None, None]))

@@ -1,0 +1,149 @@
+"""CAA is the paper's CAA: equal to an independent, straightforward implementation, one item and two passes a pair."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from chat_tokenizers import chatml_tokenizer, llama2_tokenizer
+from random_models import random_model
+from small_behavior import write_behavior
+
+from caa_bench.behavior import Behavior, load_behavior
+from caa_bench.engine.score import score
+from caa_bench.interventions import CAA, Condition
+from caa_bench.prompts import choice_prompt
+
+FAMILIES = ["llama", "gpt_neox", "qwen2"]
+
+
+@pytest.fixture(scope="module")
+def behavior(tmp_path_factory) -> Behavior:
+    folder = tmp_path_factory.mktemp("behaviors")
+    write_behavior(folder / "other", train=8)
+    return load_behavior(write_behavior(folder / "small"))
+
+
+@cache
+def model(family: str, vocab: int):
+    return random_model(family, layers=3, hidden=32, vocab=vocab)
+
+
+def block_list(family: str, model):
+    return model.gpt_neox.layers if family == "gpt_neox" else model.model.layers
+
+
+def reference_vectors(family: str, model, tokenizer, pairs) -> torch.Tensor:
+    """Mean of (matching - other) block outputs at the letter; no batch, no cache, a forward hook a block. [L, D]"""
+    layers = block_list(family, model)
+    total = torch.zeros(len(layers), 32, dtype=torch.float64)
+    for pair in pairs:
+        for answer, sign in ((pair.matching, 1), (pair.other, -1)):
+            chat = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": answer}]
+            text = tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True)
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            twin = pair.other if answer == pair.matching else pair.matching
+            other = tokenizer(text[: -len(answer)] + twin, add_special_tokens=False)["input_ids"]
+            letter = next(i for i, (a, b) in enumerate(zip(ids, other, strict=True)) if a != b)
+            outputs = []
+            hooks = [
+                layer.register_forward_hook(lambda _m, _a, out: outputs.append(out[0] if isinstance(out, tuple) else out))
+                for layer in layers
+            ]
+            with torch.no_grad():
+                model(torch.tensor([ids]), use_cache=False)
+            for hook in hooks:
+                hook.remove()
+            for number, output in enumerate(outputs):
+                total[number] += sign * output[0, letter].double()
+    return (total / len(pairs)).float()
+
+
+def reference_logits(family: str, model, prompt, *, layer: int, delta: torch.Tensor) -> torch.Tensor:
+    """Last-position logits of one prompt with `delta` added at every position from the first steered one on."""
+
+    def add(_module, _args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = hidden.clone()
+        hidden[:, prompt.first_position :] += delta
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    hook = block_list(family, model)[layer].register_forward_hook(add)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt.ids]), use_cache=False).logits[0, -1]
+    hook.remove()
+    return logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vectors_and_steered_logits_equal_the_reference(family, behavior):
+    tokenizer = chatml_tokenizer()
+    net = model(family, len(tokenizer))
+    caa = CAA()
+    caa.fit(net, tokenizer, behavior.pairs())
+    expected = reference_vectors(family, net, tokenizer, behavior.pairs())
+    assert expected.norm(dim=-1).min() > 0.01
+    # absolute up to norm 1, relative to the layer's own norm above: fp32 has 7 digits, and these weights are large
+    assert ((caa.vectors - expected).abs().amax(-1) / expected.norm(dim=-1).clamp(min=1)).max() < 1e-6
+    prompts = [
+        choice_prompt(tokenizer, [{"role": "user", "content": item.question}], "AB") for item in behavior.test[:4]
+    ]
+    conditions = [Condition(layer=layer, multiplier=m) for layer in range(3) for m in (-2.0, 1.0)]
+    scores = score(net, prompts, [caa.edits(condition) for condition in conditions])
+    for n, prompt in enumerate(prompts):
+        for c, condition in enumerate(conditions):
+            delta = condition.multiplier * expected[condition.layer]
+            full = reference_logits(family, net, prompt, layer=condition.layer, delta=delta)
+            assert (scores.logits[n, c] - full[list(prompt.candidates)]).abs().max() < 1e-5
+            assert abs(scores.log_z[n, c] - full.logsumexp(-1)) < 1e-5
+
+
+def test_with_the_llama_2_tokenizer_the_letter_is_its_own_token_and_two_positions_are_steered(behavior):
+    tokenizer = llama2_tokenizer()
+    net = model("llama", 32000)
+    caa = CAA()
+    caa.fit(net, tokenizer, behavior.pairs())
+    item = behavior.test[0]
+    prompt = choice_prompt(tokenizer, [{"role": "user", "content": item.question}], "AB")
+    assert list(prompt.ids[prompt.first_position :]) == [29962, 313]  # `]` and ` (`
+    layer = 1
+    full = reference_logits("llama", net, prompt, layer=layer, delta=caa.vectors[layer])
+    edits = caa.edits(Condition(layer=layer, multiplier=1))
+    assert (score(net, [prompt], [edits]).logits[0, 0] - full[[29909, 29933]]).abs().max() < 1e-5
+
+
+def test_the_vector_of_another_layer_or_behavior_can_be_applied(behavior):
+    tokenizer = chatml_tokenizer()
+    net = model("llama", len(tokenizer))
+    plain, other = CAA(), CAA(CAA.Config(vector_behavior="other", vector_layer=2))
+    plain.fit(net, tokenizer, behavior.pairs().of("other"))
+    other.fit(net, tokenizer, behavior.pairs())
+    (edit,) = other.edits(Condition(layer=0, multiplier=2))
+    assert edit.layer == 0
+    assert torch.equal(edit.delta, 2 * plain.vectors[2])
+    source = other.source(Condition(layer=0), behavior="small")
+    assert (source.behavior, source.layer) == ("other", 2)
+
+
+def test_normalized_vectors_have_the_mean_norm_of_the_named_behaviors(behavior):
+    tokenizer = chatml_tokenizer()
+    net = model("llama", len(tokenizer))
+    raw = {}
+    for name in ("small", "other"):
+        raw[name] = CAA()
+        raw[name].fit(net, tokenizer, behavior.pairs().of(name))
+    caa = CAA(CAA.Config(normalize=("small", "other")))
+    caa.fit(net, tokenizer, behavior.pairs())
+    norms = {name: one.vectors.norm(dim=-1) for name, one in raw.items()}
+    assert torch.allclose(caa.vectors.norm(dim=-1), (norms["small"] + norms["other"]) / 2, rtol=1e-5)
+    assert torch.cosine_similarity(caa.vectors, raw["small"].vectors).min() > 1 - 1e-6
+    assert caa.learned_from(behavior.pairs()).keys() == {"small", "other"}
+
+
+def test_bf16_activations_are_averaged_in_double(behavior):
+    """The mean of bf16 differences keeps more digits than bf16 has."""
+    from caa_bench.interventions.caa import mean_vector
+
+    steps = torch.tensor([1.0, 1.0078125, 1.0]).bfloat16().float()
+    assert mean_vector(steps[:, None, None]).item() == pytest.approx(1.0026041666, abs=1e-7)
