@@ -1,1 +1,60 @@
-"""Benchmark CAA steering vectors, system prompts and LoRA finetuning on the same splits, and how they stack."""
+"""Benchmark CAA steering vectors, system prompts and LoRA finetuning on the same splits, and how they stack.
+
+    from caa_bench import CAA, Benchmark, LoraSFT, SystemPrompt
+
+Names are looked up on first use, so that `import caa_bench` and `caa-bench --help` cost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from caa_bench.behavior import Behavior as Behavior
+    from caa_bench.behavior import load_behavior as load_behavior
+    from caa_bench.benchmark import Benchmark as Benchmark
+    from caa_bench.callbacks import Callback as Callback
+    from caa_bench.errors import UserError as UserError
+    from caa_bench.evaluators import AnswerProbability as AnswerProbability
+    from caa_bench.evaluators import Evaluator as Evaluator
+    from caa_bench.interventions import CAA as CAA
+    from caa_bench.interventions import Condition as Condition
+    from caa_bench.interventions import Intervention as Intervention
+    from caa_bench.interventions import LoraSFT as LoraSFT
+    from caa_bench.interventions import RandomDirection as RandomDirection
+    from caa_bench.interventions import ShuffledLabels as ShuffledLabels
+    from caa_bench.interventions import Stack as Stack
+    from caa_bench.interventions import SystemPrompt as SystemPrompt
+    from caa_bench.model import ChatModel as ChatModel
+    from caa_bench.recipe import BenchmarkArguments as BenchmarkArguments
+    from caa_bench.recipe import load_recipe as load_recipe
+
+_HOMES = {
+    "Behavior": "behavior",
+    "load_behavior": "behavior",
+    "Benchmark": "benchmark",
+    "Callback": "callbacks",
+    "UserError": "errors",
+    "AnswerProbability": "evaluators",
+    "Evaluator": "evaluators",
+    "CAA": "interventions",
+    "Condition": "interventions",
+    "Intervention": "interventions",
+    "LoraSFT": "interventions",
+    "RandomDirection": "interventions",
+    "ShuffledLabels": "interventions",
+    "Stack": "interventions",
+    "SystemPrompt": "interventions",
+    "ChatModel": "model",
+    "BenchmarkArguments": "recipe",
+    "load_recipe": "recipe",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - a list of the names above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'caa_bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"caa_bench.{_HOMES[name]}"), name)
