@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
-from caa_bench.analysis.intervals import percentile_bca, studentized
+from caa_bench.analysis.intervals import bootstrap_mean
 from caa_bench.analysis.resample import DRAWS
 
 LOW_MASS = 0.5
@@ -39,8 +39,8 @@ def cell_table(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 0,
 def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION, "fit"]].copy()
     p, y = group.matrix("p_balanced"), group.matrix("log_odds")
-    level = percentile_bca(p, group.clusters, seed=seed, draws=draws)
-    log_odds = studentized(y, group.clusters, seed=seed, draws=draws)
+    level = bootstrap_mean(p, group.clusters, within=(0, 1), seed=seed, draws=draws)
+    log_odds = bootstrap_mean(y, group.clusters, seed=seed, draws=draws)
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
     table["errors"] = np.nansum(group.matrix("error"), axis=0).astype(int)
     table["p_balanced"], table["p_balanced_low"], table["p_balanced_high"] = level.point, level.low, level.high
@@ -48,12 +48,12 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
     mass, mass_p, bias = group.matrix("option_mass"), group.matrix("mass_p"), group.matrix("letter_bias")
     table["option_mass"] = column_mean(mass)
     table["option_mass_min"] = _column_min(group.matrix("option_mass_min"))
-    table["mass_low_share"] = column_mean(_share(mass < LOW_MASS, mass))
+    table["mass_low_share"] = share_of(mass < LOW_MASS, mass)
     table["p_low_bound"], table["p_high_bound"] = column_mean(mass_p), column_mean(mass_p + 1 - mass)
     table["letter_bias"], table["letter_bias_abs"] = column_mean(bias), column_mean(np.abs(bias))
     for name in ("p_given", "p_swapped", "letter_locked"):
         table[name] = column_mean(group.matrix(name))
-    table["saturated_share"] = column_mean(_share(np.abs(y) > SATURATION, y))
+    table["saturated_share"] = share_of(np.abs(y) > SATURATION, y)
     return table
 
 
@@ -68,5 +68,6 @@ def _column_min(values: np.ndarray) -> np.ndarray:
     return np.where(np.isinf(low), np.nan, low)
 
 
-def _share(hit: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(values), np.nan, hit)
+def share_of(hit: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Share of each column's finite values for which `hit` holds. [N, C] -> [C]"""
+    return column_mean(np.where(np.isnan(values), np.nan, hit))

@@ -14,6 +14,8 @@ import pandas as pd
 from caa_bench.analysis.frames import CONDITION, VECTOR, Group
 
 LINE = ["base", "base_dose", *VECTOR, "multiplier"]
+UNCHANGED = ("none", 1.0)
+STILL = ("", "", np.nan, np.nan, 0.0)  # the vector columns and multiplier of an unsteered cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +62,15 @@ def find_lines(group: Group) -> Lines:
     Fits are joint: the cells of fit f belong together; a cell with an empty `fit` serves all of them (a LoRA of three
     seeds on which one vector is stacked: (none, m) is shared).
     """
-    cells = group.cells
-    place = {_key(row): column for column, row in enumerate(cells[[*CONDITION, "fit"]].itertuples(index=False))}
+    cells, place = group.cells, cell_places(group.cells)
     steered = cells[(cells["base"] != "none") & (cells["multiplier"] != 0)]
     keys, columns = [], []
     for _, part in steered.groupby(LINE, sort=False, dropna=False):
         line = part.iloc[0]
         dose, steer = (line["base"], line["base_dose"]), (*(line[c] for c in VECTOR), line["multiplier"])
-        still = ("", "", np.nan, np.nan, 0.0)
-        wanted = [("none", 1.0, *still), ("none", 1.0, *steer), (*dose, *still), (*dose, *steer)]
+        wanted = [(*UNCHANGED, *STILL), (*UNCHANGED, *steer), (*dose, *STILL), (*dose, *steer)]
         keys.append(line[LINE])
-        columns.append([[_find(place, want, fit) for want in wanted] for fit in part["fit"]])
+        columns.append([[find_cell(place, want, fit) for want in wanted] for fit in part["fit"]])
     n_fits = np.array([len(fits) for fits in columns], dtype=int)
     index = np.full((len(columns), max(n_fits, default=1), 4), -1)
     for line, fits in enumerate(columns):
@@ -98,7 +98,13 @@ def pick(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.where(columns < 0, np.nan, values[:, columns])
 
 
-def _find(place: dict[tuple, int], want: tuple, fit: str) -> int:
+def cell_places(cells: pd.DataFrame) -> dict[tuple, int]:
+    """Where each condition and fit stands among the group's cells."""
+    return {_key(row): column for column, row in enumerate(cells[[*CONDITION, "fit"]].itertuples(index=False))}
+
+
+def find_cell(place: dict[tuple, int], want: tuple, fit: str) -> int:
+    """The condition's cell of this fit, else the one that serves all fits, else -1."""
     return place.get(_key((*want, fit)), place.get(_key((*want, "")), -1))
 
 

@@ -44,6 +44,10 @@ class ClusterSums:
         n = self.count.sum(axis=1)
         return np.divide(self.total.sum(axis=1), n, out=np.full(len(n), np.nan), where=n > 0)
 
+    def select(self, effects: slice | np.ndarray) -> ClusterSums:
+        """The same for some of the effects."""
+        return ClusterSums(total=self.total[effects], count=self.count[effects])
+
     def residual(self) -> np.ndarray:
         """Each cluster's total less what its count would give at the mean; these sum to 0. [E, C]"""
         rest = self.total - np.nan_to_num(self.mean)[:, None] * self.count

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.cells import LOW_MASS, SATURATION, _share, column_mean
+from caa_bench.analysis.cells import LOW_MASS, SATURATION, column_mean, share_of
 from caa_bench.analysis.effects import LINE, Effects, Lines, find_lines, item_effects, pick
+from caa_bench.analysis.fits import Sampling, effect_intervals, effect_p_values, effect_ratios, fit_means, fits_disagree
 from caa_bench.analysis.frames import RUN, Group, groups
-from caa_bench.analysis.intervals import Intervals, benjamini_hochberg, fieller, sign_flip, studentized
+from caa_bench.analysis.intervals import benjamini_hochberg
 from caa_bench.analysis.power import detectable_effect
 from caa_bench.analysis.resample import DRAWS
 from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, judge
@@ -76,62 +77,67 @@ def evidence(line: dict) -> Evidence:
     return Evidence(**fields)
 
 
+def fit_table(item_scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Each fit's own effects, the dots behind a stacking line: `RUN`, `LINE`, `fit` and the means of A, T, D.
+
+    One line per stacking line and fit; log-odds, over the same items as the stacking line.
+    """
+    parts = []
+    for group in groups(item_scores, cells):
+        lines = find_lines(group)
+        y = item_effects(group.matrix("log_odds"), lines)
+        means = {name: fit_means(getattr(y, field)) for name, field in EFFECTS.items()}
+        for fit in range(lines.both.shape[1]):
+            here = lines.n_fits > fit
+            part = lines.keys[here].assign(**group.keys, fit=group.cells["fit"].to_numpy()[lines.both[here, fit]])
+            parts.append(part.assign(**{name: values[here, fit] for name, values in means.items()}))
+    columns = [*RUN, *LINE, "fit", *EFFECTS]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
 def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
     lines = find_lines(group)
     table = lines.keys.assign(**group.keys)
     if not len(table):
         return table
-    log_odds = group.matrix("log_odds")
-    y, p = item_effects(log_odds, lines), item_effects(group.matrix("p_balanced"), lines)
-    for suffix, effects in (("", y), ("_p", p)):
-        found = _intervals(effects, group, seed=seed, draws=draws)
+    how = Sampling(clusters=group.clusters, n_fits=lines.n_fits, seed=seed, draws=draws)
+    y = item_effects(group.matrix("log_odds"), lines)
+    p = item_effects(group.matrix("p_balanced"), lines)
+    for suffix, effects in (("_p", p), ("", y)):
+        found = {name: effect_intervals(getattr(effects, field), how) for name, field in EFFECTS.items()}
         for name, interval in found.items():
             table[f"{name}{suffix}"] = interval.point
             table[f"{name}{suffix}_low"], table[f"{name}{suffix}_high"] = interval.low, interval.high
-        if not suffix:
-            both = found["interaction"]
-            table["n"], table["n_clusters"] = both.n, both.n_clusters
-            table["detectable_effect"] = detectable_effect(both.se)
-    table["p_value"] = sign_flip(_over_fits(y.interaction), group.clusters, seed=seed, draws=draws)
-    return _retention(table, y, group).assign(**_context(group, lines, log_odds, y))
+    both = found["interaction"]
+    table["n"], table["n_clusters"] = both.n, both.n_clusters
+    table["detectable_effect"] = detectable_effect(both.se)
+    table["p_value"] = effect_p_values(y.interaction, how)
+    table["fits_disagree"] = fits_disagree(y.on_top, smallest=SMALLEST)
+    return _retention(table, y, how).assign(n_fits=lines.n_fits, **_context(group, lines))
 
 
-def _over_fits(effect: np.ndarray) -> np.ndarray:
-    """Mean over the fits of each item, [N, L, F] -> [N, L]; an item that misses one fit is left out."""
-    return effect[:, :, 0]
-
-
-def _intervals(effects: Effects, group: Group, *, seed: int, draws: int) -> dict[str, Intervals]:
-    return {
-        name: studentized(_over_fits(getattr(effects, field)), group.clusters, seed=seed, draws=draws)
-        for name, field in EFFECTS.items()
-    }
-
-
-def _retention(table: pd.DataFrame, y: Effects, group: Group) -> pd.DataFrame:
+def _retention(table: pd.DataFrame, y: Effects, how: Sampling) -> pd.DataFrame:
     """T / A with its Fieller interval; n/a unless A's interval excludes 0 and A is at least `SMALLEST`."""
-    ratio = fieller(_over_fits(y.on_top), _over_fits(y.alone), group.clusters)
+    ratio = effect_ratios(y.on_top, y.alone, how)
     known = (table["caa_alone_low"] > 0) & (table["caa_alone"] >= SMALLEST)
     ends = {"retention": ratio.point, "retention_low": ratio.low, "retention_high": ratio.high}
     return table.assign(**{name: np.where(known, values, np.nan) for name, values in ends.items()})
 
 
-def _context(group: Group, lines: Lines, log_odds: np.ndarray, y: Effects) -> dict[str, np.ndarray]:
+def _context(group: Group, lines: Lines) -> dict[str, np.ndarray]:
     """Levels before and after, room, and the worst gate of the cells a line uses."""
-    p, mass = group.matrix("p_balanced"), group.matrix("option_mass")
-    before = column_mean(_over_fits(pick(p, lines.base)))
-    low_mass, locked = column_mean(_share(mass < LOW_MASS, mass)), column_mean(group.matrix("letter_locked"))
-    saturated = column_mean(_share(np.abs(log_odds) > SATURATION, log_odds))
+    p, mass, y = group.matrix("p_balanced"), group.matrix("option_mass"), group.matrix("log_odds")
+    before = column_mean(fit_means(pick(p, lines.base)).T)
+    low_mass, saturated = share_of(mass < LOW_MASS, mass), share_of(np.abs(y) > SATURATION, y)
+    locked = column_mean(group.matrix("letter_locked"))
     used = [lines.none, lines.vector, lines.base, lines.both]
     return {
         "p_before": before,
-        "p_after": column_mean(_over_fits(pick(p, lines.both))),
+        "p_after": column_mean(fit_means(pick(p, lines.both)).T),
         "room": np.where(lines.sign > 0, 1 - before, before),
         "mass_low_share": _worst(low_mass, used),
         "letter_locked": _worst(locked, used),
         "saturated_share": _worst(saturated, used[2:]),
-        "n_fits": lines.n_fits,
-        "fits_disagree": np.zeros(len(before), dtype=bool),
     }
 
 
