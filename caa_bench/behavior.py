@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from caa_bench.behavior_card import Card, read_card
-from caa_bench.behavior_files import CARD, Data, find_folder, split_files
+from caa_bench.behavior_files import CARD, Data, find_folder, published_folder, split_files
 from caa_bench.behavior_files import behavior_names as behavior_names
 from caa_bench.errors import UserError
 from caa_bench.items import Item as Item
@@ -30,6 +30,10 @@ from caa_bench.splits import OpenQuestion as OpenQuestion
 from caa_bench.splits import read_items, read_open_questions
 
 SPLITS = ("train", "selection", "test")
+_OWN_WORDING = (
+    "system prompts: the paper's texts are not with its data, so the project's own wording is used; "
+    "run caa-bench data download, or put the paper's behaviors.py into data_dir"
+)
 SplitName = Literal["train", "selection", "test", "open_ended"]
 
 
@@ -122,7 +126,8 @@ class Source:
 
     Args:
         data: `own`, the splits in the behavior's folder, or `caa`, the published ones.
-        data_dir: the folder of the published data: generate/<id>/..., test/<id>/...; None for own data.
+        data_dir: the folder of the published data: generate/<id>/..., test/<id>/...; None for own data, and for
+            what `caa-bench data download` left in the user's cache.
         protocol: `caa` keeps the given order and the whole train split, as the paper does.
         seed: for the selection split that is drawn from the published train split.
         beside: the folder that holds the loaded behavior's own folder.
@@ -179,17 +184,18 @@ def load_behavior(
     refuse_shared_questions(read, faults)
     faults.refuse()
     items = _with_selection(read, source, seed=f"{seed}/{name}")
+    published = _published_prompts(source, name)
     return Behavior(
         id=name,
         title=card.title,
         matching=card.matching,
-        system_prompts=card.system_prompts,
+        system_prompts={**card.system_prompts, **(published or {})},
         rubric=card.rubric,
         train=items["train"],
         selection=items["selection"],
         test=items["test"],
         open_ended=tuple(entry.value for entry in questions),
-        warnings=split_warnings(items),
+        warnings=split_warnings(items) + ((_OWN_WORDING,) if published == {} else ()),
         source=source,
     )
 
@@ -215,6 +221,15 @@ def _with_selection(read: Mapping[str, Split], source: Source, *, seed: str) -> 
     except ValueError as error:
         raise UserError(f"{read['train'].path}: {error}") from None
     return {"train": drawn.train, "selection": drawn.selection, "test": test}
+
+
+def _published_prompts(source: Source, behavior: str) -> dict[str, str] | None:
+    """The paper's own texts where its protocol is repeated on its data: empty where they are not there."""
+    if source.data != "caa" or source.protocol != "caa":
+        return None
+    from caa_bench.data_prompts import published_prompts
+
+    return published_prompts(published_folder(source.data_dir, behavior), behavior)
 
 
 def _digest(content: object) -> str:

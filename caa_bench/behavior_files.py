@@ -51,7 +51,7 @@ def split_files(folder: Path, *, data: Data, data_dir: Path | None) -> dict[str,
             raise UserError("data_dir: it is only read with data=caa; set data=caa, or remove data_dir")
         files = {split: folder / f"{split}.json" for split in ("train", "selection", "test", "open_ended")}
     else:
-        root = _published_folder(data_dir)
+        root = published_folder(data_dir, folder.name)
         test = root / "test" / folder.name
         files = {
             "train": root / "generate" / folder.name / "generate_dataset.json",
@@ -63,9 +63,22 @@ def split_files(folder: Path, *, data: Data, data_dir: Path | None) -> dict[str,
     return files
 
 
-def _published_folder(data_dir: Path | None) -> Path:
+def published_folder(data_dir: Path | None, behavior: str) -> Path:
+    """The folder of published data: `data_dir`, or what `caa-bench data download` left in the user's cache.
+
+    Raises:
+        UserError: it is not there, or it is not such a folder.
+    """
     if data_dir is None:
-        raise UserError("data: there are no published splits here yet; run caa-bench data download, or set data_dir=")
+        from caa_bench.data import data_folder
+
+        downloaded = data_folder()
+        if not (downloaded / "generate" / behavior).is_dir():
+            raise UserError(
+                f"data: the published splits of {behavior} are not here yet; "
+                f"run caa-bench data download --behavior {behavior}, or set data_dir="
+            )
+        return downloaded
     if not (data_dir / "generate").is_dir():
         raise UserError(
             f"data_dir: {data_dir} has no folder generate; "
