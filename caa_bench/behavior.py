@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from caa_bench.behavior_card import Card, read_card
-from caa_bench.behavior_files import CARD, Data, find_folder, published_folder, split_files
+from caa_bench.behavior_files import CARD, Data, find_folder, has_card, published_folder, split_files
 from caa_bench.behavior_files import behavior_names as behavior_names
 from caa_bench.errors import UserError
 from caa_bench.items import Item as Item
@@ -140,11 +140,10 @@ class Source:
     beside: Path
 
     def load(self, behavior: str) -> Behavior:
-        """Load a behavior by name: a built-in one, or the neighbor of one in a folder of the user's own."""
+        """Load a behavior by name: the neighbor of the loaded one, else a built-in one."""
         neighbor = self.beside / behavior
-        known = behavior in behavior_names() or not (neighbor / CARD).is_file()
         return load_behavior(
-            behavior if known else neighbor,
+            neighbor if has_card(neighbor) else behavior,
             data=self.data,
             data_dir=self.data_dir,
             protocol=self.protocol,

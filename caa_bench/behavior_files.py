@@ -20,16 +20,25 @@ def behavior_names() -> list[str]:
     return sorted(path.parent.name for path in (configs_folder() / "behaviors").glob(f"*/{CARD}"))
 
 
+def has_card(folder: Path) -> bool:
+    """Whether `folder` is a behavior's folder; names that no system could open are none."""
+    try:
+        return (folder / CARD).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def find_folder(name_or_path: str | Path) -> Path:
+    """The folder of a built-in behavior, or the one at this path.
+
+    Raises:
+        UserError: neither is there, or the folder's name could not be part of a file's name.
+    """
     names = behavior_names()
     if str(name_or_path) in names:
         return configs_folder() / "behaviors" / str(name_or_path)
     folder = Path(name_or_path)
-    try:
-        found = (folder / CARD).is_file()
-    except (OSError, ValueError):
-        found = False
-    if found:
+    if has_card(folder):
         folder = folder.resolve()
         if not _ID.fullmatch(folder.name):
             raise UserError(f"{folder}: a behavior's folder is named with letters, digits, . _ - only; rename it")

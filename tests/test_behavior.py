@@ -163,6 +163,18 @@ def test_pairs_of_another_behavior_come_from_the_same_data(tmp_path: Path) -> No
         pairs.of("three")
 
 
+def test_neighbor_wins_over_a_builtin_of_its_name(tmp_path: Path) -> None:
+    """Who keeps an own version of all behaviors in one folder gets those, never a mixture."""
+    if not behavior_names():
+        pytest.skip("needs a built-in behavior")
+    name = behavior_names()[0]
+    own_folder(tmp_path, name)
+    pairs = load_behavior(own_folder(tmp_path, "mine")).pairs()
+    assert pairs.of(name)[0].question.startswith(f"train 0 {name}?")
+    builtin = load_behavior(name)
+    assert builtin.source.load(name).pairs() == builtin.pairs()
+
+
 def test_default_pairs_favor_no_letter(tmp_path: Path) -> None:
     """Even from a train split whose matching answer is always (A)."""
     folder = own_folder(tmp_path, train=[entry(f"q {i}?") for i in range(9)])
