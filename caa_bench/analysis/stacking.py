@@ -108,9 +108,8 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
         for name, interval in found.items():
             table[f"{name}{suffix}"] = interval.point
             table[f"{name}{suffix}_low"], table[f"{name}{suffix}_high"] = interval.low, interval.high
-    both = found["interaction"]
-    table["n"], table["n_clusters"] = both.n, both.n_clusters
-    table["detectable_effect"] = detectable_effect(both.se)
+    table["n"], table["n_clusters"] = found["caa_on_top"].n, found["caa_on_top"].n_clusters
+    table["detectable_effect"] = detectable_effect(found["interaction"].se)
     table["p_value"] = effect_p_values(y.interaction, how)
     table["fits_disagree"] = fits_disagree(y.on_top, smallest=SMALLEST)
     return _retention(table, y, how).assign(n_fits=lines.n_fits, **_context(group, lines))

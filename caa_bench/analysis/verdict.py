@@ -6,6 +6,7 @@ not known never decides a verdict.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from caa_bench.analysis.intervals import MIN_CLUSTERS, MIN_ITEMS
@@ -83,6 +84,10 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _refused(e: Evidence) -> str | None:
     """What forbids a verdict: too little data, unmeasurable cells, fits that contradict each other."""
+    if math.isnan(e.on_top):
+        return "no verdict (no items)"
+    if math.isnan(e.alone):
+        return "no verdict (CAA alone was not run)"
     if e.n < MIN_ITEMS:
         return f"no verdict (n < {MIN_ITEMS})"
     if e.n_clusters < MIN_CLUSTERS:

@@ -1,0 +1,233 @@
+"""Placebo band, reliability, fair choices and the automatic warnings, each on data where the answer is known."""
+
+from __future__ import annotations
+
+import analysis_frames as make
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from caa_bench.analysis.cells import cell_table
+from caa_bench.analysis.fairness import choose_dose, effect_at_equal_loss, matched_dose
+from caa_bench.analysis.halves import effect_by_half
+from caa_bench.analysis.items import item_scores
+from caa_bench.analysis.placebo import placebo_band, within_placebo
+from caa_bench.analysis.reliability import item_reliability, rank_correlations, reliability_table
+from caa_bench.analysis.shifts import shift_table
+from caa_bench.analysis.stacking import stacking_table
+from caa_bench.analysis.warn import find_warnings
+from caa_bench.analysis.warn_facts import RunFacts, Tables
+
+N = 40
+RNG = np.random.default_rng(5)
+LEVEL, SLOPE = RNG.normal(0, 0.8, N), np.abs(RNG.normal(1.2, 0.3, N)) + 0.2
+
+
+def curve(
+    slopes: dict[str, np.ndarray], *, multipliers: tuple[float, ...] = (-1.0, 1.0), base_shift: float = 1.0
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """Dose curves of several vectors on the unchanged model and one base, linear in the multiplier for each item."""
+    values, lines = {}, []
+    for base, shift in (("none", 0.0), ("system_prompt_positive", base_shift)):
+        lines.append(make.cell(base))
+        values[lines[-1]["cell"]] = LEVEL + shift
+        for vector, slope in slopes.items():
+            for multiplier in multipliers:
+                lines.append(make.cell(base, vector=vector, multiplier=multiplier))
+                values[lines[-1]["cell"]] = LEVEL + shift + slope * multiplier
+    return values, make.frame(lines)
+
+
+def tables(scores: pd.DataFrame, cells: pd.DataFrame) -> Tables:
+    return Tables(
+        cells=cell_table(scores, cells, draws=499),
+        stacking=stacking_table(scores, cells, draws=499),
+        shifts=shift_table(scores, cells, draws=499),
+        reliability=reliability_table(scores, cells, draws=499),
+    )
+
+
+def codes(scores: pd.DataFrame, cells: pd.DataFrame, **facts: object) -> dict[str, str]:
+    found = find_warnings(tables(scores, cells), {"refusal": RunFacts(**facts)})
+    return {warning.code: warning.severity for warning in found}
+
+
+VECTORS = {"caa": SLOPE, "random": 0.1 * SLOPE, "shuffled": -0.2 * SLOPE}
+
+
+def test_the_placebo_band_is_the_range_of_the_placebos():
+    values, cells = curve(VECTORS)
+    band = placebo_band(shift_table(make.scores(values), cells))
+    up = band[(band["base"] == "none") & (band["multiplier"] == 1.0)].iloc[0]
+    assert (up["low"], up["high"]) == pytest.approx((-0.2 * SLOPE.mean(), 0.1 * SLOPE.mean()))
+    assert up["placebos"] == 2 and len(band) == 4
+    assert up["p_low"] < up["p_high"]
+
+
+def test_an_effect_no_larger_than_a_placebos_is_within_the_band():
+    values, cells = curve({**VECTORS, "caa": 0.05 * SLOPE})
+    shifts = shift_table(make.scores(values), cells)
+    inside = within_placebo(shifts)
+    assert inside[shifts["vector"] == "caa"].tolist() == [True] * 4
+    assert inside[shifts["vector"] != "caa"].isna().all()
+    strong = shift_table(make.scores(curve(VECTORS)[0]), curve(VECTORS)[1])
+    assert within_placebo(strong)[strong["vector"] == "caa"].tolist() == [False] * 4
+    assert within_placebo(strong[strong["vector"] == "caa"]).isna().all()
+
+
+def test_reliability_finds_the_slopes_and_the_items_steered_backwards():
+    slope = SLOPE.copy()
+    slope[:12] *= -0.5
+    values, cells = curve({"caa": slope}, multipliers=(-1.0, -0.5, 0.5, 1.0))
+    scores = make.scores(values)
+    table = reliability_table(scores, cells).set_index("base")
+    found = table.loc["none"]
+    assert found["slope"] == pytest.approx(slope.mean()) and found["slope_sd"] == pytest.approx(slope.std(ddof=1))
+    assert found["anti_steerable_share"] == 12 / N and found["multipliers"] == 5
+    assert found["rank_correlation"] == pytest.approx((N - 24) / N)
+    assert found["slope_low"] < slope.mean() < found["slope_high"]
+    items = item_reliability(scores, cells)
+    assert items[items["base"] == "none"]["slope"].to_numpy() == pytest.approx(slope)
+
+
+def test_rank_correlation_agrees_with_scipy():
+    y, x = RNG.normal(size=(6, 5)).round(1), np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    assert rank_correlations(y, x) == pytest.approx([stats.spearmanr(row, x).statistic for row in y])
+    assert np.isnan(rank_correlations(np.ones((1, 5)), x)[0])
+
+
+def selection(lines: list[tuple[float, float, float, float, float]]) -> pd.DataFrame:
+    columns = ["layer", "multiplier", "shift", "option_mass", "capability_loss"]
+    return pd.DataFrame(lines, columns=columns).assign(split="selection")
+
+
+TRIED = [
+    (1.0, 1.0, 0.4, 0.99, 0.0),
+    (2.0, 1.0, 1.1, 0.99, 0.01),
+    (3.0, 1.0, 1.3, 0.99, 0.04),
+    (2.0, 2.0, 2.5, 0.85, 0.02),
+    (3.0, 0.5, 0.9, 0.95, 0.00),
+    (2.0, -1.0, -1.4, 0.99, 0.0),
+]
+
+
+def test_the_chosen_dose_is_the_largest_that_keeps_mass_and_capability():
+    choice = choose_dose(selection(TRIED), sign=1)
+    assert choice.key == {"layer": 2.0, "multiplier": 1.0}
+    assert (choice.shift, choice.tries, choice.eligible) == (1.1, 6, 3)
+    assert choice.at_edge == ()
+    down = choose_dose(selection(TRIED), sign=-1)
+    assert down.key == {"layer": 2.0, "multiplier": -1.0} and down.shift == 1.4
+
+
+def test_a_choice_at_the_end_of_its_grid_says_so():
+    lines = [(layer, dose, layer + dose, 1.0, 0.0) for layer in (1.0, 2.0, 3.0) for dose in (0.5, 1.0, 2.0)]
+    assert choose_dose(selection(lines), sign=1).at_edge == ("layer", "multiplier")
+
+
+def test_no_eligible_dose_is_no_choice_and_test_lines_are_refused():
+    assert choose_dose(selection([(1.0, 1.0, -0.2, 0.99, 0.0), (1.0, 2.0, 2.0, 0.5, 0.0)]), sign=1) is None
+    with pytest.raises(ValueError, match="selection split"):
+        choose_dose(selection(TRIED).assign(split="test"), sign=1)
+    with pytest.raises(ValueError, match="selection split"):
+        matched_dose(pd.DataFrame({"split": ["test"], "base_dose": [1.0], "total": [1.0]}), target=1.0)
+
+
+def test_the_matched_dose_is_the_nearest_in_effect_and_says_how_far_off():
+    doses = pd.DataFrame({"base_dose": [1.0, 0.25, 0.5], "total": [4.0, 0.9, 2.2], "split": "selection"})
+    found = matched_dose(doses, target=1.5)
+    assert (found.base_dose, found.total, found.tries) == (0.25, 0.9, 3)
+    assert found.gap == pytest.approx(-0.6)
+    assert matched_dose(doses, target=9.0).gap == pytest.approx(-5.0)
+    assert matched_dose(doses.assign(total=np.nan), target=1.0) is None
+
+
+def test_effects_are_compared_at_equal_capability_loss():
+    lines = [("caa", 1.0, 0.0), ("caa", 2.0, 0.04), ("lora", 3.0, 0.02), ("lora", 5.0, 0.2)]
+    table = effect_at_equal_loss(
+        pd.DataFrame(lines, columns=["arm", "effect", "capability_loss"]), budgets=(0.01, 0.05)
+    )
+    assert table.set_index(["arm", "budget"])["effect"].to_dict() == pytest.approx(
+        {("caa", 0.01): 1.0, ("caa", 0.05): 2.0, ("lora", 0.01): np.nan, ("lora", 0.05): 3.0}, nan_ok=True
+    )
+
+
+def test_the_effect_is_split_by_the_longer_option():
+    slope = np.where(np.arange(N) < 25, 2.0, 0.5)
+    values, cells = curve({"caa": slope})
+    table = effect_by_half(make.scores(values), cells, longer=[f"test/{index:04d}" for index in range(25)])
+    alone = table[(table["base"] == "none") & (table["multiplier"] == 1.0)].set_index("half")
+    assert alone["shift"].to_dict() == pytest.approx({"longer": 2.0, "shorter": 0.5})
+    assert alone["n"].to_dict() == {"longer": 25, "shorter": 15}
+
+
+def test_a_sound_run_warns_of_nothing_but_its_single_seed():
+    values, cells = curve(VECTORS)
+    facts = {"train_share_a": 0.5, "train_longer_share": 0.5, "near_duplicates": 0, "test_opened": 1, "unswapped": 0}
+    assert codes(item_scores(make.rows(values)), cells, **facts) == {"one_seed": "note"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "code", "severity"),
+    [
+        ({"train_share_a": 0.62}, "train_letters", "caution"),
+        ({"train_longer_share": 0.73}, "longer_option", "caution"),
+        ({"train_longer_share": 0.14, "effect_longer": 1.0, "effect_shorter": 0.1}, "longer_option", "caution"),
+        ({"choice_at_edge": ("layer",)}, "choice_at_edge", "note"),
+        ({"near_duplicates": 4}, "near_duplicates", "caution"),
+        ({"test_opened": 2}, "reopened_test", "severe"),
+        ({"unswapped": 3}, "unswapped_items", "note"),
+    ],
+)
+def test_a_fact_that_matters_is_said(facts, code, severity):
+    values, cells = curve(VECTORS)
+    assert codes(make.scores(values), cells, **facts) == {code: severity, "one_seed": "note"}
+
+
+def test_low_mass_and_letter_answers_are_said_with_the_worst_cell():
+    values, cells = curve(VECTORS)
+    rows = make.rows(values, bias=4.0, mass=0.3)
+    found = {w.code: w for w in find_warnings(tables(item_scores(rows), cells), {})}
+    assert found["option_mass"].severity == "severe" and found["option_mass"].count == len(cells)
+    assert "100% of the items" in found["option_mass"].text
+    assert found["letter_locked"].severity == "severe" and found["letter_bias"].severity == "caution"
+    assert [w.severity for w in find_warnings(tables(item_scores(rows), cells), {})][0] == "severe"
+
+
+def test_an_item_in_error_is_said():
+    values, cells = curve(VECTORS)
+    rows = make.rows(values)
+    rows.loc[3, "logit_0"] = np.nan
+    assert codes(item_scores(rows), cells)["item_errors"] == "caution"
+
+
+def test_a_vector_no_better_than_a_placebo_is_severe():
+    values, cells = curve({**VECTORS, "caa": 0.05 * SLOPE})
+    assert codes(make.scores(values), cells)["within_placebos"] == "severe"
+
+
+def test_a_dose_curve_that_turns_back_is_said_and_noise_is_not():
+    values, cells = curve(VECTORS, multipliers=(-1.0, 1.0, 2.0))
+    assert "not_monotone" not in codes(make.scores(values), cells)
+    double = cells[(cells["vector"] == "caa") & (cells["multiplier"] == 2.0) & (cells["base"] == "none")].index[0]
+    values[double] = LEVEL + 0.3 * SLOPE
+    assert codes(make.scores(values), cells)["not_monotone"] == "caution"
+
+
+def test_backward_items_idle_bases_and_low_power_are_said():
+    slope = RNG.normal(0.25, 1.0, N)
+    values, cells = curve({**VECTORS, "caa": slope}, base_shift=0.0)
+    on_top = cells[(cells["vector"] == "caa") & (cells["multiplier"] == 1.0) & (cells["base"] != "none")].index[0]
+    values[on_top] = values[on_top] + RNG.normal(0, 3.0, N)
+    found = codes(make.scores(values), cells)
+    assert found["anti_steerable"] == "severe" and found["idle_base"] == found["underpowered"] == "caution"
+
+
+def test_an_open_ended_shift_in_the_other_direction_is_severe():
+    values, cells = curve(VECTORS)
+    place = {"base": "none", "base_dose": 1.0, "layer": 3.0, "multiplier": 1.0}
+    against = pd.DataFrame([{**place, "shift_low": -2.0, "shift_high": -0.5}])
+    agrees = pd.DataFrame([{**place, "shift_low": 0.5, "shift_high": 2.0}])
+    assert codes(make.scores(values), cells, open_ended=against)["open_ended_disagrees"] == "severe"
+    assert "open_ended_disagrees" not in codes(make.scores(values), cells, open_ended=agrees)

@@ -1,0 +1,236 @@
+"""Cells and stacking lines: definitions, families, fits, gates, order independence. NUMBERS.md 4-14."""
+
+from __future__ import annotations
+
+import analysis_frames as make
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+from caa_bench.analysis import cells as cells_module
+from caa_bench.analysis.cells import cell_table
+from caa_bench.analysis.items import item_scores
+from caa_bench.analysis.shifts import shift_table
+from caa_bench.analysis.stacking import COLUMNS, fit_table, stacking_table
+
+RNG = np.random.default_rng(11)
+NONE, ALONE, BASE = RNG.normal(-0.5, 1, 60), RNG.normal(1.2, 0.8, 60), RNG.normal(0.8, 1, 60)
+ON_TOP = 0.5 * ALONE + RNG.normal(0, 0.3, 60)
+
+
+def line(none=NONE, alone=ALONE, base=BASE, on_top=ON_TOP, *, multiplier=1.0) -> pd.Series:
+    values, cells = make.stack(none, alone, base, on_top, multiplier=multiplier)
+    table = stacking_table(make.scores(values), cells)
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+@pytest.mark.parametrize("multiplier", [1.0, -1.0])
+def test_effects_are_signed_means_of_item_differences(multiplier):
+    found = line(multiplier=multiplier)
+    assert found["caa_alone"] == pytest.approx(ALONE.mean())
+    assert found["caa_on_top"] == pytest.approx(ON_TOP.mean())
+    assert found["interaction"] == pytest.approx((ON_TOP - ALONE).mean())
+    assert found["base_alone"] == pytest.approx((BASE - NONE).mean())  # not signed
+    assert found["retention"] == pytest.approx(ON_TOP.mean() / ALONE.mean())
+    sign = np.sign(multiplier)
+    assert found["caa_alone_p"] == pytest.approx(sign * (expit(NONE + sign * ALONE) - expit(NONE)).mean())
+    assert found["p_before"] == pytest.approx(expit(BASE).mean())
+    assert found["p_after"] == pytest.approx(expit(BASE + sign * ON_TOP).mean())
+    assert found["room"] == pytest.approx(1 - found["p_before"] if sign > 0 else found["p_before"])
+    for name in ("caa_alone", "caa_on_top", "interaction", "base_alone", "retention", "caa_alone_p", "interaction_p"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+
+
+def test_the_detectable_effect_is_2_8_standard_errors_of_the_interaction():
+    d = ON_TOP - ALONE
+    assert line()["detectable_effect"] == pytest.approx(2.8016 * d.std(ddof=1) / np.sqrt(60), rel=1e-3)
+
+
+def test_an_item_in_error_in_one_cell_leaves_all_effects_and_is_counted():
+    values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
+    rows = make.rows(values)
+    both = list(values)[3]
+    rows.loc[(rows["cell"] == both) & (rows["item"] == "test/0004") & (rows["order"] == 1), "logit_0"] = np.nan
+    scores = item_scores(rows)
+    found, kept = stacking_table(scores, cells).iloc[0], np.arange(60) != 4
+    assert found["n"] == 59
+    assert found["caa_alone"] == pytest.approx(ALONE[kept].mean()) and found["interaction"] == pytest.approx(
+        (ON_TOP - ALONE)[kept].mean()
+    )
+    table = cell_table(scores, cells).set_index("cell")
+    assert table.loc[both, ["n", "n_items", "errors"]].tolist() == [59, 60, 1]
+    assert table["errors"].sum() == 1
+
+
+def test_retention_is_not_given_where_caa_alone_does_nothing():
+    found = line(alone=RNG.normal(0.0, 0.4, 60))
+    assert np.isnan(found[["retention", "retention_low", "retention_high"]].astype(float)).all()
+    assert found["verdict"] in ("CAA does nothing alone", "adds only here")
+
+
+def test_a_missing_cell_gives_no_effect_and_no_verdict_from_nothing():
+    values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
+    alone = list(values)[1]
+    found = stacking_table(make.scores({k: v for k, v in values.items() if k != alone}), cells.drop(alone)).iloc[0]
+    assert np.isnan(found["caa_alone"]) and np.isnan(found["interaction"]) and np.isnan(found["p_value"])
+    assert found["caa_on_top"] == pytest.approx(ON_TOP.mean())
+    assert found["verdict"] == "no verdict (CAA alone was not run)"
+
+
+def test_equal_items_give_the_point_and_no_p_value():
+    ones = np.ones(30)
+    found = line(none=0 * ones, alone=ones, base=ones, on_top=ones)
+    assert found["caa_alone_low"] == found["caa_alone_high"] == found["retention_low"] == found["retention_high"] == 1
+    assert np.isnan(found["p_value"]) and found["verdict"] == "adds fully"
+
+
+@pytest.mark.parametrize("n", [1, 19])
+def test_few_items_give_points_but_no_interval_and_no_verdict(n):
+    found = line(NONE[:n], ALONE[:n], BASE[:n], ON_TOP[:n])
+    assert np.isnan(found["caa_alone_low"]) and np.isnan(found["p_value"])
+    assert found["caa_alone"] == pytest.approx(ALONE[:n].mean())
+    assert found["verdict"] == "no verdict (n < 20)"
+
+
+def test_one_cluster_gives_no_verdict():
+    values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
+    found = stacking_table(make.scores(values, clusters=["stem"] * 60), cells).iloc[0]
+    assert found["n_clusters"] == 1 and np.isnan(found["interaction_low"])
+    assert found["verdict"] == "no verdict (1 clusters < 10)"
+
+
+def test_tables_do_not_depend_on_row_or_cell_order():
+    values, cells = make.simulated_stacks(0.7, n=40, draws=6, rng=np.random.default_rng(2))
+    clusters = [f"stem{index // 2}" for index in range(40)]
+    rows = make.rows(values, clusters=clusters)
+    tables = []
+    for frame, order in ((rows, cells), (rows.sample(frac=1, random_state=1), cells.sample(frac=1, random_state=2))):
+        scores = item_scores(frame)
+        tables.append((cell_table(scores, order), stacking_table(scores, order), shift_table(scores, order)))
+    for straight, shuffled in zip(*tables, strict=True):
+        pd.testing.assert_frame_equal(straight, shuffled, check_exact=True)
+
+
+def test_a_cell_s_numbers_do_not_depend_on_what_else_was_run():
+    values, cells = make.simulated_stacks(0.7, n=40, draws=3, rng=np.random.default_rng(2))
+    some = cells.iloc[:4]
+    whole = stacking_table(make.scores(values), cells)
+    part = stacking_table(make.scores({key: values[key] for key in some.index}), some)
+    same = [c for c in COLUMNS if c not in ("q_value",)]
+    pd.testing.assert_frame_equal(whole.iloc[:1][same], part[same], check_exact=True)
+
+
+def doses(multipliers: tuple[float, ...] = (-2.0, -1.0, 1.0, 2.0), layers: tuple[float, ...] = (3.0,)):
+    lines, values = [], {}
+    for base, shift in (("none", 0.0), ("system_prompt_positive", 1.0), ("lora_sft_negative", -1.0)):
+        lines.append(make.cell(base))
+        values[lines[-1]["cell"]] = NONE + shift
+        for vector, slope in (("caa", 1.0), ("random", 0.1)):
+            for layer in layers:
+                for multiplier in multipliers:
+                    lines.append(make.cell(base, vector=vector, multiplier=multiplier, layer=layer))
+                    values[lines[-1]["cell"]] = NONE + shift + slope * multiplier * ALONE + RNG.normal(0, 0.2, 60)
+    return make.scores(values), make.frame(lines)
+
+
+def test_the_primary_family_is_what_was_fixed_on_the_selection_split():
+    scores, cells = doses(layers=(2.0, 3.0))
+    chosen = pd.DataFrame([{"behavior": "refusal", "layer": 3.0, "multiplier": m} for m in (1.0, -2.0)])
+    table = stacking_table(scores, cells, primary=chosen)
+    primary = table[table["family"] == "primary"]
+    assert set(primary["base"]) == {"system_prompt_positive", "lora_sft_negative"}
+    assert set(primary["multiplier"]) == {1.0, -2.0} and set(primary["layer"]) == {3.0}
+    assert set(primary["vector"]) == {"caa"} and len(primary) == 4
+    for _, family in table.groupby("family"):
+        expected = family["p_value"].rank(method="max")  # Benjamini-Hochberg by its definition
+        raw = family["p_value"] * len(family) / expected
+        ordered = raw[family["p_value"].sort_values(ascending=False).index].cummin()
+        assert family["q_value"].to_numpy() == pytest.approx(ordered[family.index].to_numpy())
+
+
+def test_without_a_selection_only_doses_that_needed_no_choice_are_primary():
+    one_layer, two_layers = stacking_table(*doses()), stacking_table(*doses(layers=(2.0, 3.0)))
+    assert set(one_layer[one_layer["family"] == "primary"]["multiplier"]) == {1.0, -1.0}
+    assert (two_layers["family"] == "exploratory").all()
+
+
+def test_a_placebo_line_names_the_placebo():
+    table = stacking_table(*doses())
+    random = table[(table["vector"] == "random") & (table["multiplier"] == 1.0)]
+    assert (random["verdict"] == "CAA does nothing alone").all()
+    assert random["verdict_text"].str.startswith("random does nothing alone").all()
+
+
+def fitted(per_fit_on_top: list[np.ndarray], *, shared_alone: bool = True) -> pd.DataFrame:
+    """A LoRA of several seeds with one shared vector: (none, m) and (none, 0) serve all fits."""
+    values, lines = {}, [make.cell(), make.cell(vector="caa", multiplier=1.0)]
+    values[lines[0]["cell"]], values[lines[1]["cell"]] = NONE, NONE + ALONE
+    for fit, on_top in enumerate(per_fit_on_top):
+        for steer, y in (({}, BASE), ({"vector": "caa", "multiplier": 1.0}, BASE + on_top)):
+            lines.append(make.cell("lora_sft_positive", **steer, fit=f"seed{fit}"))
+            values[lines[-1]["cell"]] = y + 0.1 * fit
+    return make.scores(values), make.frame([{"fit": "", **entry} for entry in lines])
+
+
+def test_several_fits_are_averaged_per_item_and_widen_the_interval():
+    scores, cells = fitted([ON_TOP - 0.4, ON_TOP, ON_TOP + 0.4])
+    found, single = stacking_table(scores, cells).iloc[0], line()
+    assert found["n_fits"] == 3 and found["n"] == 60
+    assert found["caa_on_top"] == pytest.approx(ON_TOP.mean())
+    assert found["caa_alone_high"] - found["caa_alone_low"] == pytest.approx(
+        single["caa_alone_high"] - single["caa_alone_low"], rel=0.1
+    )
+    assert found["caa_on_top_high"] - found["caa_on_top_low"] > 3 * (
+        single["caa_on_top_high"] - single["caa_on_top_low"]
+    )
+    assert "one seed" not in found["caveats"] and "one seed: fit noise unknown" in single["caveats"]
+    dots = fit_table(scores, cells)
+    assert dots["fit"].tolist() == ["seed0", "seed1", "seed2"]
+    assert dots["caa_on_top"].tolist() == pytest.approx([ON_TOP.mean() + shift for shift in (-0.4, 0.0, 0.4)])
+
+
+def test_fits_that_disagree_in_sign_forbid_a_verdict_unless_all_are_nothing():
+    assert stacking_table(*fitted([ON_TOP, -ON_TOP])).iloc[0]["verdict"] == "not settled (fits disagree)"
+    nothing = ON_TOP - ON_TOP.mean()
+    assert not stacking_table(*fitted([nothing + 0.01, nothing - 0.01])).iloc[0]["fits_disagree"]
+
+
+def test_cell_levels_bounds_and_gates():
+    y = np.concatenate([np.full(30, 9.0), np.full(20, -1.0)])
+    table = cell_table(item_scores(make.rows({"c": y}, bias=2.0, mass=0.4)), make.frame([{**make.cell(), "cell": "c"}]))
+    found = table.iloc[0]
+    p = (expit(y + 2) + expit(y - 2)) / 2
+    assert found["p_balanced"] == pytest.approx(p.mean())
+    assert found["p_balanced_low"] < p.mean() < found["p_balanced_high"] <= 1
+    assert (found["mass_low_share"], found["saturated_share"]) == (1.0, 0.6)
+    assert found["p_low_bound"] == pytest.approx(0.4 * p.mean())
+    assert found["p_high_bound"] == pytest.approx(0.4 * p.mean() + 0.6)
+    assert (found["letter_bias"], found["letter_bias_abs"]) == pytest.approx((2.0, 2.0))
+    assert found["letter_locked"] == pytest.approx(0.4)
+
+
+def test_a_cell_without_rows_is_missing_and_not_zero():
+    values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
+    empty = list(values)[2]
+    scores = make.scores({key: y for key, y in values.items() if key != empty})
+    found = cell_table(scores, cells).set_index("cell").loc[empty]
+    assert (found["n"], found["n_items"], found["errors"]) == (0, 60, 0)
+    assert found[["p_balanced", "log_odds", "option_mass", "option_mass_min", "letter_locked"]].isna().all()
+    assert stacking_table(scores, cells).iloc[0]["verdict"] == "no verdict (no items)"
+
+
+def test_no_stack_gives_an_empty_table_with_its_columns():
+    table = stacking_table(make.scores({"c": NONE}), make.frame([{**make.cell(), "cell": "c"}]))
+    assert table.columns.tolist() == COLUMNS and table.empty
+
+
+def test_shifts_compare_with_the_own_base_and_with_the_unchanged_model():
+    values, cells = make.stack(NONE, ALONE, BASE, ON_TOP, multiplier=-1.0)
+    table = shift_table(make.scores(values), cells).set_index("cell").loc[list(values)]
+    assert table["shift"].tolist() == pytest.approx([0, -ALONE.mean(), 0, -ON_TOP.mean()])
+    assert table["total"].tolist() == pytest.approx(
+        [0, -ALONE.mean(), (BASE - NONE).mean(), (BASE - ON_TOP - NONE).mean()]
+    )
+    assert cells_module.column_mean(np.full((3, 1), np.nan)) == pytest.approx([np.nan], nan_ok=True)
