@@ -1,4 +1,4 @@
-"""Rows -> cells.csv, stacking.csv and the printed tables. A pure function of a run folder; needs no model."""
+"""Rows -> tables, figures and report.html. A pure function of a run folder; needs no model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from caa_bench.results import RowStore, read_manifest
 if TYPE_CHECKING:
     import pandas as pd
 
+    from caa_bench.report.attention import Notice
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -22,7 +24,11 @@ class Report:
         manifest: its manifest.
         cells: one line a cell (cells.csv).
         stacking: one line a base, vector, layer and multiplier (stacking.csv).
-        items: one line a cell and item: what both tables are computed from.
+        items: one line a cell and item: what every table is computed from.
+        shifts: one line a cell, against its own base and against the unchanged model (shifts.csv).
+        reliability: one line a dose curve: slope, rank correlation, anti-steerable share (reliability.csv).
+        item_reliability: the same, one line an item (items.csv).
+        notices: what a reader must know, worst first.
     """
 
     folder: Path
@@ -30,47 +36,86 @@ class Report:
     cells: pd.DataFrame
     stacking: pd.DataFrame
     items: pd.DataFrame
+    shifts: pd.DataFrame
+    reliability: pd.DataFrame
+    item_reliability: pd.DataFrame
+    notices: tuple[Notice, ...]
 
-    def text(self) -> str:
-        """The tables as printed."""
+    def text(self, *, detail: bool = False, timings: bool = True) -> str:
+        """The tables as printed.
+
+        Args:
+            detail: every vector, layer and dose and not only those that lead.
+            timings: with fit seconds, which are not the same in two runs.
+        """
         from caa_bench.report.table import render
 
-        return render(self)
+        return render(self, detail=detail, timings=timings)
 
 
 def write_report(folder: Path) -> Report:
-    """Compute every table of a run folder from its rows and write them beside the rows.
+    """Compute everything that a run shows from its rows and write it beside them.
+
+    Tables (`*.csv`, `table.txt`), `recipe.yaml`, `report.html`, and `figures/` (SVG, PNG, CSV, LaTeX). The same rows
+    give the same bytes, but for the fit seconds in report.html, which are marked `data-timing`.
 
     Raises:
-        UserError: no run folder, or one that is damaged.
+        UserError: no run folder, one that is damaged, or a full disk.
     """
+    from caa_bench.report.repeat import recipe_yaml
+
     report = make_report(folder)
-    write_atomic(folder / "cells.csv", to_csv(report.cells))
-    write_atomic(folder / "stacking.csv", to_csv(report.stacking))
-    write_atomic(folder / "table.txt", report.text() + "\n")
+    for name in ("cells", "stacking", "shifts", "reliability"):
+        write_atomic(folder / f"{name}.csv", to_csv(getattr(report, name)))
+    write_atomic(folder / "items.csv", to_csv(report.item_reliability))
+    write_atomic(folder / "table.txt", report.text(detail=True, timings=False) + "\n")
+    write_atomic(folder / "recipe.yaml", recipe_yaml(report.manifest))
     return report
 
 
 def make_report(folder: Path) -> Report:
-    """The tables of a run folder, computed but not written."""
+    """The tables of a run folder, computed but not written.
+
+    Raises:
+        UserError: no run folder, or one that is damaged.
+    """
     import pandas as pd
 
     from caa_bench.analysis.cells import cell_table
     from caa_bench.analysis.items import item_scores
+    from caa_bench.analysis.reliability import item_reliability, reliability_table
+    from caa_bench.analysis.shifts import shift_table
     from caa_bench.analysis.stacking import stacking_table
+    from caa_bench.analysis.warn_facts import Tables
+    from caa_bench.report.attention import notices
 
     manifest = read_manifest(folder)
     facts, recipe = manifest["facts"], manifest["recipe"]
     cells = pd.DataFrame(facts["cells"]).rename(columns={"key": "cell"}).set_index("cell")
-    items = item_scores(RowStore(folder / "rows.jsonl").frame(), protocol=recipe["protocol"])
+    store = RowStore(folder / "rows.jsonl")
+    items = item_scores(store.frame(), protocol=recipe["protocol"])
     settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
+    tables = Tables(
+        cells=cell_table(items, cells, **settings),
+        stacking=stacking_table(items, cells, **settings),
+        shifts=shift_table(items, cells, **settings),
+        reliability=reliability_table(items, cells, **settings),
+    )
     return Report(
         folder=folder,
         manifest=manifest,
-        cells=cell_table(items, cells, **settings),
-        stacking=stacking_table(items, cells, **settings),
         items=items,
+        item_reliability=item_reliability(items, cells),
+        notices=tuple(notices(manifest, tables, done=set(store.done))),
+        **vars(tables),
     )
+
+
+def summary(reports: list[Report]) -> str:
+    """Several behaviors side by side, as printed after `compare-all`."""
+    from caa_bench.report.summary import render_summary
+
+    return render_summary(reports)
 
 
 def to_csv(table: pd.DataFrame) -> str:

@@ -1,131 +1,144 @@
-"""The tables on stdout: levels of p(matching) by base and dose, then how CAA stacks on each base."""
+"""The printed tables: the answer in a sentence, a row per arm and stack, levels by dose, warnings. 120 columns."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from caa_bench.files import terminal_safe
+from caa_bench.report import words
+from caa_bench.report.arms import Row, rows
+from caa_bench.report.columns import WIDTH, columns, level_text
+from caa_bench.report.costs import costs
+from caa_bench.report.details import every_level, every_stack
+from caa_bench.report.headline import Headline, headline, measured, placebos
+from caa_bench.report.layers import LayerLine, layer_lines
+from caa_bench.report.quotes import Span
+from caa_bench.report.sentence import row_name, sentence
+from caa_bench.report.words import number as number
+from caa_bench.report.words import probability as probability
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from caa_bench.report import Report
 
-PLACEBOS = ("random", "shuffled")
+WORST = 3
 
 
-def render(report: Report) -> str:
-    """Head, levels, stacking, placebos and warnings; plain text that fits a terminal of 120 columns."""
-    order = report.manifest["recipe"].get("bases", [])
-    cells, stacking = in_recipe_order(report.cells, order), in_recipe_order(report.stacking, order)
-    parts = [_head(report), _levels(cells), _stacking(stacking), _placebos(cells), _warnings(report)]
+def render(report: Report, *, detail: bool = False, timings: bool = True) -> str:
+    """Plain text. With `detail`, every vector, layer, dose and warning."""
+    chosen = headline(report)
+    arms = rows(report, chosen)
+    answer = sentence(report, chosen, rows=arms, costs=costs(report)).lines(timings=timings)
+    swept = layer_lines(report, chosen) if len(chosen.layers) > 1 else []
+    parts = [
+        "\n".join(line for clause in answer for line in textwrap.wrap(clause, WIDTH, subsequent_indent="    ")),
+        textwrap.fill(head(report, chosen), WIDTH),
+        "" if swept and len(chosen.bases) == 1 else _arms(arms, chosen),
+        _layers(swept, chosen),
+        _levels(report, chosen),
+        _placebos(measured(report.shifts)),
+        *([every_level(report), every_stack(report)] if detail else []),
+        _notices(report, all_of_them=detail),
+    ]
     text = "\n\n".join(part for part in parts if part)
     return "\n".join(terminal_safe(line).rstrip() for line in text.split("\n"))
 
 
-def in_recipe_order(table: pd.DataFrame, bases: Sequence[str]) -> pd.DataFrame:
-    """The lines with the bases in the recipe's order; bases that it does not name come last."""
-    place = {base: number for number, base in enumerate(bases)}
-    return table.sort_values("base", key=lambda column: column.map(place).fillna(len(place)), kind="stable")
-
-
-def _head(report: Report) -> str:
+def head(report: Report, chosen: Headline) -> str:
+    """What was run, on what, with how many items."""
     behavior, recipe = report.manifest["facts"]["behavior"], report.manifest["recipe"]
-    shown = report.cells.iloc[0]
+    cells = measured(report.cells)
+    items = int(cells["n"].max()) if len(cells) else 0
+    clusters = int(cells["n_clusters"].max()) if len(cells) else 0
     orders = "given option order only" if recipe["protocol"] == "caa" else "both option orders"
+    layer = "" if chosen.layer is None else f", layer {words.count(chosen.layer)} ({chosen.layer_reason})"
+    grouped = "" if clusters == items else f" in {clusters} clusters"
     return (
-        f"{behavior['title']} on {recipe['model']}: {recipe['split']} split, {shown['n']} items in "
-        f"{shown['n_clusters']} clusters, {orders}\n"
-        f"matching means: {behavior['matching']}"
+        f"{behavior['title']} on {recipe['model']}{layer}: {recipe['split']} split, n {items} items{grouped}, {orders}, "
+        f"seed {recipe['seed']}. Matching means: {behavior['matching']}."
     )
 
 
-def _levels(cells: pd.DataFrame) -> str:
-    """p(matching) with its interval, one line a base and layer, one column a multiplier."""
-    steered = cells[~cells["vector"].isin(PLACEBOS)]
-    multipliers = sorted(steered["multiplier"].unique())
-    rows = []
-    for (base, dose), group in steered.groupby(["base", "base_dose"], sort=False):
-        for layer in sorted(group["layer"].dropna().unique()) or [math.nan]:
-            at = group[(group["layer"] == layer) | group["layer"].isna()].set_index("multiplier")
-            named = f"{base} x{dose:g}" if dose != 1 else str(base)
-            texts = [_level(at.loc[m]) if m in at.index else "" for m in multipliers]
-            rows.append([named, "" if math.isnan(layer) else f"{layer:.0f}", *texts])
-    head = ["base", "layer", *(f"CAA {m:+g}" if m else "alone" for m in multipliers)]
-    return "p(matching), 95% interval\n" + columns(head, rows)
-
-
-def _stacking(table: pd.DataFrame) -> str:
-    """A line a base and dose: alone, on top, share kept, p before and after, verdict."""
-    shown = table[~table["vector"].isin(PLACEBOS)] if len(table) else table
-    if not len(shown):
-        return ""
-    rows = [
-        [
-            str(line["base"]) + ("" if line["base_dose"] == 1 else f" x{line['base_dose']:g}"),
-            f"{line['layer']:.0f}",
-            f"{line['multiplier']:+g}",
-            interval(line, "caa_alone"),
-            interval(line, "caa_on_top"),
-            interval(line, "retention"),
-            f"{probability(line['p_before'])} -> {probability(line['p_after'])}",
-            str(line["verdict_text"]),
-        ]
-        for line in shown.to_dict("records")
-    ]
-    head = ["base", "layer", "dose", "CAA alone", "CAA on top", "retention", "p", "verdict"]
-    return "How CAA stacks: effect in log-odds in the dose's own direction, 95% interval\n" + columns(head, rows)
-
-
-def _placebos(cells: pd.DataFrame) -> str:
-    """The largest move of p that each placebo makes on any base, with the cell it was seen in."""
-    alone = cells[cells["vector"] == ""].set_index(["base", "base_dose"])["p_balanced"]
+def _arms(arms: Sequence[Row], chosen: Headline) -> str:
     lines = []
-    for name in PLACEBOS:
-        own = cells[cells["vector"] == name]
+    for row in arms:
+        indent = "  + " if row.kind in ("vector", "stack") else ""
+        level = str(row.after) if row.before is None else f"{row.before} -> {row.after}"
+        lines.append(
+            [
+                indent + row_name(row, chosen),
+                level,
+                _or_blank(row.effect),
+                _or_blank(row.retention),
+                _or_blank(row.room),
+                str(row.option_mass),
+                row.verdict_text,
+            ]
+        )
+    heads = ["arm or stack", "p(matching)", "shift in log-odds", "retention", "room", "mass", "verdict"]
+    return "Effects with 95% intervals; shift: + is towards matching\n" + columns(heads, lines, wrap_last=True)
+
+
+def _or_blank(shown: object) -> str:
+    return "" if shown is None else str(shown)
+
+
+def _layers(lines: Sequence[LayerLine], chosen: Headline) -> str:
+    if not lines:
+        return ""
+    name = words.vector_name(chosen.vector)
+    table = [[line.mark + words.count(line.layer), *map(_span_text, line.shifts), *map(str, line.masses)] for line in lines]
+    heads = ["layer", *(f"{name} {words.dose(d)}" for d in chosen.doses), *(f"mass {words.dose(d)}" for d in chosen.doses)]
+    title = f"{name} alone by layer: shift in log-odds, 95% interval; * leads ({chosen.layer_reason})"
+    return f"{title}\n{columns(heads, table)}"
+
+
+def _span_text(span: Span | None) -> str:
+    return words.NA if span is None else str(span)
+
+
+def _levels(report: Report, chosen: Headline) -> str:
+    """p(matching) with its interval, one line a base, one column a multiplier, at the layer that leads."""
+    cells = measured(report.cells)
+    steered = cells[(cells["vector"] == chosen.vector) | (cells["multiplier"] == 0)]
+    here = steered[(steered["layer"] == chosen.layer) | steered["layer"].isna()]
+    multipliers = sorted(here["multiplier"].unique())
+    if len(multipliers) < 2:
+        return ""
+    table = []
+    for base, base_dose in chosen.bases:
+        at = here[(here["base"] == base) & (here["base_dose"] == base_dose)].set_index("multiplier")
+        table.append([words.named(base, base_dose), *(level_text(at.loc[m]) if m in at.index else "" for m in multipliers)])
+    name = words.vector_name(chosen.vector)
+    heads = ["base", *(f"{name} {words.dose(m)}" if m else "alone" for m in multipliers)]
+    return "p(matching) at every dose, 95% interval\n" + columns(heads, table)
+
+
+def _placebos(shifts: pd.DataFrame) -> str:
+    """The largest move of p that each placebo makes on any base, with the cell it was seen in."""
+    lines = []
+    for name in placebos():
+        own = shifts[(shifts["vector"] == name) & shifts["shift_p"].notna()]
         if len(own):
-            before = alone.loc[list(zip(own["base"], own["base_dose"], strict=True))].to_numpy()
-            moves = (own["p_balanced"] - before).reset_index(drop=True)
-            worst = int(moves.abs().idxmax())
-            cell = own.iloc[worst]
-            lines.append(f"  {name}: {moves[worst]:+.3f} (on {cell['base']} at {cell['multiplier']:+g}, n {cell['n']})")
-    return "\n".join(["Placebo vectors of equal norm, largest move of p", *lines]) if lines else ""
+            worst = own.loc[own["shift_p"].abs().idxmax()]
+            dose = words.dose(worst["multiplier"])
+            lines.append(f"{name} {worst['shift_p']:+.3f} (on {worst['base']} at {dose}, n {worst['n']})")
+    if not lines:
+        return ""
+    text = "Placebo vectors of equal norm, largest move of p(matching): " + ", ".join(lines)
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ")
 
 
-def _warnings(report: Report) -> str:
-    found = report.manifest["facts"]["warnings"]
-    return "\n".join([f"Warnings: {len(found)}", *(f"  {line}" for line in found)]) if found else ""
+def _notices(report: Report, *, all_of_them: bool) -> str:
+    found = report.notices
+    shown = found if all_of_them else found[:WORST]
+    lines = [line for notice in shown for line in _notice(f"{notice.severity}: {notice.text}")]
+    rest = f"; the worst {WORST} (all in table.txt)" if len(shown) < len(found) else ""
+    return "\n".join([f"Warnings: {len(found)}{rest}", *lines]) if found else "Warnings: none"
 
 
-def _level(cell: Any) -> str:
-    level, low, high = (probability(cell[name]) for name in ("p_balanced", "p_balanced_low", "p_balanced_high"))
-    return f"{level} [{low}, {high}]"
-
-
-def interval(line: Any, name: str) -> str:
-    """`1.20 [0.90, 1.50]`; n/a where there is no number."""
-    low, high = number(line[f"{name}_low"]), number(line[f"{name}_high"])
-    return f"{number(line[name])} [{low}, {high}]" if not math.isnan(line[name]) else "n/a"
-
-
-def number(value: float) -> str:
-    """Two decimals, or n/a."""
-    return "n/a" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
-
-
-def probability(value: float) -> str:
-    """`.84`; three digits near 0 and 1, where two would hide the value."""
-    if math.isnan(value):
-        return "n/a"
-    text = f"{value:.3f}" if value < 0.005 or value > 0.995 else f"{value:.2f}"
-    return text.removeprefix("0")
-
-
-def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Aligned text columns."""
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    padded = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join("  " + "  ".join(line) for line in padded)
+def _notice(text: str) -> Iterator[str]:
+    yield from textwrap.wrap(text, WIDTH - 2, initial_indent="  ", subsequent_indent="    ")

@@ -1,0 +1,129 @@
+"""The first table: a row per arm and per stack at the headline's layer and doses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from caa_bench.analysis.placebo import within_placebo
+from caa_bench.report import words
+from caa_bench.report.headline import Headline, at_headline, measured, placebos
+from caa_bench.report.quotes import Quote, Span, cell_quote, cell_span, line_key, line_quote, line_span
+
+if TYPE_CHECKING:
+    from caa_bench.report import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One arm alone, or the vector on top of it. None: the column does not apply.
+
+    Args:
+        kind: `none`, `base` (a base alone), `vector` (the vector alone) or `stack`.
+        multiplier: of the vector; 0 for a base alone.
+        before / after: p(matching) without and with what the row adds.
+        effect: shift of the log-odds, + towards matching: the base's own, or the vector's on its base.
+        retention, room, detectable, verdict, tags, caveats: of the stacking line.
+        option_mass: in the row's own cell.
+        line: the stacking line's key.
+        cell: the row's own cell.
+    """
+
+    kind: str
+    base: str
+    base_dose: float
+    multiplier: float
+    after: Quote
+    option_mass: Quote
+    cell: str
+    after_span: Span
+    before: Quote | None = None
+    effect: Span | None = None
+    retention: Span | None = None
+    room: Quote | None = None
+    detectable: Quote | None = None
+    verdict: str = ""
+    verdict_text: str = ""
+    tags: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+    line: str = ""
+
+    @property
+    def name(self) -> str:
+        """`system_prompt_positive`, and `CAA +1` for what is put on it."""
+        return words.named(self.base, self.base_dose)
+
+
+def rows(report: Report, chosen: Headline) -> list[Row]:
+    """Every row, base by base in the recipe's order: the base alone, then the vector on it at each headline dose."""
+    return list(_rows(report, chosen))
+
+
+def _rows(report: Report, chosen: Headline) -> Iterator[Row]:
+    shifts = measured(report.shifts)
+    inside = within_placebo(shifts, placebos=placebos()).set_axis(shifts["cell"])
+    steered = at_headline(shifts, chosen)
+    stacking = at_headline(measured(report.stacking), chosen)
+    lines = {(x["base"], x["base_dose"], x["multiplier"]): x for x in stacking.to_dict("records")}
+    masses = measured(report.cells).set_index("cell", drop=False)
+    still = {(x["base"], x["base_dose"]): x for x in shifts[shifts["multiplier"] == 0].to_dict("records")}
+    for base, base_dose in chosen.bases:
+        alone = still.get((base, base_dose))
+        if alone is not None:
+            yield _base_row(alone, masses.loc[alone["cell"]], unchanged=still.get(("none", 1.0)))
+        here = steered[(steered["base"] == base) & (steered["base_dose"] == base_dose)]
+        for shift in here[here["multiplier"].isin(chosen.doses)].to_dict("records"):
+            line = lines.get((base, base_dose, shift["multiplier"]))
+            cell = masses.loc[shift["cell"]]
+            yield _stack_row(shift, cell, alone=alone, line=line) if line else _vector_row(
+                shift, cell, alone=alone, placebo=inside[shift["cell"]]
+            )
+
+
+def _own(cell: Any) -> dict[str, Any]:
+    """What every row has."""
+    return {
+        "base": str(cell["base"]),
+        "base_dose": float(cell["base_dose"]),
+        "multiplier": float(cell["multiplier"]),
+        "after": cell_quote(cell, "p_balanced", words.probability),
+        "after_span": cell_span(cell, "p_balanced", words.probability),
+        "option_mass": cell_quote(cell, "option_mass", words.probability),
+        "cell": str(cell["cell"]),
+    }
+
+
+def _base_row(shift: dict[str, Any], cell: Any, *, unchanged: dict[str, Any] | None) -> Row:
+    own = _own(cell)
+    if shift["base"] == "none" or unchanged is None:
+        return Row(kind="none" if shift["base"] == "none" else "base", **own)
+    before = cell_quote(unchanged, "p_balanced", words.probability)
+    return Row(kind="base", before=before, effect=cell_span(shift, "total", words.signed), **own)
+
+
+def _vector_row(shift: dict[str, Any], cell: Any, *, alone: dict[str, Any] | None, placebo: Any) -> Row:
+    before = cell_quote(alone, "p_balanced", words.probability) if alone else None
+    text = "" if pd.isna(placebo) else "within placebos" if placebo else "beyond placebos"
+    return Row(
+        kind="vector", before=before, effect=cell_span(shift, "shift", words.signed), verdict_text=text, **_own(cell)
+    )
+
+
+def _stack_row(shift: dict[str, Any], cell: Any, *, alone: dict[str, Any] | None, line: dict[str, Any]) -> Row:
+    return Row(
+        kind="stack",
+        before=cell_quote(alone, "p_balanced", words.probability) if alone else None,
+        effect=cell_span(shift, "shift", words.signed),
+        retention=line_span(line, "retention", words.number),
+        room=line_quote(line, "room", words.probability),
+        detectable=line_quote(line, "detectable_effect", words.number),
+        verdict=str(line["verdict"]),
+        verdict_text=str(line["verdict_text"]),
+        tags=tuple(filter(None, str(line["tags"]).split(";"))),
+        caveats=tuple(filter(None, str(line["caveats"]).split(";"))),
+        line=line_key(line),
+        **_own(cell),
+    )

@@ -1,0 +1,36 @@
+"""Plain text in aligned columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from caa_bench.report import words
+
+WIDTH = 118
+
+
+def level_text(cell: Any) -> str:
+    """`.84 [.80, .88]` of a cell; the point alone where there is no interval."""
+    level, low, high = (words.probability(cell[f"p_balanced{end}"]) for end in ("", "_low", "_high"))
+    return level if words.NA in (low, high) else f"{level} [{low}, {high}]"
+
+
+def columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, wrap_last: bool = False) -> str:
+    """Aligned text columns, two blanks apart; with `wrap_last` the last one is broken to keep to the width."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    if wrap_last:
+        rest = max(WIDTH - sum(widths[:-1]) - 2 * len(widths), 18)
+        lines = [broken for line in lines for broken in _broken(line, rest)]
+        widths[-1] = min(widths[-1], rest)
+    padded = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  " + "  ".join(line) for line in padded)
+
+
+def _broken(line: list[str], width: int) -> Iterator[list[str]]:
+    pieces = textwrap.wrap(line[-1], width) or [""]
+    yield [*line[:-1], pieces[0]]
+    for piece in pieces[1:]:
+        yield [*("" for _ in line[:-1]), piece]

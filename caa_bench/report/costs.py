@@ -1,0 +1,51 @@
+"""What each fitted intervention costs: seconds (kept beside the artifact) and stored bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caa_bench.errors import UserError
+from caa_bench.files import read_json
+
+if TYPE_CHECKING:
+    from caa_bench.report import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one fitted intervention.
+
+    Args:
+        label: its label.
+        fit_s: seconds that its fit took when it was done; None where that is not known.
+        stored_bytes: bytes of its files; None where they are not there any more.
+    """
+
+    label: str
+    fit_s: float | None
+    stored_bytes: int | None
+
+
+def costs(report: Report) -> list[Cost]:
+    """One entry a fitted intervention, in the manifest's order."""
+    return [_cost(report.folder, label, Path(kept)) for label, kept in report.manifest["facts"]["artifacts"].items()]
+
+
+def _cost(run: Path, label: str, kept: Path) -> Cost:
+    """The artifact beside the runs comes first: the manifest's path is relative to wherever the run was started."""
+    beside = run.resolve().parent.parent / "artifacts" / kept.name
+    folder = next((path for path in (beside, kept) if path.is_dir()), None)
+    if folder is None:
+        return Cost(label=label, fit_s=None, stored_bytes=None)
+    stored = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return Cost(label=label, fit_s=_seconds(folder.with_suffix(".timing.json")), stored_bytes=stored)
+
+
+def _seconds(timing: Path) -> float | None:
+    try:
+        found = read_json(timing)["fit_s"]
+    except (UserError, KeyError, TypeError):
+        return None
+    return float(found) if isinstance(found, int | float) else None

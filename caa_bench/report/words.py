@@ -1,0 +1,75 @@
+"""Numbers and names as they are written everywhere: the printed tables, the page, the paper's table."""
+
+from __future__ import annotations
+
+import math
+
+NA = "n/a"
+
+
+def number(value: float) -> str:
+    """Two decimals, or n/a."""
+    return NA if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
+
+
+def signed(value: float) -> str:
+    """Two decimals with their sign, or n/a."""
+    return NA if math.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"
+
+
+def probability(value: float) -> str:
+    """`.84`; three digits near 0 and 1, where two would hide the value, and never a rounded 0 or 1."""
+    if math.isnan(value):
+        return NA
+    if 0 < value < 0.0005:
+        return "<.001"
+    if 0.9995 <= value < 1:
+        return ">.999"
+    text = f"{value:.3f}" if value < 0.0495 or value > 0.9505 else f"{value:.2f}"
+    return text.removeprefix("0")
+
+
+def share(value: float) -> str:
+    """Whole percent, or n/a."""
+    return NA if math.isnan(value) else f"{value:.0%}"
+
+
+def count(value: float) -> str:
+    """A whole number, or n/a."""
+    return NA if math.isnan(value) else f"{value:.0f}"
+
+
+def small(value: float) -> str:
+    """A p- or q-value: three decimals."""
+    return NA if math.isnan(value) else "<.001" if value < 0.0005 else f"{value:.3f}".removeprefix("0")
+
+
+def dose(multiplier: float) -> str:
+    """`+1`, `-0.5`."""
+    return f"{multiplier:+g}"
+
+
+def named(base: str, base_dose: float) -> str:
+    """A base with its own dose, where that is not as fitted."""
+    return base if base_dose == 1 else f"{base} x{base_dose:g}"
+
+
+def vector_name(vector: str) -> str:
+    """A vector as the text calls it."""
+    return "CAA" if vector == "caa" else vector
+
+
+def seconds(value: float) -> str:
+    """`1.5 s`, `31 s`, `4.2 min`."""
+    if value >= 120:
+        return f"{value / 60:.1f} min"
+    return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
+
+
+def size(value: float) -> str:
+    """`3.1 kB`, `30 kB`, `16.8 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if value < 1000 or unit == "MB":
+            return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError("the last unit takes any size")

@@ -1,0 +1,165 @@
+"""Run folders made from simulated answers through the real store, so that reports are tested on known truth."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caa_bench.files import content_key
+from caa_bench.plan import Cell
+from caa_bench.recipe import load_recipe
+from caa_bench.results import RowStore, RunFolder
+
+BASES = ("none", "system_prompt_positive", "system_prompt_negative", "system_prompt_neutral")
+BASES = (*BASES, "lora_sft_positive", "lora_sft_negative")
+SHIFT = {
+    "none": 0.0,
+    "system_prompt_positive": 2.2,
+    "system_prompt_negative": -2.0,
+    "system_prompt_neutral": 0.1,
+    "lora_sft_positive": 5.5,
+    "lora_sft_negative": -5.0,
+}
+KEPT = {"system_prompt_positive": 0.6, "system_prompt_neutral": 1.0, "lora_sft_negative": 0.8}
+GAIN = {"caa": 1.8, "random": 0.05, "shuffled": -0.08}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """What is simulated: log-odds = item + base + gain * kept * multiplier * layer, each order with its letter bias.
+
+    Args:
+        layers: steered blocks; the gain halves with every block away from block 3.
+        failed: cells' positions whose rows are errors.
+        dropped: how many of the last batches were never written.
+    """
+
+    bases: Sequence[str] = BASES
+    vectors: Sequence[str] = ("caa", "random", "shuffled")
+    multipliers: Sequence[float] = (-1.0, -0.5, 0.5, 1.0)
+    layers: Sequence[int] = (3,)
+    items: int = 60
+    behavior: str = "refusal"
+    title: str = "Refusal"
+    matching: str = "the assistant declines"
+    recipe: str = "compare"
+    overrides: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    kept: Mapping[str, float] = field(default_factory=lambda: dict(KEPT))
+    gain: Mapping[str, float] = field(default_factory=lambda: dict(GAIN))
+    letter_bias: float = 0.3
+    mass: float = 0.99
+    failed: Sequence[int] = ()
+    dropped: int = 0
+    seed: int = 0
+
+
+def simulate(folder: Path, simulated: Simulated | None = None, **changes: Any) -> Path:
+    """A finished run folder; `changes` are fields of `Simulated`."""
+    plan = simulated or Simulated(**changes)
+    overrides = [f"behavior={plan.behavior}", f"bases={json.dumps(list(plan.bases))}", *plan.overrides]
+    recipe = load_recipe(plan.recipe, overrides).flat()
+    cells = _cells(plan, recipe)
+    chunks = [range(start, min(start + 32, plan.items)) for start in range(0, plan.items, 32)]
+    batches = [(f"batch{b:03d}{c}", base, chunk) for b, base in enumerate(plan.bases) for c, chunk in enumerate(chunks)]
+    with RunFolder(folder, recipe=recipe) as run:
+        run.record(
+            cells=[asdict(cell) for cell in cells],
+            batches=[key for key, _, _ in batches],
+            behavior={"id": plan.behavior, "title": plan.title, "matching": plan.matching},
+            layers={"count": 6, "default": 3, "hidden": 128},
+            warnings=list(plan.warnings),
+            artifacts=_artifacts(folder, plan),
+        )
+        if recipe["split"] == "test":
+            run.open_test(content_key([key for key, _, _ in batches]))
+        store = RowStore(run.rows_path)
+        for key, base, chunk in batches[: len(batches) - plan.dropped]:
+            store.append(key, _rows(plan, recipe, [cell for cell in cells if cell.base == base], chunk, cells))
+        run.set_status("error" if plan.failed or plan.dropped else "success")
+    return folder
+
+
+def _cells(plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
+    cells = []
+    for base in plan.bases:
+        grid = [(v, layer, m) for v in plan.vectors for layer in plan.layers for m in plan.multipliers]
+        for vector, layer, multiplier in [("", None, 0.0), *grid]:
+            identity = {
+                "model": recipe["model"],
+                "protocol": recipe["protocol"],
+                "split": recipe["split"],
+                "behavior": plan.behavior,
+                "evaluator": "answer_probability",
+                "base": base,
+                "base_dose": 1.0,
+                "vector": vector,
+                "vector_behavior": plan.behavior if vector else "",
+                "vector_layer": layer,
+                "layer": layer,
+                "multiplier": multiplier,
+            }
+            cells.append(Cell(key=content_key(identity)[:16], **identity))
+    return cells
+
+
+def _rows(
+    plan: Simulated, recipe: Mapping[str, Any], cells: Sequence[Cell], chunk: range, every: Sequence[Cell]
+) -> list[dict[str, Any]]:
+    orders = (0,) if recipe["protocol"] == "caa" else (0, 1)
+    failed = {every[place].key for place in plan.failed}
+    rows = []
+    for number in chunk:
+        level, slope, bias, noise = np.random.default_rng([plan.seed, number]).normal(size=4)
+        for cell in cells:
+            y = -0.1 + 1.2 * level + SHIFT.get(cell.base, 1.0)
+            if cell.vector:
+                kept = plan.kept.get(cell.base, 0.85)
+                near = 0.5 ** abs((cell.layer or 0) - 3)
+                y += plan.gain[cell.vector] * kept * near * cell.multiplier * (1 + 0.35 * slope)
+                y += 0.15 * noise * len(cell.base) / 20
+            for order in orders:
+                matching = (number + order) % 2
+                key_a = 1 if matching == 0 else -1
+                odds = y + key_a * plan.letter_bias * (1 + bias)
+                rows.append(_row(plan, cell, number, order, matching, odds, failed=cell.key in failed))
+    return rows
+
+
+def _row(
+    plan: Simulated, cell: Cell, number: int, order: int, matching: int, odds: float, *, failed: bool
+) -> dict[str, Any]:
+    right, wrong = 10 + odds / 2, 10 - odds / 2
+    logits = [right, wrong] if matching == 0 else [wrong, right]
+    log_z = max(logits) + math.log1p(math.exp(-abs(odds))) - math.log(plan.mass)
+    return {
+        "cell": cell.key,
+        "item": f"{cell.split}/{number:04d}",
+        "cluster": f"{cell.split}/{number:04d}",
+        "order": order,
+        "matching": matching,
+        "letters": "AB",
+        "logits": None if failed else logits,
+        "log_z": None if failed else log_z,
+        "error": "a logit is not finite" if failed else None,
+    }
+
+
+def _artifacts(folder: Path, plan: Simulated) -> dict[str, str]:
+    """Artifact folders with a timing beside each, as the artifact store leaves them."""
+    root = folder.parent.parent / "artifacts"
+    trained = [base for base in plan.bases if base.startswith("lora")] + list(plan.vectors)
+    found = {}
+    for place, label in enumerate(trained):
+        kept = root / f"{label}-0000{place}"
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / "tensors.safetensors").write_bytes(b"0" * (30000 if label.startswith("lora") else 3100))
+        kept.with_suffix(".timing.json").write_text(json.dumps({"fit_s": 31.0 if label.startswith("lora") else 1.5}))
+        found[label] = str(kept)
+    return found
