@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from caa_bench.engine.blocks import base_model, hidden_size, num_layers, text_config
+from caa_bench.engine.blocks import base_model, frozen, hidden_size, num_layers, text_config
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import full_logits, shared_logits
 from caa_bench.engine.pack import Rows, Unshareable
@@ -53,7 +53,8 @@ def _obstacle(model: nn.Module, prompt: Prompt) -> str:
     if base_model(model).get_output_embeddings() is None:  # type: ignore[operator]
         return "it has no output head"
     try:
-        difference, spread = _trial(model, prompt)
+        with frozen(model):
+            difference, spread = _trial(model, prompt)
     except Unshareable as reason:
         return str(reason)
     precise = (
