@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from caa_bench import hub
 from caa_bench.errors import UserError
+from caa_bench.files import folder_fingerprint, read_json
 from caa_bench.interventions.base import Layers
 from caa_bench.paths import configs_folder, package_folder
 from caa_bench.prompts import ChoicePrompt, Message, apply_template, choice_prompt
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 DEFAULT_DEPTH = 0.4
 """Fraction of the depth that is steered where nobody has said better: 13 of 32 and 14 of 40 in the paper."""
+DEFAULT_RANGE = (0.25, 0.6)
+"""First and last fraction of the depth that `caa.layers: range` sweeps: in the paper's sweeps every layer with at least
+half of the best one's effect lies between .33 and .53 (7B, seven behaviors) and between .33 and .38 (13B)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,7 @@ class Loading:
         device_map: `auto` spreads a large model over GPUs, CPU and disk; `none` takes one device.
         template: a plain template for models without a chat template (`caa_base`), or `none`.
         layer: the block to steer by default; null: the stated fraction of the depth.
+        layer_range: first and last block of `caa.layers: range`; null: the stated fractions of the depth.
         memory_gb: what loading it needs, for the user's information.
     """
 
@@ -45,7 +50,12 @@ class Loading:
     device_map: Literal["none", "auto"] = "none"
     template: str = "none"
     layer: int | None = None
+    layer_range: tuple[int, int] | None = None
     memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.layer_range is not None and not 0 <= self.layer_range[0] <= self.layer_range[1]:
+            raise ValueError(f"layer_range: {list(self.layer_range)} is no range; write [first, last], counted from 0")
 
 
 @dataclass(kw_only=True)
@@ -62,6 +72,7 @@ class ChatModel:
     _model: PreTrainedModel | None = field(default=None, repr=False)
     _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     _prompts: dict[Any, ChoicePrompt] = field(default_factory=dict, repr=False)
+    _files: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def find(cls, name: str, *, changes: dict[str, Any] | None = None) -> ChatModel:
@@ -114,6 +125,7 @@ class ChatModel:
     def model(self) -> PreTrainedModel:
         """The model, loaded once, in eval mode."""
         if self._model is None:
+            _ = self.tokenizer  # seconds; what is wrong with it should not wait for minutes of weights
             self._model = load_model(self)
         return self._model
 
@@ -131,47 +143,66 @@ class ChatModel:
             self._prompts[key] = choice_prompt(self.tokenizer, messages, letters)
         return self._prompts[key]
 
+    def free(self) -> None:
+        """Let go of the loaded model and its memory; the next use loads it again."""
+        import gc
+
+        import torch
+
+        self._model = self._tokenizer = None
+        self._prompts.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the loaded model: weights, tokenizer, chat template and how it is loaded; part of each key.
 
-        A local folder is hashed; a hub model is its commit. Nothing is loaded.
-        """
-        from caa_bench.files import folder_fingerprint
+        A local folder is hashed, once; a hub model is its commit. No weights are loaded.
 
-        settings = {k: v for k, v in asdict(self.loading).items() if k not in ("memory_gb", "layer", "source")}
-        folder = Path(self.source)
-        files = folder_fingerprint(folder) if folder.is_dir() else {"commit": self._commit()}
-        return settings | {"files": files}
+        Raises:
+            UserError: a hub model that is not in the cache and cannot be reached.
+        """
+        views = ("memory_gb", "layer", "layer_range", "source")
+        settings = {k: v for k, v in asdict(self.loading).items() if k not in views}
+        if not self._files:
+            folder = Path(self.source)
+            self._files = folder_fingerprint(folder) if folder.is_dir() else {"commit": self._commit()}
+        return settings | {"files": dict(self._files)}
 
     def check(self) -> list[str]:
         """One line for what would make loading fail, found without loading or network where possible."""
         folder = Path(self.source)
-        if folder.is_dir():
-            missing = [] if (folder / "config.json").is_file() else [f"model: {self.source} holds no config.json"]
-            return [f"{line}; give the folder of a transformers model" for line in missing]
-        return []
+        if not folder.is_dir():
+            return []
+        if not (folder / "config.json").is_file():
+            return [f"model: {self.source} holds no config.json; give the folder of a transformers model"]
+        mistakes = []
+        if not any(folder.glob("*.safetensors")):
+            pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+            what = "only pickled weights, which can run code when they are read" if pickled else "no weights"
+            mistakes.append(
+                f"model: {self.source} holds {what}; save it again with save_pretrained, which writes *.safetensors"
+            )
+        if self.loading.template == "none" and not _has_chat_template(folder):
+            mistakes.append(no_chat_template(self.source))
+        return mistakes
 
     def _layers(self, count: int, *, hidden: int) -> Layers:
         default = round(DEFAULT_DEPTH * count) if self.loading.layer is None else self.loading.layer
-        return Layers(count=count, default=min(default, count - 1), hidden=hidden)
+        first, last = self.loading.layer_range or (round(fraction * count) for fraction in DEFAULT_RANGE)
+        swept = (min(first, count - 1), min(last, count - 1))
+        return Layers(count=count, default=min(default, count - 1), hidden=hidden, range=swept)
 
     def _config_json(self) -> dict[str, Any] | None:
-        path = Path(self.source) / "config.json"
-        if not path.is_file():
-            from huggingface_hub import try_to_load_from_cache
-
-            cached = try_to_load_from_cache(self.source, "config.json", revision=self.loading.revision)
-            if not isinstance(cached, str):
-                return None
-            path = Path(cached)
-        return dict(json.loads(path.read_text()))
+        path: Path | None = Path(self.source) / hub.CONFIG
+        if path is not None and not path.is_file():
+            path = hub.cached_config(self.source, revision=self.loading.revision)
+        return None if path is None else dict(read_json(path))
 
     def _commit(self) -> str:
-        """The commit of the cached snapshot, which its folder is named after."""
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(self.source, "config.json", revision=self.loading.revision)
-        return Path(cached).parent.name if isinstance(cached, str) else str(self.loading.revision)
+        """The commit of the cached snapshot, which its folder is named after; config.json is fetched where it must."""
+        return hub.fetch_config(self.source, revision=self.loading.revision).parent.name
 
 
 def model_names() -> list[str]:
@@ -196,7 +227,13 @@ def load_model(chat: ChatModel) -> PreTrainedModel:
         settings["device_map"] = loading.device_map
     elif torch.cuda.is_available():
         settings["device_map"] = {"": 0}
-    model = _from_pretrained(AutoModelForCausalLM, chat, use_safetensors=True, **settings)
+    try:
+        model = _from_pretrained(AutoModelForCausalLM, chat, use_safetensors=True, **settings)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"model: {chat.name!r} does not fit on the device; use its -4bit config or loading.quantization=4bit, "
+            "or loading.device_map=auto to spread it"
+        ) from error
     for module in model.modules():
         # bitsandbytes repacks 4-bit weights on such CPUs in eval mode; every later QLoRA gradient would be exactly 0
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -215,27 +252,50 @@ def load_tokenizer(chat: ChatModel) -> PreTrainedTokenizerBase:
     tokenizer = _from_pretrained(AutoTokenizer, chat)
     if chat.loading.template != "none":
         apply_template(tokenizer, chat.loading.template)
+    if tokenizer.chat_template is None:
+        raise UserError(no_chat_template(chat.source))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
+def no_chat_template(source: str) -> str:
+    """What to do about a tokenizer that has no chat template, in one line."""
+    return (
+        f"model: the tokenizer of {source!r} has no chat template; set loading.template=caa_base (the paper's plain "
+        "template for base models), or give a model that was tuned for chat"
+    )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    """Whether a tokenizer folder has one, in any of the files where transformers looks."""
+    if any((folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and "chat_template" in read_json(settings)
+
+
 def _from_pretrained(auto: Any, chat: ChatModel, **settings: Any) -> Any:
-    """From the local cache first: an unreachable hub costs 23 s of retries a file."""
+    """From the local folder or cache first, then from the hub, which is asked briefly whether it would answer."""
     settings |= {"revision": chat.loading.revision, "trust_remote_code": False}
     try:
         return auto.from_pretrained(chat.source, local_files_only=True, **settings)
-    except (OSError, ValueError):
-        if Path(chat.source).is_dir():
-            raise
+    except (OSError, ValueError, ImportError) as error:
+        # what is wrong with a folder, or with what this machine has installed, no download mends
+        if Path(chat.source).is_dir() or isinstance(error, ImportError):
+            raise _unloadable(chat, error) from error
+    hub.require(chat.source, revision=chat.loading.revision)
     try:
         return auto.from_pretrained(chat.source, **settings)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model: cannot load {chat.source!r} ({reason}); check the name, log in with `hf auth login` if it is "
-            "gated, or give a local folder with MODEL=/path/to/model"
-        ) from error
+    except (OSError, ValueError, ImportError) as error:
+        raise _unloadable(chat, error) from error
+
+
+def _unloadable(chat: ChatModel, error: Exception) -> UserError:
+    return UserError(
+        f"model: transformers cannot load {chat.source!r} ({hub.first_line(error)}); check that the model is complete "
+        "and one that this version of transformers knows"
+    )
 
 
 def _quantization(loading: Loading) -> Any:

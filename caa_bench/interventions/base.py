@@ -43,11 +43,13 @@ class Layers:
         count: number of decoder blocks.
         default: the block to steer where the recipe names none.
         hidden: width of the residual stream.
+        range: first and last block that `layers: range` sweeps; None: all.
     """
 
     count: int
     default: int
     hidden: int
+    range: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
