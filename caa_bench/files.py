@@ -145,9 +145,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise _damaged(path, "not an artifact's manifest")
     if manifest.get("schema") != ARTIFACT_SCHEMA:
         raise _damaged(path, f"schema {manifest.get('schema')!r}, this version reads {ARTIFACT_SCHEMA}")
-    sha256 = manifest.pop("sha256", None)
-    # Byte for byte, so that no change at all passes, not even one that JSON would not notice.
-    if sha256 != content_key(manifest) or _rendered(manifest) != path.read_bytes().decode("utf-8", "replace"):
+    manifest.pop("sha256", None)
+    # Byte for byte, its own checksum included, so that not even a change that JSON does not notice passes.
+    if _rendered(manifest) != path.read_bytes().decode("utf-8", "replace"):
         raise _damaged(path, "not what was saved (its checksum differs)")
     return manifest
 

@@ -17,10 +17,13 @@ from caa_bench.safe_text import terminal_safe
 from caa_bench.yaml_dump import dump as dump
 from caa_bench.yaml_dump import flatten as flatten
 from caa_bench.yaml_lines import MAX_DEPTH, Node, parse, read_text
-from caa_bench.yaml_schema import MAX_MISTAKES, Walker, found
+from caa_bench.yaml_schema import Walker, found
 
 Schema = TypeVar("Schema")
 Find = Callable[[str, Path], Path]
+
+# More lines than this help nobody.
+MAX_MISTAKES = 50
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from caa_bench.errors import UserError
@@ -20,9 +20,6 @@ from caa_bench.safe_text import terminal_safe
 from caa_bench.yaml_lines import Mistake, Node
 
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
-# More lines than this help nobody, and a suggestion for each would take minutes.
-MAX_MISTAKES = 50
-
 _UNIONS = (Union, types.UnionType)
 _hints = functools.cache(get_type_hints)
 # What a conversion returns after it has noted a mistake.
@@ -96,29 +93,25 @@ class Walker:
         # The member of exactly this type first, so that 1 stays an integer under `float | int`.
         ordered = sorted(members, key=lambda member: member is not type(node.value))
         for member in ordered:
-            tried = self.attempt(node, member, key)
-            if not tried.mistakes:
-                return tried.value
+            if (value := self.attempt(node, member, key)) is not _BAD:
+                return value
         filled = [member for member in members if member is not type(None)]
         alike = [member for member in filled if _same_shape(node, member) or len(filled) == 1]
         if len(alike) == 1:
             return self.convert(node, alike[0], key)
         listed = Node(value=[node], where=node.where)
         for member in members:
-            if get_origin(member) is tuple and not self.attempt(listed, member, key).mistakes:
+            if get_origin(member) is tuple and self.attempt(listed, member, key) is not _BAD:
                 return self.convert(node, member, key)
         names = " or ".join(describe(member) for member in members)
         return self.wrong(node, key, f"expected {names}, found {found(node)}; write one of these")
 
-    def attempt(self, node: Node, kind: Any, key: str) -> _Attempt:
+    def attempt(self, node: Node, kind: Any, key: str) -> Any:
         """A conversion whose mistakes are not noted."""
-        before, places = len(self.mistakes), len(self.places)
+        before = len(self.mistakes)
         value = self.convert(node, kind, key)
-        mistakes = self.mistakes[before:]
         del self.mistakes[before:]
-        if mistakes:
-            del self.places[places:]
-        return _Attempt(value=value, mistakes=mistakes)
+        return value
 
     def sequence(self, node: Node, members: Sequence[Any], key: str) -> Any:
         if not isinstance(node.value, list):
@@ -183,20 +176,12 @@ class Walker:
         return _BAD
 
     def suggestion(self, name: str, known: Sequence[str]) -> str:
-        if len(self.mistakes) >= MAX_MISTAKES:
-            return "delete it"
         if "." in name and name in self.paths:
             section, _, last = name.rpartition(".")
             return f"write `{last}:` indented under `{section}:`"
         elsewhere = [path for path in self.paths if path.rpartition(".")[2] == name]
         near = elsewhere[:1] or difflib.get_close_matches(name[:80], known, n=1)
         return f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    value: Any
-    mistakes: list[Mistake]
 
 
 def describe(kind: Any) -> str:

@@ -408,6 +408,13 @@ def test_mistakes_of_file_and_overrides_come_together(folder: Path) -> None:
     ]
 
 
+def test_an_override_leaves_a_section_where_the_file_has_it(folder: Path) -> None:
+    Path("r.yaml").write_text("# a comment\n\nseed: 1\ncaa:\n  layers: [1]\n")
+    assert lines_of(Path("r.yaml"), ["seed=2"]) == ["r.yaml:3: model: missing; write text"]
+    assert load(Path("r.yaml"), ["model=a", "caa.range=[1, 2]"], Recipe).where["caa"] == "r.yaml:4"
+    assert lines_of(None, []) == ["recipe: model: missing; write text"]
+
+
 def test_a_missing_recipe_names_its_neighbor(folder: Path) -> None:
     Path("compare.yaml").write_text("")
     assert lines_of(Path("compar.yaml")) == ["compar.yaml: no such file; did you mean 'compare.yaml'?"]
@@ -475,13 +482,15 @@ def test_yaml_surprises_are_gone(folder: Path) -> None:
     Path("r.yaml").write_text(
         "model: no\nrevision: 2024-01-01\ndose: 1\n"
         "lora_sft: {learning_rate: 1e-4, targets: [on, off, yes, 1:30]}\n"
-        "caa: {multipliers: &m [1, -.5, 2., 1E3]}\nscales: {a: {multipliers: *m}, b: &b {layers: all}, c: {<<: *b}}\n"
+        "caa: {multipliers: &m [1, -.5, 2., 1E3]}\n"
+        "scales: {a: {multipliers: *m}, b: &b {layers: all}, c: {<<: *b}, d: {<<: *b, layers: [9]}}\n"
     )
     values = load(Path("r.yaml"), [], Recipe).values
     assert (values.model, values.revision) == ("no", "2024-01-01")
     assert values.lora_sft == Adapter(learning_rate=0.0001, targets=("on", "off", "yes", "1:30"))
     assert values.caa.multipliers == (1.0, -0.5, 2.0, 1000.0) == values.scales["a"].multipliers
     assert values.scales["b"] == values.scales["c"] == Vector(layers="all")
+    assert values.scales["d"] == Vector(layers=(9,))
     assert type(values.caa.multipliers[0]) is float
     assert type(values.dose) is int
     assert type(load(Path("r.yaml"), ["dose=1.0"], Recipe).values.dose) is float

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from caa_bench import rows as rows_module
+from caa_bench.atomic import TEMPORARY
 from caa_bench.errors import UserError
 from caa_bench.results import MANIFEST, RowStore, RunFolder, read_manifest, versions
 from caa_bench.rows import FIELDS, NOT_FINITE
@@ -427,6 +428,12 @@ def test_a_second_process_is_refused_and_harms_nothing(tmp_path: Path) -> None:
         RowStore(run.rows_path).append("a", [row(1)])
     with RunFolder(tmp_path, recipe=RECIPE) as run:
         assert set(RowStore(run.rows_path).done) == {"a"}
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_run(tmp_path: Path) -> None:
+    (tmp_path / f"{TEMPORARY}0123").write_text("half a manifest")
+    with RunFolder(tmp_path, recipe=RECIPE):
+        assert not list(tmp_path.glob(f"{TEMPORARY}*"))
 
 
 def test_a_folder_that_is_no_run_is_refused_and_kept(tmp_path: Path) -> None:
