@@ -62,9 +62,8 @@ def require(source: str, *, revision: str | None) -> None:
     Raises:
         UserError: switched off, unreachable, gated, or no such model; one line each.
     """
-    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub import constants, get_token, hf_hub_url
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import build_hf_headers
 
     if Path(source).is_absolute():
         raise UserError(f"model: there is no folder {source}; check the path")
@@ -76,9 +75,11 @@ def require(source: str, *, revision: str | None) -> None:
         url = hf_hub_url(source, CONFIG, revision=revision)
     except HFValidationError:
         raise UserError(f"model: {source!r} is neither a folder nor a hub name owner/model; check its path") from None
+    login = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
+    headers = {"User-Agent": "caa-bench"} | login
     try:
         # the address is the hub's own, or the user's HF_ENDPOINT
-        with urlopen(Request(url, headers=build_hf_headers(), method="HEAD"), timeout=TIMEOUT_S):  # noqa: S310
+        with urlopen(Request(url, headers=headers, method="HEAD"), timeout=TIMEOUT_S):  # noqa: S310
             return
     except HTTPError as error:
         error.close()

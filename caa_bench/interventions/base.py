@@ -59,10 +59,27 @@ class Source:
     Args:
         behavior: the behavior it was fitted on.
         layer: the layer it was taken at; None without one.
+        model: the model it was fitted on; "" for the one it is applied in.
     """
 
     behavior: str
     layer: int | None
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingredient:
+    """Another intervention that has to be fitted before the one that is made from it.
+
+    Args:
+        intervention: what `fit` fills or `load` reads, in place.
+        pairs: what it learns from.
+        model: the name of the model it is fitted on; "" for the model at hand.
+    """
+
+    intervention: Intervention
+    pairs: Pairs
+    model: str = ""
 
 
 class Intervention:
@@ -165,6 +182,10 @@ class Intervention:
     def learned_from(self, pairs: Pairs) -> dict[str, str]:
         """Content keys of all the training data that `fit(model, tokenizer, pairs)` reads, by behavior."""
         return {pairs.behavior: pairs.key}
+
+    def ingredients(self, pairs: Pairs) -> list[Ingredient]:
+        """What this one is made from: the harness fits or loads each before `fit`, which fits what is still missing."""
+        return []
 
     def source(self, condition: Condition, *, behavior: str) -> Source:
         """Which behavior and layer this intervention's vector comes from when it is used under `condition`."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from caa_bench.interventions.base import Condition, Layers, Source
+from caa_bench.errors import UserError
+from caa_bench.interventions.base import Condition, Ingredient, Layers, Source
 from caa_bench.interventions.vectors import SteeringVector, grid_mistakes, letter_differences
 
 if TYPE_CHECKING:
@@ -13,12 +16,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from caa_bench.behavior import Pairs
+    from caa_bench.model import ChatModel
 
 
 class CAA(SteeringVector):
     """The mean over pairs of (matching - other) block outputs at the answer letter, all layers from one pass.
 
-    After `fit`, `differences` still holds what was averaged, so that placebos need no second pass. [N, L, D]
+    After `fit`, `differences` still holds what was averaged where the vector is raw, so that placebos need no second
+    pass. [N, L, D]
+
+    Args:
+        config: its recipe section.
+        keep_differences: False forgets them: hundreds of MB for a large model.
     """
 
     name = "caa"
@@ -29,47 +38,98 @@ class CAA(SteeringVector):
         """Recipe section `caa`.
 
         Args:
-            layers: blocks to steer, each alone: a list, `all`, or `default` (the model config's layer).
+            layers: blocks to steer, each alone: a list, `default` (the model config's layer), `range` (those of its
+                `layer_range`, where steering works in most models), or `all`.
             multipliers: doses; 0 is always measured, once a base.
             normalize: behaviors over which each layer's norm is averaged: the vector is rescaled to that mean norm.
                 Empty: the raw vector.
             vector_behavior: take the vector of another behavior; empty: the measured behavior's own.
             vector_layer: take the vector of this layer and add it at each steered layer; null: each layer's own.
+            vector_model: take the vector that another model (named as in `model`, with as many layers of the same
+                width) gives for the same pairs; it is loaded to fit alone. Empty: the measured model's own.
         """
 
-        layers: Literal["default", "all"] | tuple[int, ...] = "default"
+        layers: Literal["default", "range", "all"] | tuple[int, ...] = "default"
         multipliers: tuple[float, ...] = (-1.0, -0.5, 0.5, 1.0)
         normalize: tuple[str, ...] = ()
         vector_behavior: str = ""
         vector_layer: int | None = None
+        vector_model: str = ""
 
-    def __init__(self, config: Any = None, *, variant: str = "") -> None:
+    def __init__(self, config: Any = None, *, variant: str = "", keep_differences: bool = True) -> None:
         super().__init__(config, variant=variant)
         self.differences: Tensor | None = None
+        self._keep_differences = keep_differences
+        self._raw: dict[str, CAA] = {}
 
     def check(self, layers: Layers) -> list[str]:
-        """Layers that the model does not have."""
+        """Layers that the model does not have, and another model that is not there or does not fit."""
         steered = () if isinstance(self.config.layers, str) else self.config.layers
         taken = () if self.config.vector_layer is None else (self.config.vector_layer,)
-        return grid_mistakes("caa.layers", steered, layers) + grid_mistakes("caa.vector_layer", taken, layers)
+        mistakes = grid_mistakes("caa.layers", steered, layers) + grid_mistakes("caa.vector_layer", taken, layers)
+        return mistakes + self._model_mistakes(layers)
 
     def conditions(self, layers: Layers) -> list[Condition]:
         """Every layer x multiplier; 0 is left to the base's own unsteered row."""
-        named: dict[str, tuple[int, ...]] = {"default": (layers.default,), "all": tuple(range(layers.count))}
+        first, last = layers.range or (0, layers.count - 1)
+        named = {
+            "default": (layers.default,),
+            "range": tuple(range(first, last + 1)),
+            "all": tuple(range(layers.count)),
+        }
         steered = named[self.config.layers] if isinstance(self.config.layers, str) else self.config.layers
         doses = [multiplier for multiplier in self.config.multipliers if multiplier != 0]
         return [Condition(layer=layer, multiplier=multiplier) for layer in steered for multiplier in doses]
 
+    def ingredients(self, pairs: Pairs) -> list[Ingredient]:
+        """The raw vectors that a normalized or a transferred one is made from; shared by every behavior of a run."""
+        if not (self.config.normalize or self.config.vector_model):
+            return []
+        for name in (self._own_behavior(pairs), *self.config.normalize):
+            self._raw.setdefault(name, CAA(keep_differences=False))
+        return [
+            Ingredient(
+                intervention=raw,
+                pairs=pairs if name == pairs.behavior else pairs.of(name),
+                model=self.config.vector_model,
+            )
+            for name, raw in self._raw.items()
+        ]
+
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
-        """Average the differences in fp32; rescale where `normalize` names behaviors (paper appendix, PROTOCOL)."""
-        own = pairs.of(self.config.vector_behavior) if self.config.vector_behavior else pairs
-        self.differences = letter_differences(model, tokenizer, own)
-        raw = mean_vector(self.differences)
-        self.vectors = raw * self._scale(model, tokenizer, own, raw=raw) if self.config.normalize else raw
+        """Average the differences in fp32; rescale where `normalize` names behaviors (paper appendix, PROTOCOL).
+
+        Raises:
+            UserError: `vector_model` has other layers than `model`.
+        """
+        parts = self.ingredients(pairs)
+        if not parts:
+            differences = self.read_differences(model, tokenizer, pairs)
+            self.vectors = mean_vector(differences)
+            self.differences = differences if self._keep_differences else None
+            return
+        missing = [part for part, raw in zip(parts, self._raw.values(), strict=True) if raw.vectors is None]
+        if missing:
+            with self._read_from(model, tokenizer) as chat:
+                for part in missing:
+                    part.intervention.fit(chat.model, chat.tokenizer, part.pairs)
+        own = self._raw[self._own_behavior(pairs)].fitted()
+        self._refuse_other_shape(own, model)
+        self.vectors = own * self._scale(own) if self.config.normalize else own
+        self._raw = {}  # another fit is another model or other pairs
+
+    def read_differences(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
+        """The pair differences of the vector's own behavior in the model that it is taken from. [N, L, D]"""
+        with self._read_from(model, tokenizer) as chat:
+            return letter_differences(chat.model, chat.tokenizer, self.own_pairs(pairs))
+
+    def own_pairs(self, pairs: Pairs) -> Pairs:
+        """Those of `vector_behavior` where it is set, else the measured behavior's."""
+        return pairs.of(self.config.vector_behavior) if self.config.vector_behavior else pairs
 
     def learned_from(self, pairs: Pairs) -> dict[str, str]:
         """The vector's own behavior and those it is normalized over."""
-        names = {self.config.vector_behavior or pairs.behavior, *self.config.normalize}
+        names = {self._own_behavior(pairs), *self.config.normalize}
         return {name: (pairs if name == pairs.behavior else pairs.of(name)).key for name in sorted(names)}
 
     def vector_layer(self, condition: Condition) -> int | None:
@@ -77,19 +137,64 @@ class CAA(SteeringVector):
         return condition.layer if self.config.vector_layer is None else self.config.vector_layer
 
     def source(self, condition: Condition, *, behavior: str) -> Source:
-        """The behavior and layer that the vector was taken from."""
-        return Source(behavior=self.config.vector_behavior or behavior, layer=self.vector_layer(condition))
+        """The behavior, layer and model that the vector was taken from."""
+        return Source(
+            behavior=self.config.vector_behavior or behavior,
+            layer=self.vector_layer(condition),
+            model=self.config.vector_model,
+        )
 
-    def _scale(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, own: Pairs, *, raw: Tensor) -> Tensor:
-        """Mean norm over the named behaviors over this vector's own norm, per layer. [L, 1]"""
+    def _own_behavior(self, pairs: Pairs) -> str:
+        return self.config.vector_behavior or pairs.behavior
+
+    def _scale(self, own: Tensor) -> Tensor:
+        """Mean norm over the named behaviors' raw vectors over this vector's own norm, per layer. [L, 1]"""
         import torch
 
-        norms = []
-        for name in self.config.normalize:
-            same = name == own.behavior
-            vectors = raw if same else mean_vector(letter_differences(model, tokenizer, own.of(name)))
-            norms.append(vectors.norm(dim=-1, keepdim=True))
-        return torch.stack(norms).mean(dim=0) / raw.norm(dim=-1, keepdim=True)
+        norms = [self._raw[name].fitted().norm(dim=-1, keepdim=True) for name in self.config.normalize]
+        return torch.stack(norms).mean(dim=0) / own.norm(dim=-1, keepdim=True)
+
+    @contextmanager
+    def _read_from(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[ChatModel]:
+        """The model whose activations are read: the given one, or `vector_model`, which is freed again."""
+        from caa_bench.model import ChatModel, Loading
+
+        if not self.config.vector_model:
+            yield ChatModel(name="", loading=Loading(), _model=model, _tokenizer=tokenizer)
+            return
+        chat = ChatModel.find(self.config.vector_model)
+        try:
+            yield chat
+        finally:
+            chat.free()
+
+    def _model_mistakes(self, layers: Layers) -> list[str]:
+        from caa_bench.model import ChatModel
+
+        if not self.config.vector_model:
+            return []
+        try:
+            other = ChatModel.find(self.config.vector_model)
+        except UserError as error:
+            return [f"caa.vector_{line}" for line in error.lines]
+        known = other.layers
+        if known is not None and (known.count, known.hidden) != (layers.count, layers.hidden):
+            return [_other_shape(other.name, (known.count, known.hidden), (layers.count, layers.hidden))]
+        return [f"caa.vector_{line}" for line in other.check()]
+
+    def _refuse_other_shape(self, vectors: Tensor, model: PreTrainedModel) -> None:
+        from caa_bench.engine.blocks import hidden_size, num_layers
+
+        found, wanted = (len(vectors), vectors.shape[1]), (num_layers(model), hidden_size(model))
+        if found != wanted:
+            raise UserError(_other_shape(self.config.vector_model, found, wanted))
+
+
+def _other_shape(name: str, found: tuple[int, int], wanted: tuple[int, int]) -> str:
+    return (
+        f"caa.vector_model: {name} has {found[0]} layers of width {found[1]}, the measured model {wanted[0]} of width "
+        f"{wanted[1]}; name a model of the same shape"
+    )
 
 
 def mean_vector(differences: Tensor) -> Tensor:

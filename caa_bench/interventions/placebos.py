@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Intervention, Layers, Source
+from caa_bench.interventions.base import Condition, Ingredient, Intervention, Layers, Source
 from caa_bench.interventions.caa import CAA, mean_vector
-from caa_bench.interventions.vectors import SteeringVector, letter_differences
+from caa_bench.interventions.vectors import SteeringVector
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +64,10 @@ class Placebo(SteeringVector):
         """The original's grid."""
         return self.original.conditions(layers)
 
+    def ingredients(self, pairs: Pairs) -> list[Ingredient]:
+        """The original's: its norms, and so this vector, depend on them."""
+        return self.original.ingredients(pairs)
+
     def learned_from(self, pairs: Pairs) -> dict[str, str]:
         """What the original learns from."""
         return self.original.learned_from(pairs)
@@ -112,12 +116,11 @@ class ShuffledLabels(Placebo):
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Average the original's differences with shuffled signs."""
-        own = self.original.config.vector_behavior
-        labeled = pairs.of(own) if own else pairs
+        labeled = self.original.own_pairs(pairs)
         differences = self.original.differences
         if differences is None:
-            differences = letter_differences(model, tokenizer, labeled)
+            differences = self.original.read_differences(model, tokenizer, pairs)
         items = list(dict.fromkeys(pair.item for pair in labeled))
-        flipped = set(random.Random(self.config.seed).sample(items, len(items) // 2))
+        flipped = set(random.Random(self.config.seed).sample(items, len(items) // 2))  # noqa: S311 - a draw, not a secret
         signs = differences.new_tensor([-1.0 if pair.item in flipped else 1.0 for pair in labeled])
         self.vectors = self._rescaled(mean_vector(differences * signs[:, None, None]))
