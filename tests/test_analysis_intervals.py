@@ -160,7 +160,8 @@ import numpy as np
 from caa_bench.analysis.intervals import bootstrap_mean, sign_flip
 values = np.random.default_rng(0).normal(1, 1.5, (120, 130))
 found = bootstrap_mean(values, np.repeat(np.arange(40), 3), draws=2999)
-print(found.low.tobytes().hex(), found.high.tobytes().hex(), sign_flip(values, np.arange(120), draws=2999).tobytes().hex())
+flipped = sign_flip(values, np.arange(120), draws=2999)
+print(*(array.tobytes().hex() for array in (found.low, found.high, flipped)))
 """
 
 
