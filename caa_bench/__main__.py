@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from caa_bench.errors import UserError
 
@@ -16,9 +17,17 @@ EXAMPLES = """examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """argparse with mistakes of one line, as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the options are listed; exit 2."""
+        self.exit(2, f"caa-bench: {message}; see {self.prog} --help\n")
+
+
+def parser() -> Parser:
     """Every command with its help."""
-    main = argparse.ArgumentParser(
+    main = Parser(
         prog="caa-bench",
         description="Compare CAA steering vectors, system prompts and LoRA finetuning, and how they stack.",
         epilog=EXAMPLES,
@@ -40,10 +49,7 @@ def parser() -> argparse.ArgumentParser:
             "--set", default="", metavar="TEXT", help='several KEY=VALUE in one text: "seed=1 limit=50"'
         )
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a recipe key, e.g. seed=1")
-        if name != "check":
-            command.add_argument(
-                "--dry-run", action="store_true", help="list the cells and what they cost, run nothing"
-            )
+        command.add_argument("--dry-run", action="store_true", help="list the cells and what they cost, run nothing")
     report = commands.add_parser("report", help="rebuild the tables of a run from its rows; needs no model")
     report.add_argument("folder", nargs="?", help="the run folder (default: the newest under runs/)")
     listing = commands.add_parser("list", help="what there is: behaviors, models, recipes, interventions, evaluators")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from caa_bench.atomic import unwritable
 from caa_bench.behavior import Pairs
-from caa_bench.files import content_key, read_json, sha256_file, write_json
+from caa_bench.errors import UserError
+from caa_bench.files import content_key, read_json, safe_name, sha256_file, write_json
 from caa_bench.interventions import Intervention
+from caa_bench.memory import out_of_memory
 from caa_bench.model import ChatModel
-
-MANIFEST = "artifact.json"
+from caa_bench.plan import SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +27,17 @@ class Artifact:
         folder: where it is kept.
         checksum: of its manifest, which holds the checksums of its files.
         fit_s: seconds that fitting took when it was done; None where that is not known.
-        size_bytes: of its files.
         reused: whether it was there already.
     """
 
     folder: Path
     checksum: str
     fit_s: float | None
-    size_bytes: int
     reused: bool
 
 
 class ArtifactStore:
-    """A folder of artifacts named `<label>-<content key>`.
+    """A folder of artifacts named `<label>-<content key>`, each with `<name>.timing.json` beside it.
 
     Args:
         folder: made on first use.
@@ -43,28 +46,75 @@ class ArtifactStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def fitted(self, intervention: Intervention, *, chat: ChatModel, pairs: Pairs) -> Artifact:
-        """Load the intervention's artifact, or fit and keep it. The model is loaded only to fit.
+    def fitted(
+        self,
+        intervention: Intervention,
+        *,
+        pairs: Pairs,
+        model_key: Mapping[str, Any],
+        loaded: Callable[[], ChatModel],
+    ) -> Artifact:
+        """Load the intervention's artifact, or fit and keep it.
+
+        Args:
+            model_key: what identifies the model (`ChatModel.fingerprint`).
+            loaded: gives the model; called only where there is something to fit.
 
         Raises:
-            UserError: the kept artifact is damaged; names the file to delete.
+            UserError: the kept artifact is damaged, the disk is full, or the model does not fit into memory.
         """
-        key = content_key([intervention.settings(), chat.fingerprint(), intervention.learned_from(pairs)])[:12]
-        folder = self.folder / f"{intervention.label}-{key}"
+        from filelock import FileLock
+
+        key = content_key([SCHEMA, intervention.settings(), model_key, intervention.learned_from(pairs)])[:12]
+        folder = self.folder / safe_name(f"{intervention.label}-{key}")
         timing = folder.with_suffix(".timing.json")
-        reused = (folder / MANIFEST).is_file()  # written last: a folder without it is what a killed fit left
-        if reused:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+        # Two runs that need the same fit: the second one waits for it and takes it over.
+        with FileLock(self.folder / f".{folder.name}.lock"):
+            reused = folder.is_dir()
+            if not reused:
+                self._fit(intervention, loaded(), pairs=pairs, folder=folder)
             intervention.load(folder)
-        else:
-            started = time.monotonic()
-            intervention.fit(chat.model, chat.tokenizer, pairs)
-            intervention.save_pretrained(folder)
-            # Beside the folder, not in it: seconds differ between runs, the artifact's bytes must not.
-            write_json(timing, {"fit_s": round(time.monotonic() - started, 3)})
         return Artifact(
             folder=folder,
-            checksum=sha256_file(folder / MANIFEST),
+            checksum=sha256_file(folder / "artifact.json"),
             fit_s=read_json(timing)["fit_s"] if timing.is_file() else None,
-            size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
             reused=reused,
         )
+
+    def _fit(self, intervention: Intervention, chat: ChatModel, *, pairs: Pairs, folder: Path) -> None:
+        """Fit and keep; a kill at any moment leaves nothing that a later fit of the same does not clear away."""
+        scratch = self.folder / f".{folder.name}.unfinished"
+        shutil.rmtree(scratch, ignore_errors=True)
+        started = time.monotonic()
+        try:
+            intervention.fit(chat.model, chat.tokenizer, pairs)
+        except Exception as error:
+            if out_of_memory(error):
+                raise UserError(
+                    f"{intervention.label}: out of memory while fitting; lower {intervention.name}.batch_size where "
+                    "there is one, or choose loading.dtype=bfloat16, loading.quantization=4bit or a smaller model"
+                ) from error
+            raise
+        intervention.save_pretrained(scratch / folder.name)
+        # Beside the folder, not in it: seconds differ between runs, the artifact's bytes must not.
+        write_json(folder.with_suffix(".timing.json"), {"fit_s": round(time.monotonic() - started, 3)})
+        (scratch / folder.name).rename(folder)
+        scratch.rmdir()
+
+
+def kept_at(run: Path, recorded: str) -> Path:
+    """Where an artifact is that a run's manifest names: beside the runs, wherever these were moved, or as recorded.
+
+    Raises:
+        UserError: it is at neither place.
+    """
+    folder = Path(recorded)
+    beside = run.resolve().parent.parent / "artifacts" / folder.name
+    found = next((path for path in (beside, folder) if path.is_dir()), None)
+    if found is None:
+        raise UserError(f"{recorded}: this artifact of {run} is gone; run the comparison again to fit it")
+    return found

@@ -10,26 +10,33 @@ from the rows alone. None of them repeats work that is already on disk.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.artifacts import Artifact, ArtifactStore
-from caa_bench.behavior import Behavior, load_behavior
+from caa_bench.behavior import Behavior, Pairs, load_behavior, variants
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError
-from caa_bench.evaluators import AnswerProbability, Evaluator, Job
+from caa_bench.evaluators import AnswerProbability, Evaluator
 from caa_bench.files import content_key
-from caa_bench.interventions import Intervention, Stack, Unchanged
+from caa_bench.hub import unreachable
+from caa_bench.interventions import Intervention, Unchanged
+from caa_bench.measure import Measurement
 from caa_bench.model import ChatModel
-from caa_bench.plan import Batch, Plan, make_plan
+from caa_bench.plan import Plan, bases_of, make_plan
 from caa_bench.recipe import BenchmarkArguments, Recipe
-from caa_bench.results import RowStore, RunFolder
-from caa_bench.signals import Stop, finish_the_batch
+from caa_bench.results import RowStore, RunFolder, read_manifest
+from caa_bench.run_names import run_folder, settings_of
+from caa_bench.signals import finish_what_runs
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
+
+logger = logging.getLogger(__name__)
 
 
 class Benchmark:
@@ -45,6 +52,9 @@ class Benchmark:
         callbacks: told what happens (progress, tracking); their mistakes never harm the results.
         folder: the run folder; None: one under `args.output_dir`, named after what is run.
         settings: what the run folder is bound to; the recipe's, or made from the arguments.
+
+    Attributes:
+        unfit: label -> why, for each intervention whose fit failed; the comparison goes on without these.
     """
 
     def __init__(
@@ -64,34 +74,44 @@ class Benchmark:
         self.behavior = behavior if isinstance(behavior, Behavior) else behavior_of(behavior, self.args)
         self.interventions = [item for item in interventions if not isinstance(item, Unchanged)]
         self.vectors = [item for item in self.interventions if item.label in self.args.vectors]
-        self.bases = self._bases()
+        self.bases = bases_of(self.args.bases, interventions=self.interventions, vectors=self.vectors)
         self.evaluators = list(evaluators) or [AnswerProbability()]
         self.callbacks = Callbacks(callbacks)
-        self.settings = settings or self._settings()
-        self.folder = Path(folder) if folder else Path(self.args.output_dir) / self._name("run")
-        self.artifacts = ArtifactStore(Path(self.args.output_dir) / "artifacts")
-        self._fitted: dict[str, Artifact] = {}
+        self.settings = settings or settings_of(self)
+        self.folder = Path(folder) if folder else self._folder("run")
+        self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
+        self.unfit: dict[str, str] = {}
+        self._artifacts: dict[str, Artifact] = {}
 
     @classmethod
     def from_recipe(
-        cls, recipe: Recipe, *, callbacks: Sequence[Callback] = (), folder: str | Path | None = None
+        cls,
+        recipe: Recipe,
+        *,
+        chat: ChatModel | None = None,
+        callbacks: Sequence[Callback] = (),
+        folder: str | Path | None = None,
     ) -> Benchmark:
         """The benchmark that a recipe describes, everything checked that can be without loading the model.
+
+        Args:
+            chat: the recipe's model, where another behavior's benchmark has it already; loaded once for all.
 
         Raises:
             UserError: one line a mistake.
         """
         behavior = behavior_of(recipe.behavior, recipe.args)
         benchmark = cls(
-            ChatModel.find(recipe.model, changes=dict(recipe.loading)),
+            chat or model_of(recipe),
             behavior=behavior,
             args=recipe.args,
             interventions=recipe.interventions(behavior),
             evaluators=recipe.evaluators(),
             callbacks=callbacks,
+            folder=folder,
             settings=recipe.flat(),
         )
-        benchmark.folder = Path(folder) if folder else Path(recipe.args.output_dir) / benchmark._name(recipe.name)
+        benchmark.folder = Path(folder) if folder else benchmark._folder(recipe.name)
         benchmark.check()
         return benchmark
 
@@ -101,21 +121,29 @@ class Benchmark:
         Raises:
             UserError: one line a mistake.
         """
-        mistakes = self.chat.check()
-        if (layers := self.chat.layers) is not None:
+        mistakes = self.args.mistakes()
+        mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision) or self.chat.check()
+        if not mistakes and (layers := self.chat.layers) is not None:
             mistakes += [line for item in self.interventions for line in item.check(layers)]
         if mistakes:
             raise UserError(*mistakes)
 
     def fit(self) -> Self:
-        """Fit every intervention on the same training pairs, or take its artifact where one is kept."""
+        """Fit every intervention on the same training pairs, or take its artifact where one is kept.
+
+        One that cannot be fitted is logged with its traceback, noted in `unfit`, and does not stop the others.
+
+        Raises:
+            UserError: the model cannot be loaded, a prompt cannot be made, an artifact is damaged, memory ran out.
+            SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the fit at hand.
+        """
         pairs = self.behavior.pairs()
-        for intervention in self.interventions:
-            if intervention.trains and intervention.label not in self._fitted:
-                self.callbacks.on_fit_begin(intervention=intervention, pairs=len(pairs))
-                artifact = self.artifacts.fitted(intervention, chat=self.chat, pairs=pairs)
-                self._fitted[intervention.label] = artifact
-                self.callbacks.on_fit_end(intervention=intervention, artifact=artifact)
+        self.unfit = {}
+        with finish_what_runs() as stop:
+            for intervention in self.interventions:
+                if intervention.trains and intervention.label not in self._artifacts:
+                    self._fit(intervention, pairs)
+                    stop.leave_if_asked()
         return self
 
     def plan(self) -> Plan:
@@ -124,35 +152,40 @@ class Benchmark:
         return make_plan(
             args=self.args,
             model=self.chat.name,
-            model_key=self.chat.fingerprint(),
+            model_key=self._model_key,
             layers=self.chat.loaded_layers(),
             behavior=self.behavior,
-            bases=self.bases,
-            vectors=self.vectors,
+            bases=self._fitted(self.bases),
+            vectors=self._fitted(self.vectors),
             evaluators=self.evaluators,
-            learned={label: artifact.checksum for label, artifact in self._fitted.items()},
+            learned={label: artifact.checksum for label, artifact in self._artifacts.items()},
         )
 
     def compare(self) -> Self:
-        """Measure every cell that is not measured yet.
+        """Measure every cell that is not measured yet. A batch that fails is tried again by the next `compare`.
 
         Raises:
-            UserError: the folder is in use or holds another recipe.
+            UserError: what `check` or `fit` find, or the folder is in use, holds another recipe, or rows of another
+                model or other data.
             SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the batch at hand; run again to continue.
         """
-        with RunFolder(self.folder, recipe=self.settings) as run, finish_the_batch() as stop:
-            plan = self.plan()
-            run.record(**self._facts(plan))
+        self.check()
+        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop:
+            plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]
+            rows.refuse_strangers(keys)
+            run.record(**self._facts(plan))
             if self.args.split == "test":
                 run.open_test(content_key(keys))
-            rows = RowStore(run.rows_path)
             waiting = [batch for batch in plan.batches if batch.key not in rows.done]
-            self.callbacks.on_compare_begin(plan=plan, waiting=waiting, folder=self.folder)
-            failed = [batch for batch in waiting if not self._measure(batch, rows, stop=stop)]
+            self.callbacks.tell("on_compare_begin", plan=plan, waiting=waiting, folder=self.folder)
+            chat = self._loaded() if waiting else self.chat
+            measurement = Measurement(chat, args=self.args, run=run, rows=rows, callbacks=self.callbacks)
+            failed = measurement.of(waiting, stop=stop)
             rows.rewrite_in_order(keys)
-            run.set_status("error" if failed else "success")
-        self.callbacks.on_compare_end(folder=self.folder, failed=failed)
+            run.set_status("error" if failed or self.unfit else "success")
+            self.callbacks.tell("on_compare_end", folder=self.folder, failed=failed)
+            stop.leave_if_asked()
         return self
 
     def report(self) -> Report:
@@ -160,66 +193,71 @@ class Benchmark:
         from caa_bench.report import write_report
 
         report = write_report(self.folder)
-        self.callbacks.on_report(report=report)
+        self.callbacks.tell("on_report", report=report)
+        if self.callbacks.mistakes:
+            self._remember(self.callbacks.mistakes)
+            report = write_report(self.folder)
         return report
 
-    def _measure(self, batch: Batch, store: RowStore, *, stop: Stop) -> bool:
-        """Compute and write one batch; False where it failed, so that the others still run."""
-        stop.between_batches()
-        job = Job(
-            chat=self.chat,
-            items=batch.items,
-            base=batch.base,
-            dose=batch.dose,
-            treatments=batch.treatments,
-            protocol=self.args.protocol,
-            share_prefix=self.args.share_prefix,
-        )
+    def _fit(self, intervention: Intervention, pairs: Pairs) -> None:
+        self.callbacks.tell("on_fit_begin", intervention=intervention, pairs=len(pairs))
         try:
-            rows = batch.evaluator.evaluate(job)
+            artifact = self.store.fitted(intervention, pairs=pairs, model_key=self._model_key, loaded=self._loaded)
+        except UserError:
+            raise
         except Exception as error:
-            self.callbacks.on_batch_error(batch=batch, error=error)
-            return False
-        store.append(batch.key, rows)
-        self.callbacks.on_batch_end(batch=batch, rows=rows)
-        return True
+            logger.exception("%s cannot be fitted", intervention.label)
+            self.unfit[intervention.label] = f"{type(error).__name__}: {error}"
+            self.callbacks.tell("on_fit_error", intervention=intervention, error=error)
+        else:
+            self._artifacts[intervention.label] = artifact
+            self.callbacks.tell("on_fit_end", intervention=intervention, artifact=artifact)
 
-    def _bases(self) -> list[Intervention]:
-        """`none` first, then what `args.bases` names; several joined by `+` become a stack."""
-        by_label = {item.label: item for item in self.interventions}
-        named = [name for name in self.args.bases if name != "none"]
-        if not named:
-            return [Unchanged(), *(item for item in self.interventions if item not in self.vectors)]
-        missing = sorted({part for name in named for part in name.split("+") if part not in by_label})
-        if missing:
-            raise UserError(f"bases: {', '.join(missing)} is not among the interventions; add it or take it out")
-        parts = [[by_label[part] for part in name.split("+")] for name in named]
-        return [Unchanged(), *(many[0] if len(many) == 1 else Stack(*many) for many in parts)]
+    def _fitted(self, interventions: Sequence[Intervention]) -> list[Intervention]:
+        """Those that need nothing that could not be fitted."""
+        return [item for item in interventions if not self.unfit.keys() & set(item.label.split("+"))]
 
-    def _settings(self) -> dict[str, Any]:
-        """What decides the results of a benchmark that was built without a recipe."""
-        return {
-            "model": self.chat.name,
-            "behavior": self.behavior.id,
-            "interventions": [item.settings() | asdict(item.config) for item in self.interventions],
-        } | {
-            key: value for key, value in asdict(self.args).items() if key not in ("report_to", "project", "output_dir")
-        }
+    def _loaded(self) -> ChatModel:
+        """The model with its weights, once it is sure that every base's prompt can be made."""
+        asked = variants(self.behavior.test[0])[0]
+        for base in self.bases:
+            self.chat.choice_prompt(base.rewrite([{"role": "user", "content": asked.question}]), asked.letters)
+        _ = self.chat.model
+        return self.chat
 
-    def _name(self, recipe: str) -> str:
-        """`<recipe>/<behavior>-<model>-<key>`: another setting is another folder, the same one continues."""
-        return f"{recipe}/{self.behavior.id}-{Path(self.chat.name).name}-{content_key(self.settings)[:8]}"
+    @cached_property
+    def _model_key(self) -> dict[str, Any]:
+        """What identifies the model; a large folder takes a while to hash, so once."""
+        return self.chat.fingerprint()
+
+    def _folder(self, recipe: str) -> Path:
+        return run_folder(
+            self.args.output_dir,
+            recipe=recipe,
+            behavior=self.behavior,
+            model=self.chat.name,
+            settings=self.settings,
+        )
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         """What the report needs to know beside the rows."""
+        unfit = [f"{label} could not be fitted ({why}); its cells are missing" for label, why in self.unfit.items()]
         return {
             "cells": [asdict(cell) for cell in plan.cells],
             "batches": [batch.key for batch in plan.batches],
             "behavior": {"id": self.behavior.id, "title": self.behavior.title, "matching": self.behavior.matching},
+            "model": self._model_key,
             "layers": asdict(self.chat.loaded_layers()),
-            "warnings": list(self.behavior.warnings),
-            "artifacts": {label: str(artifact.folder) for label, artifact in self._fitted.items()},
+            "warnings": [*self.behavior.warnings, *unfit],
+            "artifacts": {label: str(artifact.folder) for label, artifact in self._artifacts.items()},
         }
+
+    def _remember(self, warnings: Sequence[str]) -> None:
+        """Add to the warnings of the finished run, so that every later report repeats them."""
+        status = read_manifest(self.folder)["status"]
+        with RunFolder(self.folder, recipe=self.settings) as run:
+            run.record(warnings=[*run.manifest["facts"]["warnings"], *warnings])
+            run.set_status(status)
 
 
 def behavior_of(name: str, args: BenchmarkArguments) -> Behavior:
@@ -231,3 +269,8 @@ def behavior_of(name: str, args: BenchmarkArguments) -> Behavior:
         protocol=args.protocol,
         seed=args.seed,
     )
+
+
+def model_of(recipe: Recipe) -> ChatModel:
+    """The recipe's model, not loaded yet."""
+    return ChatModel.find(recipe.model, changes=dict(recipe.loading))

@@ -3,59 +3,72 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from caa_bench.artifacts import Artifact
+    from caa_bench.evaluators.base import Row
+    from caa_bench.interventions import Intervention
+    from caa_bench.plan import Batch, Plan
+    from caa_bench.report import Report
 
 logger = logging.getLogger(__name__)
 
 
 class Callback:
-    """Override what you want to hear of; every event gets keywords only."""
+    """Override what you want to hear of. `str(callback)` names it in warnings."""
 
-    def on_fit_begin(self, **event: Any) -> None:
-        """`intervention`, `pairs` (their number)."""
+    def __str__(self) -> str:
+        return type(self).__name__
 
-    def on_fit_end(self, **event: Any) -> None:
-        """`intervention`, `artifact`."""
+    def on_fit_begin(self, *, intervention: Intervention, pairs: int) -> None:
+        """An intervention is about to be fitted, or its artifact taken, on so many pairs."""
 
-    def on_compare_begin(self, **event: Any) -> None:
-        """`plan`, `waiting` (batches not done yet), `folder`."""
+    def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
+        """It is fitted and kept."""
 
-    def on_batch_end(self, **event: Any) -> None:
-        """`batch`, `rows`."""
+    def on_fit_error(self, *, intervention: Intervention, error: Exception) -> None:
+        """It could not be fitted; what does not need it goes on."""
 
-    def on_batch_error(self, **event: Any) -> None:
-        """`batch`, `error`."""
+    def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
+        """The plan is made; `waiting` is not measured yet."""
 
-    def on_compare_end(self, **event: Any) -> None:
-        """`folder`, `failed` (batches)."""
+    def on_batch_end(self, *, batch: Batch, rows: Sequence[Row]) -> None:
+        """A batch is measured and its rows are on the disk."""
 
-    def on_report(self, **event: Any) -> None:
-        """`report`."""
+    def on_batch_error(self, *, batch: Batch, error: Exception) -> None:
+        """A batch failed; the others go on."""
+
+    def on_compare_end(self, *, folder: Path, failed: Sequence[Batch]) -> None:
+        """Everything is measured but the batches that failed."""
+
+    def on_report(self, *, report: Report) -> None:
+        """The tables are computed and written."""
 
 
-class Callbacks(Callback):
-    """Tells each callback in turn; one that raises is reported once and left out from then on.
+class Callbacks:
+    """Tells each callback in turn; one that raises is left out from then on.
 
     Args:
         callbacks: in order.
+
+    Attributes:
+        mistakes: one line for each callback that raised.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
-        self.callbacks = list(callbacks)
+        self.mistakes: list[str] = []
+        self._callbacks = list(callbacks)
 
-    def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("on_"):
-            return super().__getattribute__(name)
-        return self._tell(name)
-
-    def _tell(self, name: str) -> Callable[..., None]:
-        def tell(**event: Any) -> None:
-            for callback in list(self.callbacks):
-                try:
-                    getattr(callback, name)(**event)
-                except Exception as error:
-                    logger.warning("%s failed in %s (%s); the results go on without it", callback, name, error)
-                    self.callbacks.remove(callback)
-
-        return tell
+    def tell(self, event: str, **what: Any) -> None:
+        """Call `event` ("on_report") of every callback."""
+        for callback in list(self._callbacks):
+            try:
+                getattr(callback, event)(**what)
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                self.mistakes.append(f"{callback} failed in {event} ({reason}); the results are complete without it")
+                logger.warning(self.mistakes[-1])
+                self._callbacks.remove(callback)

@@ -2,60 +2,53 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
+import warnings
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caa_bench.errors import UserError
 from caa_bench.recipe import Recipe, load_recipe
 from caa_bench.recipe_yaml import split_overrides
 
+if TYPE_CHECKING:
+    from caa_bench.benchmark import Benchmark
+
 
 def compare(options: Namespace) -> int:
     """Measure and report one behavior, or all of them one after another."""
-    from caa_bench.benchmark import Benchmark
-    from caa_bench.progress import Progress
-    from caa_bench.tracking import trackers
-
-    recipes = _recipes(options)
-    benchmarks = [
-        Benchmark.from_recipe(
-            recipe, callbacks=[Progress(), *trackers(recipe)], folder=_folder(options, recipe, recipes)
-        )
-        for recipe in recipes
-    ]
+    benchmarks = _benchmarks(options)
     if options.dry_run:
-        from caa_bench.dry_run import render
-
-        print("\n\n".join(render(benchmark) for benchmark in benchmarks))
-        return 0
-    failed = False
-    for benchmark in benchmarks:
-        report = benchmark.compare().report()
-        failed |= report.manifest["status"] == "error"
-    return 1 if failed else 0
+        return _dry_run(benchmarks)
+    _quiet()
+    statuses = [benchmark.compare().report().manifest["status"] for benchmark in benchmarks]
+    return 1 if "error" in statuses else 0
 
 
 def fit(options: Namespace) -> int:
     """Fit the interventions and say where their artifacts are."""
-    from caa_bench.benchmark import Benchmark
-    from caa_bench.progress import Progress
-
-    for recipe in _recipes(options):
-        benchmark = Benchmark.from_recipe(recipe, callbacks=[Progress()])
+    benchmarks = _benchmarks(options)
+    if options.dry_run:
+        return _dry_run(benchmarks)
+    _quiet()
+    for benchmark in benchmarks:
         benchmark.fit()
-        print(f"artifacts of {recipe.behavior} are in {benchmark.artifacts.folder}")
-    return 0
+        print(f"artifacts of {benchmark.behavior.id} are in {benchmark.store.folder}")
+    return 1 if any(benchmark.unfit for benchmark in benchmarks) else 0
 
 
 def check(options: Namespace) -> int:
     """Check recipe, data and names without loading a model."""
-    from caa_bench.benchmark import Benchmark
-
-    for recipe in _recipes(options):
-        benchmark = Benchmark.from_recipe(recipe)
-        print(f"{recipe.name}: {recipe.behavior} on {recipe.model} is fine; results go to {benchmark.folder}")
+    benchmarks = _benchmarks(options)
+    if options.dry_run:
+        return _dry_run(benchmarks)
+    for benchmark in benchmarks:
+        print(f"{benchmark.behavior.id} on {benchmark.chat.name} is fine; results go to {benchmark.folder}")
     return 0
 
 
@@ -90,16 +83,45 @@ def show(options: Namespace) -> int:
 
 
 def export(options: Namespace) -> int:
-    """Copy a run's artifacts (safetensors and JSON, with checksums) to a new folder."""
+    """Copy a run's artifacts (safetensors and JSON, every checksum checked) to a new folder."""
+    from caa_bench.artifacts import kept_at
+    from caa_bench.files import inside, read_artifact
     from caa_bench.results import read_manifest
 
-    folders = read_manifest(Path(options.folder))["facts"]["artifacts"]
-    target = Path(options.target)
+    run, target = Path(options.folder), Path(options.target)
     if target.exists():
         raise UserError(f"{target}: exists already; give a new folder")
-    for label, folder in folders.items():
-        shutil.copytree(folder, target / label)
+    found = {label: kept_at(run, path) for label, path in read_manifest(run)["facts"]["artifacts"].items()}
+    for label, folder in found.items():
+        read_artifact(folder, expect=None)
+        shutil.copytree(folder, inside(target, label))
         print(f"{label}: {target / label}")
+    return 0
+
+
+def _benchmarks(options: Namespace) -> list[Benchmark]:
+    """One a behavior, all on the same model; every mistake in any of them is found before work begins."""
+    from caa_bench.benchmark import Benchmark, model_of
+    from caa_bench.progress import Progress
+    from caa_bench.tracking import trackers
+
+    recipes = _recipes(options)
+    chat = model_of(recipes[0])
+    return [
+        Benchmark.from_recipe(
+            recipe,
+            chat=chat,
+            callbacks=[Progress(), *trackers(recipe)],
+            folder=_folder(options, recipe, several=len(recipes) > 1),
+        )
+        for recipe in recipes
+    ]
+
+
+def _dry_run(benchmarks: Sequence[Benchmark]) -> int:
+    from caa_bench.dry_run import render
+
+    print("\n\n".join(render(benchmark) for benchmark in benchmarks))
     return 0
 
 
@@ -112,10 +134,18 @@ def _recipes(options: Namespace) -> list[Recipe]:
     return [replace(recipe, behavior=name) for name in names]
 
 
-def _folder(options: Namespace, recipe: Recipe, recipes: list[Recipe]) -> Path | None:
+def _folder(options: Namespace, recipe: Recipe, *, several: bool) -> Path | None:
     if not options.output:
         return None
-    return Path(options.output) / Path(recipe.behavior).name if len(recipes) > 1 else Path(options.output)
+    return Path(options.output) / Path(recipe.behavior).name if several else Path(options.output)
+
+
+def _quiet() -> None:
+    """Keep the libraries' advice to their own callers out of what a run prints; errors still show."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _runs(root: Path) -> list[Path]:

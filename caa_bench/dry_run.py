@@ -1,72 +1,179 @@
-"""`DRY_RUN=1`: what a run would compute and about what that costs, without fitting anything or loading the model."""
+"""`DRY_RUN=1`: what a run would compute and about what that costs, without fitting anything or loading the model.
+
+Tokens are counted with the model's own tokenizer.json where that is at hand; everything else is arithmetic on the
+plan, and is marked as an estimate.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caa_bench.behavior import variants
+from caa_bench.evaluators import Job
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
+    from caa_bench.interventions import Condition, Intervention, Layers
 
 CHARACTERS_A_TOKEN = 4
-"""A usual figure for English text; the estimate says that it is one."""
-CPU_FLOPS, GPU_FLOPS = 5e10, 1e14
-"""Sustained operations a second that the two stated machines reach in fp32 and in bf16."""
+"""A usual figure for English text, where the tokenizer is not at hand."""
+TEMPLATE_TOKENS = 8
+"""Tokens that a chat template puts around one message."""
 SUFFIX_TOKENS = 2
 """Tokens from the end of the instruction to the answer letter: two for Llama 2, one for most others."""
+CPU_FLOPS, GPU_FLOPS = 5e10, 1e14
+"""Sustained operations a second that the two stated machines reach in fp32 and in bf16."""
+BESIDE_WEIGHTS_GB = 0.5
+"""What the engine bounds its largest logits and hidden states to, about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One base at one dose, and what runs on top of it.
+
+    Args:
+        base / dose: what stands below.
+        prompts: number of prompts.
+        tokens: of all of them.
+        shared: conditions that are rows on the shared prefix.
+        alone: conditions that need full forwards of their own.
+    """
+
+    base: Intervention
+    dose: Condition
+    prompts: int
+    tokens: int
+    shared: tuple[Condition, ...]
+    alone: tuple[Condition, ...]
+
+    def token_layers(self, layers: Layers) -> int:
+        """Work with the shared prefix, as `engine.work.score_bound` counts it, no padding."""
+        above = sum(layers.count - 1 - (condition.layer or 0) for condition in self.shared)
+        full = self.tokens * layers.count
+        return full * (1 + len(self.alone)) + self.prompts * SUFFIX_TOKENS * above
+
+    def forwards(self) -> int:
+        """Calls of the model: a prefix and a suffix a pass, one more for each condition that cannot be a row."""
+        return math.ceil(self.prompts / Job.prompts_per_pass) * (2 + len(self.alone))
 
 
 def render(benchmark: Benchmark) -> str:
-    """The cells, and forwards, token-layers, time and memory as estimates, marked so."""
+    """The cells, then forwards, token-layers, time and memory as estimates."""
     layers = benchmark.chat.layers
     if layers is None:
-        return f"{benchmark.chat.name}: not downloaded yet, so its layers are not known; nothing can be estimated"
-    lines = [f"{benchmark.behavior.title} on {benchmark.chat.name}: results would go to {benchmark.folder}"]
-    prompts, tokens = _prompts(benchmark)
-    grid = [condition for vector in benchmark.vectors for condition in vector.conditions(layers)]
+        return f"{benchmark.chat.name}: its config.json does not say how many layers it has; nothing can be estimated"
+    arms = arms_of(benchmark, layers)
+    work = sum(arm.token_layers(layers) for arm in arms)
+    loop = sum(arm.tokens * layers.count * (1 + len(arm.shared) + len(arm.alone)) for arm in arms)
+    training = _training(benchmark, layers)
+    return "\n".join(
+        [
+            f"{benchmark.behavior.title} on {benchmark.chat.name}: results would go to {benchmark.folder}",
+            *(line for arm in arms for line in _cells(arm, benchmark, layers)),
+            f"cells: {sum(1 + len(arm.shared) + len(arm.alone) for arm in arms)}",
+            f"evaluation: about {sum(arm.forwards() for arm in arms):,} forwards over {sum(a.prompts for a in arms):,} "
+            f"prompts, {work:,} token-layers ({loop:,} without shared prefixes)",
+            f"fitting: about {training:,} token-layers, less what is kept from before",
+            f"time: {_time((work + training) * 24 * layers.hidden**2)}",
+            f"memory: {_memory(benchmark)}",
+        ]
+    )
+
+
+def arms_of(benchmark: Benchmark, layers: Layers) -> list[Arm]:
+    """Every base at every dose, with its prompts counted in tokens."""
+    count = token_counter(benchmark.chat.source)
+    questions = _questions(benchmark)
+    shared: list[Condition] = []
+    alone: list[Condition] = []
+    for vector in benchmark.vectors:
+        for condition in vector.conditions(layers):
+            (shared if benchmark.args.share_prefix and _has_edits(vector, condition) else alone).append(condition)
+    arms = []
     for base in benchmark.bases:
-        for dose in base.conditions(layers):
-            lines.append(f"  {base.label} x{dose.multiplier:g}: alone, and {len(grid)} cells on top")
-            for vector in benchmark.vectors:
-                grid_of = ", ".join(f"layer {c.layer} x{c.multiplier:+g}" for c in vector.conditions(layers))
-                lines.append(f"    {vector.label}: {grid_of}")
-    arms = sum(len(base.conditions(layers)) for base in benchmark.bases)
-    above = sum(layers.count - 1 - (condition.layer or 0) for condition in grid)
-    shared = arms * (tokens * layers.count + prompts * SUFFIX_TOKENS * above)
-    plain = arms * tokens * layers.count * (1 + len(grid))
-    training = _training(benchmark, tokens_a_prompt=tokens / max(prompts, 1), layers=layers.count)
-    memory = benchmark.chat.loading.memory_gb
-    lines += [
-        f"cells: {arms * (1 + len(grid))}; prompts a base: {prompts} (about {tokens:,} tokens)",
-        f"forward work: about {shared:,} token-layers with shared prefixes ({plain:,} without)",
-        f"training work: about {training:,} token-layers",
-        f"time: {_time((shared + training) * 24 * layers.hidden**2)}",
-        f"memory: {'not known' if memory is None else f'about {memory:g} GB for the weights'}",
-    ]
-    return "\n".join(lines)
+        turns = [turn for text in questions for turn in base.rewrite([{"role": "user", "content": text}])]
+        tokens = sum(count(turn["content"]) + TEMPLATE_TOKENS for turn in turns)
+        arms += [
+            Arm(
+                base=base,
+                dose=dose,
+                prompts=len(questions),
+                tokens=tokens,
+                shared=tuple(shared),
+                alone=tuple(alone),
+            )
+            for dose in base.conditions(layers)
+        ]
+    return arms
 
 
-def _prompts(benchmark: Benchmark) -> tuple[int, int]:
-    """Number of prompts of one base, and their tokens, about."""
+def token_counter(source: str) -> Callable[[str], int]:
+    """Text -> its number of tokens: by the model's tokenizer.json, which loads in no time, or by its length."""
+    path = Path(source) / "tokenizer.json"
+    if not path.is_file():
+        return lambda text: math.ceil(len(text) / CHARACTERS_A_TOKEN)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _questions(benchmark: Benchmark) -> list[str]:
+    """What is asked under every base: each item of each evaluator in each of its orders."""
     args = benchmark.args
-    items = [item for one in benchmark.evaluators for item in one.items(benchmark.behavior, split=args.split)]
-    asked = [text.question for item in items[: args.limit] for text in variants(item, protocol=args.protocol)]
-    return len(asked), sum(len(question) for question in asked) // CHARACTERS_A_TOKEN + 8 * len(asked)
+    items = [
+        item for one in benchmark.evaluators for item in one.items(benchmark.behavior, split=args.split)[: args.limit]
+    ]
+    return [text.question for item in items for text in variants(item, protocol=args.protocol)]
 
 
-def _training(benchmark: Benchmark, *, tokens_a_prompt: float, layers: int) -> int:
+def _has_edits(intervention: Intervention, condition: Condition) -> bool:
+    """Whether it runs as a row. One that can only say so once it is fitted has edits: it knows no other way to say."""
+    try:
+        return intervention.edits(condition) is not None
+    except RuntimeError:
+        return True
+
+
+def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
+    """The base alone, then a line for each vector's cells."""
+    lines = [f"  {arm.base.label} x{arm.dose.multiplier:g}: alone"]
+    for vector in benchmark.vectors:
+        grid = ", ".join(_dose(condition) for condition in vector.conditions(layers))
+        lines.append(f"    + {vector.label}: {grid}")
+    return lines
+
+
+def _dose(condition: Condition) -> str:
+    return f"{'' if condition.layer is None else f'layer {condition.layer} '}x{condition.multiplier:+g}"
+
+
+def _training(benchmark: Benchmark, layers: Layers) -> int:
     """Token-layers of every fit: one forward over the pairs a vector, three (with the backward) an epoch of LoRA."""
-    pairs = len(benchmark.behavior.pairs())
-    passes = 0.0
+    count = token_counter(benchmark.chat.source)
+    tokens = [count(pair.question) + TEMPLATE_TOKENS for pair in benchmark.behavior.pairs()]
+    work = 0.0
     for intervention in benchmark.interventions:
         if intervention.trains and not intervention.placebo_of:
-            rows = min(pairs, getattr(intervention.config, "max_pairs", None) or pairs)
-            passes += rows * 3 * getattr(intervention.config, "epochs", 1 / 3)
-    return round(passes * tokens_a_prompt * layers)
+            used = tokens[: getattr(intervention.config, "max_pairs", None)]
+            work += sum(used) * 3 * getattr(intervention.config, "epochs", 1 / 3)
+    return round(work * layers.count)
 
 
 def _time(flops: float) -> str:
     """Seconds on two stated machines; a statement of arithmetic, not a promise."""
     cpu, gpu = flops / CPU_FLOPS, flops / GPU_FLOPS
     return f"about {cpu:,.0f} s on 2 CPU cores, {gpu:,.1f} s on a data-center GPU, plus loading"
+
+
+def _memory(benchmark: Benchmark) -> str:
+    """The weights, from the files where they are at hand, and what the engine needs beside them."""
+    files = list(Path(benchmark.chat.source).glob("*.safetensors"))
+    weights = sum(file.stat().st_size for file in files) / 1e9 if files else benchmark.chat.loading.memory_gb
+    if weights is None:
+        return "not known; set memory_gb in the model's config"
+    return f"about {weights:.2g} GB for the weights as stored, and up to {BESIDE_WEIGHTS_GB} GB beside them"

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from caa_bench.behavior import Behavior
+from caa_bench.errors import UserError
 from caa_bench.evaluators.base import Evaluator, Treatment
 from caa_bench.files import content_key
-from caa_bench.interventions.base import Condition, Intervention, Layers
+from caa_bench.interventions import Condition, Intervention, Layers, Stack, Unchanged
 from caa_bench.recipe import BenchmarkArguments
 
 SCHEMA = 1
@@ -51,7 +52,7 @@ class Batch:
 
     Args:
         key: content key of its cells and item texts.
-        items: ids of its items.
+        items: its items, of the evaluator's own kind.
         base / dose / treatments: see `evaluators.Job`.
     """
 
@@ -69,6 +70,25 @@ class Plan:
 
     cells: tuple[Cell, ...]
     batches: tuple[Batch, ...]
+
+
+def bases_of(
+    named: Sequence[str], *, interventions: Sequence[Intervention], vectors: Sequence[Intervention]
+) -> list[Intervention]:
+    """`none` first, then what the recipe names, several joined by `+` as a stack; every non-vector where none is named.
+
+    Raises:
+        UserError: a part of a name that none of the interventions has.
+    """
+    by_label = {one.label: one for one in interventions}
+    parts = [name.split("+") for name in dict.fromkeys(named) if name != "none"]
+    if not parts:
+        return [Unchanged(), *(one for one in interventions if one not in vectors)]
+    missing = sorted({part for many in parts for part in many if part not in by_label})
+    if missing:
+        raise UserError(f"bases: {', '.join(missing)} is not among the interventions; add it or take it out")
+    stacked = [[by_label[part] for part in many] for many in parts]
+    return [Unchanged(), *(many[0] if len(many) == 1 else Stack(*many) for many in stacked)]
 
 
 def make_plan(
@@ -92,46 +112,45 @@ def make_plan(
     """
     cells: list[Cell] = []
     batches: list[Batch] = []
-    common = {"schema": SCHEMA, "model": model_key, "protocol": args.protocol, "share_prefix": args.share_prefix}
-    common["batch_size"] = args.batch_size
+    how = {name: getattr(args, name) for name in ("protocol", "share_prefix", "batch_size", "seed")}
+    common = {"schema": SCHEMA, "model": model_key} | how
     for evaluator in evaluators:
         items = _in_batches(evaluator.items(behavior, split=args.split), limit=args.limit, size=args.batch_size)
         measured = common | {"evaluator": evaluator.name, "config": asdict(evaluator.config)}
-        for base in bases:
-            for dose in base.conditions(layers):
-                own = _cells(
-                    measured | {"base": _identity(base, dose, learned)},
-                    shared={
-                        "model": model,
-                        "protocol": args.protocol,
-                        "split": args.split,
-                        "behavior": behavior.id,
-                        "evaluator": evaluator.name,
-                        "base": base.label,
-                        "base_dose": dose.multiplier,
-                    },
-                    treatments=_treatments(vectors, layers),
-                    learned=learned,
+        for base, dose in _grid(bases, layers):
+            own = _cells(
+                measured | {"base": _identity(base, dose, learned)},
+                shared={
+                    "model": model,
+                    "protocol": args.protocol,
+                    "split": args.split,
+                    "behavior": behavior.id,
+                    "evaluator": evaluator.name,
+                    "base": base.label,
+                    "base_dose": dose.multiplier,
+                },
+                treatments=[(None, Condition(multiplier=0.0)), *_grid(vectors, layers)],  # the base alone first
+                learned=learned,
+            )
+            cells += [cell for cell, _ in own]
+            treatments = tuple(treatment for _, treatment in own)
+            batches += [
+                Batch(
+                    key=content_key([[cell.key for cell, _ in own], [asdict(item) for item in chunk]])[:16],
+                    evaluator=evaluator,
+                    items=chunk,
+                    base=base,
+                    dose=dose,
+                    treatments=treatments,
                 )
-                cells += [cell for cell, _ in own]
-                batches += [
-                    Batch(
-                        key=content_key([[cell.key for cell, _ in own], [asdict(item) for item in chunk]])[:16],
-                        evaluator=evaluator,
-                        items=chunk,
-                        base=base,
-                        dose=dose,
-                        treatments=tuple(treatment for _, treatment in own),
-                    )
-                    for chunk in items
-                ]
+                for chunk in items
+            ]
     return Plan(cells=tuple(cells), batches=tuple(batches))
 
 
-def _treatments(vectors: Sequence[Intervention], layers: Layers) -> list[tuple[Intervention | None, Condition]]:
-    """The base alone first, then the grid of every vector."""
-    grid = [(vector, condition) for vector in vectors for condition in vector.conditions(layers)]
-    return [(None, Condition(multiplier=0.0)), *grid]
+def _grid(interventions: Sequence[Intervention], layers: Layers) -> list[tuple[Intervention, Condition]]:
+    """Every intervention at each of its doses, a dose that a recipe names twice once."""
+    return [(one, condition) for one in interventions for condition in dict.fromkeys(one.conditions(layers))]
 
 
 def _cells(
@@ -168,6 +187,6 @@ def _identity(intervention: Intervention | None, condition: Condition, learned: 
 
 
 def _in_batches(items: Sequence[Any], *, limit: int | None, size: int) -> list[tuple[Any, ...]]:
-    """Items of similar length together, so that little is padded; the order is fixed by the texts alone."""
-    ordered = sorted(items[:limit], key=lambda item: (len(item.question), item.id))
+    """Items of similar length together, so that little is padded; the order is fixed by the texts, not by the file."""
+    ordered = sorted(items[:limit], key=lambda item: (len(item.question), item.question, item.id))
     return [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]

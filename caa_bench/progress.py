@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from caa_bench.callbacks import Callback
-from caa_bench.evaluators.base import Row
+
+if TYPE_CHECKING:
+    from caa_bench.artifacts import Artifact
+    from caa_bench.evaluators.base import Row
+    from caa_bench.interventions import Intervention
+    from caa_bench.plan import Batch, Cell, Plan
+    from caa_bench.report import Report
+
+DRAWS = 999
+"""Resamples behind the intervals that are shown on the way; the report takes the recipe's."""
 
 
 class Progress(Callback):
@@ -17,77 +28,80 @@ class Progress(Callback):
 
     def __init__(self) -> None:
         self.bar: Any = None
+        self.cells: dict[str, Cell] = {}
         self.left: Counter[str] = Counter()
-        self.rows: dict[str, list[Row]] = {}
-        self.cells: dict[str, Any] = {}
+        self.rows_path = Path()
 
-    def on_fit_begin(self, **event: Any) -> None:
+    def on_fit_begin(self, *, intervention: Intervention, pairs: int) -> None:
         """Say what is being fitted, since LoRA on a large model takes a while."""
-        intervention = event["intervention"]
-        used = min(event["pairs"], getattr(intervention.config, "max_pairs", None) or event["pairs"])
-        sys.stderr.write(f"fit {intervention.label} on {used} pairs ... ")
-        sys.stderr.flush()
+        used = min(pairs, getattr(intervention.config, "max_pairs", None) or pairs)
+        _say(f"fit {intervention.label} on {used} pairs ... ", end="")
 
-    def on_fit_end(self, **event: Any) -> None:
+    def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
         """How long it took, or that it was there."""
-        artifact = event["artifact"]
-        sys.stderr.write(f"kept from before ({artifact.folder})\n" if artifact.reused else f"{artifact.fit_s:.1f} s\n")
+        took = "done" if artifact.fit_s is None else f"{artifact.fit_s:.1f} s"
+        _say(f"kept from before ({artifact.folder})" if artifact.reused else took)
 
-    def on_compare_begin(self, **event: Any) -> None:
+    def on_fit_error(self, *, intervention: Intervention, error: Exception) -> None:
+        """Its traceback is logged; the line says what follows from it."""
+        _say(f"{intervention.label} cannot be fitted; everything that does not need it goes on")
+
+    def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
         """Open the bar over the batches that are not done yet."""
-        plan, waiting = event["plan"], event["waiting"]
         self.cells = {cell.key: cell for cell in plan.cells}
         self.left = Counter(treatment.cell for batch in waiting for treatment in batch.treatments)
+        self.rows_path = folder / "rows.jsonl"
         done = len(plan.batches) - len(waiting)
         note = f", {done} of {len(plan.batches)} batches done before" if done else ""
-        sys.stderr.write(f"{len(plan.cells)} cells in {event['folder']}{note}\n")
+        _say(f"{len(plan.cells)} cells in {folder}{note}")
         # disable=None: no bar where stderr is a file, the cells' lines are enough there
         self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
 
-    def on_batch_end(self, **event: Any) -> None:
+    def on_batch_end(self, *, batch: Batch, rows: Sequence[Row]) -> None:
         """Move the bar; print the cells that this batch finished."""
-        for row in event["rows"]:
-            self.rows.setdefault(row["cell"], []).append(row)
-        finished = []
-        for treatment in event["batch"].treatments:
-            self.left[treatment.cell] -= 1
-            if not self.left[treatment.cell]:
-                finished.append(treatment.cell)
+        self.left.subtract(treatment.cell for treatment in batch.treatments)
+        finished = [treatment.cell for treatment in batch.treatments if not self.left[treatment.cell]]
         if finished:
             self._print_cells(finished)
         self.bar.update()
 
-    def on_batch_error(self, **event: Any) -> None:
+    def on_batch_error(self, *, batch: Batch, error: Exception) -> None:
         """Say which batch failed; the others go on."""
-        error, batch = event["error"], event["batch"]
         tqdm.write(f"error in a batch of {batch.base.label}: {type(error).__name__}: {error}", file=sys.stderr)
         self.bar.update()
 
-    def on_compare_end(self, **event: Any) -> None:
+    def on_compare_end(self, *, folder: Path, failed: Sequence[Batch]) -> None:
         """Close the bar; say how to retry what failed."""
         self.bar.close()
-        if event["failed"]:
-            sys.stderr.write(f"{len(event['failed'])} batches failed; the same command tries only these again\n")
+        if failed:
+            _say(f"{len(failed)} batches failed; the same command tries only these again")
 
-    def on_report(self, **event: Any) -> None:
+    def on_report(self, *, report: Report) -> None:
         """The tables, and where they are."""
-        report = event["report"]
-        print(f"\n{report.text()}\n\nrows, cells.csv, stacking.csv and table.txt are in {report.folder}")
+        print(f"\n{report.text()}\n\nrows, tables and figures are in {report.folder}")
 
-    def _print_cells(self, keys: list[str]) -> None:
-        """One line a cell: the mean of p(matching) over what this process measured, with its interval."""
+    def _print_cells(self, keys: Sequence[str]) -> None:
+        """One line a cell: the mean of p(matching) with its interval, over rows of earlier runs too."""
         import pandas as pd
 
         from caa_bench.analysis.cells import cell_table
         from caa_bench.analysis.items import item_scores
-        from caa_bench.report.table import probability
-        from caa_bench.rows import frame_of
+        from caa_bench.rows import RowStore, frame_of
 
         cells = pd.DataFrame([vars(self.cells[key]) for key in keys]).rename(columns={"key": "cell"}).set_index("cell")
-        rows = frame_of(row for key in keys for row in self.rows.pop(key))
-        table = cell_table(item_scores(rows, protocol=self.cells[keys[0]].protocol), cells, draws=999)
+        rows = frame_of(row for row in RowStore(self.rows_path).rows() if row["cell"] in set(keys))
+        table = cell_table(item_scores(rows, protocol=self.cells[keys[0]].protocol), cells, draws=DRAWS)
         for line in table.to_dict("records"):
             what = f"{line['vector']} layer {line['layer']:.0f} x{line['multiplier']:+g}" if line["vector"] else "alone"
-            low, high = probability(line["p_balanced_low"]), probability(line["p_balanced_high"])
-            level = f"p {probability(line['p_balanced'])} [{low}, {high}] n {line['n']}"
+            low, high = _p(line["p_balanced_low"]), _p(line["p_balanced_high"])
+            level = f"p {_p(line['p_balanced'])} [{low}, {high}] n {line['n']}"
             tqdm.write(f"  {line['base']:<28} {what:<26} {level}", file=sys.stderr)
+
+
+def _say(text: str, *, end: str = "\n") -> None:
+    sys.stderr.write(text + end)
+    sys.stderr.flush()
+
+
+def _p(value: float) -> str:
+    return "n/a" if value != value else f"{value:.2f}"

@@ -64,6 +64,15 @@ class BenchmarkArguments:
     project: str = "caa_bench"
     output_dir: str = "runs"
 
+    def mistakes(self) -> list[str]:
+        """One line for each number that nothing can be computed with."""
+        given = {"limit": self.limit, "batch_size": self.batch_size, "draws": self.draws}
+        return [
+            f"{name}: {value} is too few; give 1 or more"
+            for name, value in given.items()
+            if value is not None and value < 1
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM finish the batch at hand; a second one stops at once."""
+"""Ctrl-C and SIGTERM finish what is being computed, a batch or a fit; a second one stops at once. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -17,25 +17,33 @@ class Stop:
         self.signal: int | None = None
 
     def request(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: the first one waits for the batch, the second one does not."""
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-        sys.stderr.write("\nstopping after this batch; again to stop at once\n")
+        """The signal handler: the first one waits for what is being computed, the second one does not.
 
-    def between_batches(self) -> None:
+        Raises:
+            SystemExit: at the second signal.
+        """
+        if self.signal is None:
+            self.signal = number
+            sys.stderr.write("\nstopping after this batch or fit; again to stop at once\n")
+        else:
+            self._leave(number)
+
+    def leave_if_asked(self) -> None:
         """Leave here, with everything written, if a stop was asked for.
 
         Raises:
             SystemExit: 130 after Ctrl-C, 143 after SIGTERM.
         """
         if self.signal is not None:
-            sys.stderr.write("stopped; nothing is lost: run the same command again to continue\n")
-            raise SystemExit(128 + self.signal)
+            self._leave(self.signal)
+
+    def _leave(self, number: int) -> None:
+        sys.stderr.write("stopped; nothing is lost: run the same command again to continue\n")
+        raise SystemExit(128 + number)
 
 
 @contextmanager
-def finish_the_batch() -> Iterator[Stop]:
+def finish_what_runs() -> Iterator[Stop]:
     """Catch both signals for the time of the block; handlers are restored after it."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

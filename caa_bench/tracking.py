@@ -5,11 +5,13 @@ Made from the finished tables, never while measuring: it can be repeated, and it
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlparse
 
 from caa_bench.callbacks import Callback
 from caa_bench.files import content_key
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     from caa_bench.report import Report
 
+logger = logging.getLogger(__name__)
+
+INIT_TIMEOUT_S = 30
 METRICS = ("p_balanced", "p_balanced_low", "p_balanced_high", "log_odds", "option_mass", "letter_bias")
 QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_disable_stats": True}
 
@@ -41,13 +46,13 @@ class WandbTracker(Callback):
 
     def __init__(self, *, project: str) -> None:
         self.project = project
+        self.mode = _mode()
 
     def __str__(self) -> str:
         return "wandb"
 
-    def on_report(self, **event: Any) -> None:
+    def on_report(self, *, report: Report) -> None:
         """One run a base and vector, then a summary run with the cells as a table and all curves in one chart."""
-        report: Report = event["report"]
         curves = _curves(report)
         for name, curve in curves.items():
             self._log_curve(report, name=name, curve=curve)
@@ -74,29 +79,24 @@ class WandbTracker(Callback):
             run.log({"curves": chart, "cells": wandb.Table(dataframe=report.cells.astype(object))})
 
     def _run(self, report: Report, *, name: str, job_type: str) -> Any:
-        """A run with an id that follows from what it shows, so that a repeat replaces it."""
+        """A run with an id that follows from what it shows, so that a repeat replaces it, here and online."""
         import wandb
 
         recipe = report.manifest["recipe"]
         key = content_key([recipe, name])[:16]
-        folder = Path(report.folder)
-        for earlier in (folder / "wandb").glob(f"*run-*-{key}"):
+        for earlier in (Path(report.folder) / "wandb").glob(f"*run-*-{key}"):
             shutil.rmtree(earlier)
-        settings: dict[str, Any] = {
-            "id": key,
-            "resume": "allow",
-            "project": self.project,
-            "dir": str(folder),
-            "name": name,
-        }
+        settings: dict[str, Any] = {"id": key, "name": name, "project": self.project, "dir": str(report.folder)}
         settings |= {"group": f"{recipe['behavior']}-{recipe['model']}", "job_type": job_type, "config": recipe}
-        for mode in _modes():
+        if self.mode == "online":
             try:
-                return wandb.init(mode=mode, settings=wandb.Settings(init_timeout=30, **QUIET), **settings)
-            except wandb.errors.Error:
-                if mode == "offline":
-                    raise
-        raise AssertionError("offline is always tried")
+                return wandb.init(
+                    mode="online", settings=wandb.Settings(init_timeout=INIT_TIMEOUT_S, **QUIET), **settings
+                )
+            except wandb.errors.Error as error:
+                logger.warning("wandb cannot be reached (%s); the curves are kept offline", error)
+                self.mode = "offline"  # for every later run too: each try costs the timeout again
+        return wandb.init(mode=self.mode, settings=wandb.Settings(**QUIET), **settings)
 
 
 def _curves(report: Report) -> dict[str, pd.DataFrame]:
@@ -114,15 +114,19 @@ def _curves(report: Report) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _modes() -> Sequence[Any]:
-    """Online where the user is logged in or says so, with offline to fall back to; else offline."""
-    asked = os.environ.get("WANDB_MODE")
-    if asked:
-        return [asked, "offline"]
-    logged_in = bool(os.environ.get("WANDB_API_KEY")) or _in_netrc()
-    return ["online", "offline"] if logged_in else ["offline"]
+def _mode() -> Literal["online", "offline", "disabled"]:
+    """Online where the user is logged in, unless WANDB_MODE says otherwise; else offline, so that nothing is asked."""
+    asked = os.environ.get("WANDB_MODE", "")
+    if asked == "disabled":
+        return "disabled"
+    return "online" if asked != "offline" and _logged_in() else "offline"
 
 
-def _in_netrc() -> bool:
+def _logged_in() -> bool:
+    """Whether there is a key for the server, in the environment or where `wandb login` keeps it."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    return path.is_file() and "wandb" in path.read_text(errors="replace")
+    try:
+        return bool(os.environ.get("WANDB_API_KEY")) or netrc(path).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False
