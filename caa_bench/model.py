@@ -320,7 +320,7 @@ def leaves_no_trace(model: PreTrainedModel) -> Iterator[None]:
 
     modules = {name: (module, _attributes(module)) for name, module in model.named_modules()}
     gradients = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    config = copy.deepcopy(model.config.__dict__)
+    configs = [(one.__dict__, copy.deepcopy(one.__dict__)) for one in _configs(model)]
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - the one that trl seeds
     with torch.random.fork_rng():
         try:
@@ -331,10 +331,16 @@ def leaves_no_trace(model: PreTrainedModel) -> Iterator[None]:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(gradients[name])
                 parameter.grad = None
-            model.config.__dict__.clear()
-            model.config.__dict__.update(config)
+            for now, before in configs:
+                now.clear()
+                now.update(before)
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
+
+
+def _configs(model: PreTrainedModel) -> list[Any]:
+    """What a trainer aligns with its tokenizer, in place."""
+    return [one for one in (model.config, getattr(model, "generation_config", None)) if one is not None]
 
 
 def _attributes(module: Any) -> dict[str, tuple[Any, Any]]:

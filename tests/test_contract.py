@@ -80,7 +80,7 @@ def everything() -> tuple:
         hooks = [len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks)]
         parts.append((name, type(module), module.training, sorted(vars(module)), *hooks))
     flags = [(name, value.requires_grad, value.grad is None) for name, value in model().named_parameters()]
-    config = {key: repr(value) for key, value in vars(model().config).items()}
+    config = [{k: repr(v) for k, v in vars(one).items()} for one in (model().config, model().generation_config)]
     state = np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()
     return parts, flags, config, state
 

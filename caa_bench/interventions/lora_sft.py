@@ -79,12 +79,12 @@ class LoraSFT(Intervention):
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Train the adapter; loss on exactly the answer tokens."""
-        from peft import get_peft_model, get_peft_model_state_dict
-
         from caa_bench.model import leaves_no_trace
 
         rows = [self._row(tokenizer, pair) for pair in list(pairs)[: self.config.max_pairs]]
-        with leaves_no_trace(model):
+        with quiet(), leaves_no_trace(model):
+            from peft import get_peft_model, get_peft_model_state_dict
+
             seed_everything(self.config.seed)
             peft_model = get_peft_model(model, self._lora_config())
             try:
@@ -206,6 +206,27 @@ class LoraSFT(Intervention):
                 model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
             )
             trainer.train()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' notes to one another off the user's screen: deprecations, token alignment, kernels."""
+    import logging as standard
+    import warnings
+
+    from transformers.utils import logging
+
+    verbosity, bitsandbytes = logging.get_verbosity(), standard.getLogger("bitsandbytes")
+    level = bitsandbytes.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.set_verbosity_error()
+        bitsandbytes.setLevel(standard.ERROR)
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            bitsandbytes.setLevel(level)
 
 
 def seed_everything(seed: int) -> None:
