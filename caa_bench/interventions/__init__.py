@@ -10,6 +10,7 @@ from pathlib import Path
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Intervention, Layers
 from caa_bench.interventions.caa import CAA
+from caa_bench.interventions.full_sft import FullSFT
 from caa_bench.interventions.lora_sft import LoraSFT
 from caa_bench.interventions.none import Unchanged
 from caa_bench.interventions.placebos import RandomDirection, ShuffledLabels
@@ -19,6 +20,7 @@ from caa_bench.interventions.system_prompt import SystemPrompt
 __all__ = [
     "CAA",
     "Condition",
+    "FullSFT",
     "Intervention",
     "Layers",
     "LoraSFT",
