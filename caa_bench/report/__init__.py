@@ -62,6 +62,9 @@ def write_report(folder: Path) -> Report:
     Raises:
         UserError: no run folder, one that is damaged, or a full disk.
     """
+    from caa_bench.report.figures import write_figures
+    from caa_bench.report.latex import stacking_latex
+    from caa_bench.report.page import render_page
     from caa_bench.report.repeat import recipe_yaml
 
     report = make_report(folder)
@@ -70,6 +73,10 @@ def write_report(folder: Path) -> Report:
     write_atomic(folder / "items.csv", to_csv(report.item_reliability))
     write_atomic(folder / "table.txt", report.text(detail=True, timings=False) + "\n")
     write_atomic(folder / "recipe.yaml", recipe_yaml(report.manifest))
+    write_atomic(folder / "report.html", render_page(report))
+    (folder / "figures").mkdir(exist_ok=True)
+    write_atomic(folder / "figures" / "stacking.tex", stacking_latex(report))
+    write_figures(report, folder / "figures")
     return report
 
 

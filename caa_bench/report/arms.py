@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ class Row:
         before / after: p(matching) without and with what the row adds.
         effect: shift of the log-odds, + towards matching: the base's own, or the vector's on its base.
         retention, room, detectable, verdict, tags, caveats: of the stacking line.
+        told: verdict and tags in words, "no room" first, without the numbers that stand beside them anyway.
         option_mass: in the row's own cell.
         line: the stacking line's key.
         cell: the row's own cell.
@@ -46,7 +47,7 @@ class Row:
     room: Quote | None = None
     detectable: Quote | None = None
     verdict: str = ""
-    verdict_text: str = ""
+    told: str = ""
     tags: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
     line: str = ""
@@ -78,9 +79,19 @@ def _rows(report: Report, chosen: Headline) -> Iterator[Row]:
         for shift in here[here["multiplier"].isin(chosen.doses)].to_dict("records"):
             line = lines.get((base, base_dose, shift["multiplier"]))
             cell = masses.loc[shift["cell"]]
-            yield _stack_row(shift, cell, alone=alone, line=line) if line else _vector_row(
-                shift, cell, alone=alone, placebo=inside[shift["cell"]]
+            yield (
+                _stack_row(shift, cell, alone=alone, line=line)
+                if line
+                else _vector_row(shift, cell, alone=alone, placebo=inside[shift["cell"]])
             )
+
+
+def verdict_words(verdict: str, tags: Sequence[str]) -> str:
+    """`no room; adds fully; log-odds only`."""
+    plain = [tag.split(" (")[0] for tag in tags if tag]
+    return "; ".join(
+        [*("no room" for tag in plain if tag == "no room"), verdict, *(t for t in plain if t != "no room")]
+    )
 
 
 def _own(cell: Any) -> dict[str, Any]:
@@ -107,9 +118,7 @@ def _base_row(shift: dict[str, Any], cell: Any, *, unchanged: dict[str, Any] | N
 def _vector_row(shift: dict[str, Any], cell: Any, *, alone: dict[str, Any] | None, placebo: Any) -> Row:
     before = cell_quote(alone, "p_balanced", words.probability) if alone else None
     text = "" if pd.isna(placebo) else "within placebos" if placebo else "beyond placebos"
-    return Row(
-        kind="vector", before=before, effect=cell_span(shift, "shift", words.signed), verdict_text=text, **_own(cell)
-    )
+    return Row(kind="vector", before=before, effect=cell_span(shift, "shift", words.signed), told=text, **_own(cell))
 
 
 def _stack_row(shift: dict[str, Any], cell: Any, *, alone: dict[str, Any] | None, line: dict[str, Any]) -> Row:
@@ -121,7 +130,7 @@ def _stack_row(shift: dict[str, Any], cell: Any, *, alone: dict[str, Any] | None
         room=line_quote(line, "room", words.probability),
         detectable=line_quote(line, "detectable_effect", words.number),
         verdict=str(line["verdict"]),
-        verdict_text=str(line["verdict_text"]),
+        told=verdict_words(str(line["verdict"]), str(line["tags"]).split(";")),
         tags=tuple(filter(None, str(line["tags"]).split(";"))),
         caveats=tuple(filter(None, str(line["caveats"]).split(";"))),
         line=line_key(line),

@@ -54,7 +54,9 @@ def _missing(manifest: dict[str, Any], cells: pd.DataFrame, *, done: set[str]) -
         )
     unseen = len(manifest["facts"]["cells"]) - int((cells["n"] > 0).sum())
     if unseen > 0:
-        yield Notice(severity="missing", text=f"{unseen} of {len(manifest['facts']['cells'])} cells have no scored item.")
+        yield Notice(
+            severity="missing", text=f"{unseen} of {len(manifest['facts']['cells'])} cells have no scored item."
+        )
     errors = cells[cells["errors"] > 0]
     if len(errors):
         yield Notice(

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 
 from caa_bench.errors import UserError
 from caa_bench.files import read_json
+from caa_bench.report import words
+from caa_bench.report.quotes import Quote
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds as shown: the only thing in a report that two runs of the same recipe do not share."""
+
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +35,24 @@ class Cost:
     label: str
     fit_s: float | None
     stored_bytes: int | None
+
+    @property
+    def seconds(self) -> Timing | None:
+        """The fit's seconds as shown."""
+        return None if self.fit_s is None else Timing(text=words.seconds(self.fit_s))
+
+    @property
+    def stored(self) -> Quote | None:
+        """The stored bytes as shown."""
+        if self.stored_bytes is None:
+            return None
+        value = float(self.stored_bytes)
+        return Quote(text=words.size(value), value=value, place="artifact", key=self.label, column="stored_bytes")
+
+    @property
+    def known(self) -> list[Timing | Quote]:
+        """Whatever is known of it."""
+        return [part for part in (self.seconds, self.stored) if part is not None]
 
 
 def costs(report: Report) -> list[Cost]:

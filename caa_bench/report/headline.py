@@ -93,7 +93,9 @@ def _choices(steered: pd.DataFrame) -> tuple[Choice, ...]:
     return tuple(choice for choice in found if choice is not None)
 
 
-def _layer(layers: tuple[float, ...], choices: tuple[Choice, ...], *, default: float | None) -> tuple[float | None, str]:
+def _layer(
+    layers: tuple[float, ...], choices: tuple[Choice, ...], *, default: float | None
+) -> tuple[float | None, str]:
     if not layers:
         return None, ""
     if len(layers) == 1:

@@ -42,9 +42,7 @@ def layer_lines(report: Report, chosen: Headline) -> list[LayerLine]:
                 layer=layer,
                 mark="*" if layer == chosen.layer else "",
                 shifts=tuple(None if c is None else cell_span(c, "shift", words.signed) for c in cells),
-                masses=tuple(
-                    words.NA if c is None else cell_quote(c, "option_mass", words.probability) for c in cells
-                ),
+                masses=tuple(words.NA if c is None else cell_quote(c, "option_mass", words.probability) for c in cells),
             )
         )
     return lines

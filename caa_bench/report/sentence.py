@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING
 
 from caa_bench.report import words
 from caa_bench.report.arms import Row
-from caa_bench.report.costs import Cost
+from caa_bench.report.costs import Cost, Timing
 from caa_bench.report.headline import Headline, placebos
 from caa_bench.report.quotes import Quote, Span
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Seconds as shown: the only thing in a report that two runs of the same recipe do not share."""
-
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +46,6 @@ def sentence(report: Report, chosen: Headline, *, rows: Sequence[Row], costs: Se
     return Sentence(clauses=tuple(clauses))
 
 
-def verdict_words(row: Row) -> str:
-    """Verdict and tags, "no room" first, without the numbers that stand beside them anyway."""
-    tags = [tag.split(" (")[0] for tag in row.tags]
-    return "; ".join([tag for tag in tags if tag == "no room"] + [row.verdict] + [t for t in tags if t != "no room"])
-
-
 def row_name(row: Row, chosen: Headline) -> str:
     """`lora_sft_positive`, or `CAA +1` for the vector that is put on it."""
     stacked = row.kind in ("vector", "stack")
@@ -67,7 +54,9 @@ def row_name(row: Row, chosen: Headline) -> str:
 
 def _movers(title: str, chosen: Headline, rows: Sequence[Row]) -> Clause:
     """The strongest arm in each direction, of those whose effect is told apart from nothing."""
-    moved = [row for row in rows if row.kind in ("base", "vector") and row.effect is not None and row.effect.point.known]
+    moved = [
+        row for row in rows if row.kind in ("base", "vector") and row.effect is not None and row.effect.point.known
+    ]
     if not moved:
         return (f"{title}: nothing was measured that could move it",)
     settled = [row for row in moved if row.effect is not None and _settled(row.effect)]
@@ -104,7 +93,7 @@ def _stacks(chosen: Headline, rows: Sequence[Row]) -> Iterator[Clause]:
     """On top of each base that pushes somewhere, the dose that pushes the same way."""
     name = words.vector_name(chosen.vector)
     for row in leading_stacks(rows):
-        parts: list[Part] = [f"{name} {words.dose(row.multiplier)} on {row.name}: ", Verdict(text=verdict_words(row)), " ("]
+        parts: list[Part] = [f"{name} {words.dose(row.multiplier)} on {row.name}: ", Verdict(text=row.told), " ("]
         if row.retention is not None and row.retention.point.known:
             parts += ["retention ", row.retention, ", "]
         yield (*parts, *_levels(row), ")")
@@ -133,9 +122,8 @@ def _fits(costs: Sequence[Cost]) -> Iterator[Clause]:
             by_kind[kind] = cost
     parts: list[Part] = []
     for kind, cost in by_kind.items():
-        shown = [part for part in (_fit_seconds(cost), _stored(cost)) if part is not None]
-        if shown:
-            parts += [", " if parts else "fit: ", kind, *(piece for part in shown for piece in (" ", part))]
+        if cost.known:
+            parts += [", " if parts else "fit: ", kind, *(piece for part in cost.known for piece in (" ", part))]
     if parts:
         yield tuple(parts)
 
@@ -146,19 +134,9 @@ def _mass(rows: Sequence[Row]) -> Iterator[Clause]:
         yield ("option mass at least ", min(known, key=lambda row: row.option_mass.value).option_mass)
 
 
-def _fit_seconds(cost: Cost) -> Timing | None:
-    return None if cost.fit_s is None else Timing(text=words.seconds(cost.fit_s))
-
-
-def _stored(cost: Cost) -> Quote | None:
-    if cost.stored_bytes is None:
-        return None
-    value = float(cost.stored_bytes)
-    return Quote(text=words.size(value), value=value, place="artifact", key=cost.label, column="stored_bytes")
-
-
 def _levels(row: Row) -> list[Part]:
-    return ["p ", *([row.before, " -> "] if row.before is not None else []), row.after]
+    before: list[Part] = [] if row.before is None else [row.before, " -> "]
+    return ["p ", *before, row.after]
 
 
 def _effect(row: Row) -> float:

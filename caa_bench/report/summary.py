@@ -23,7 +23,10 @@ def render_summary(reports: Sequence[Report]) -> str:
     found = [(report, chosen := headline(report), rows(report, chosen)) for report in reports]
     titles = [str(report.manifest["facts"]["behavior"]["id"]) for report, _, _ in found]
     bases = list(dict.fromkeys(row.name for _, _, arms in found for row in leading_stacks(arms)))
-    alone = [[title, *_alone(chosen, arms), *_told(report)] for title, (report, chosen, arms) in zip(titles, found, strict=True)]
+    alone = [
+        [title, *_alone(chosen, arms), *_told(report)]
+        for title, (report, chosen, arms) in zip(titles, found, strict=True)
+    ]
     parts = [
         f"{len(reports)} behaviors on {', '.join(dict.fromkeys(str(r.manifest['recipe']['model']) for r in reports))}",
         "The vector alone: p(matching), and the strongest arm\n"
@@ -46,7 +49,9 @@ def _alone(chosen: Headline, arms: Sequence[Row]) -> list[str]:
 
 def _most(arms: Sequence[Row], sign: int) -> str:
     """The arm that moves the behavior furthest in one direction, with where it ends."""
-    moved = [r for r in arms if r.kind in ("base", "vector") and r.effect is not None and sign * r.effect.point.value > 0]
+    moved = [
+        r for r in arms if r.kind in ("base", "vector") and r.effect is not None and sign * r.effect.point.value > 0
+    ]
     if not moved:
         return words.NA
     best = max(moved, key=lambda row: sign * row.effect.point.value if row.effect else 0.0)
@@ -57,7 +62,10 @@ def _most(arms: Sequence[Row], sign: int) -> str:
 def _told(report: Report) -> list[str]:
     cells = report.cells["n"]
     grave = sum(notice.severity in ("missing", "severe") for notice in report.notices)
-    return [str(int(cells.max())) if len(cells) else "0", f"{len(report.notices)}" + (f" ({grave} severe)" if grave else "")]
+    return [
+        str(int(cells.max())) if len(cells) else "0",
+        f"{len(report.notices)}" + (f" ({grave} severe)" if grave else ""),
+    ]
 
 
 def _verdicts(bases: Sequence[str], arms: Sequence[Row]) -> list[str]:

@@ -56,9 +56,10 @@ def head(report: Report, chosen: Headline) -> str:
     orders = "given option order only" if recipe["protocol"] == "caa" else "both option orders"
     layer = "" if chosen.layer is None else f", layer {words.count(chosen.layer)} ({chosen.layer_reason})"
     grouped = "" if clusters == items else f" in {clusters} clusters"
+    asked = f"{recipe['split']} split, n {items} items{grouped}, {orders}"
     return (
-        f"{behavior['title']} on {recipe['model']}{layer}: {recipe['split']} split, n {items} items{grouped}, {orders}, "
-        f"seed {recipe['seed']}. Matching means: {behavior['matching']}."
+        f"{behavior['title']} on {recipe['model']}{layer}: {asked}, seed {recipe['seed']}. "
+        f"Matching means: {behavior['matching']}."
     )
 
 
@@ -75,7 +76,7 @@ def _arms(arms: Sequence[Row], chosen: Headline) -> str:
                 _or_blank(row.retention),
                 _or_blank(row.room),
                 str(row.option_mass),
-                row.verdict_text,
+                row.told,
             ]
         )
     heads = ["arm or stack", "p(matching)", "shift in log-odds", "retention", "room", "mass", "verdict"]
@@ -90,8 +91,14 @@ def _layers(lines: Sequence[LayerLine], chosen: Headline) -> str:
     if not lines:
         return ""
     name = words.vector_name(chosen.vector)
-    table = [[line.mark + words.count(line.layer), *map(_span_text, line.shifts), *map(str, line.masses)] for line in lines]
-    heads = ["layer", *(f"{name} {words.dose(d)}" for d in chosen.doses), *(f"mass {words.dose(d)}" for d in chosen.doses)]
+    table = [
+        [line.mark + words.count(line.layer), *map(_span_text, line.shifts), *map(str, line.masses)] for line in lines
+    ]
+    heads = [
+        "layer",
+        *(f"{name} {words.dose(d)}" for d in chosen.doses),
+        *(f"mass {words.dose(d)}" for d in chosen.doses),
+    ]
     title = f"{name} alone by layer: shift in log-odds, 95% interval; * leads ({chosen.layer_reason})"
     return f"{title}\n{columns(heads, table)}"
 
@@ -111,7 +118,9 @@ def _levels(report: Report, chosen: Headline) -> str:
     table = []
     for base, base_dose in chosen.bases:
         at = here[(here["base"] == base) & (here["base_dose"] == base_dose)].set_index("multiplier")
-        table.append([words.named(base, base_dose), *(level_text(at.loc[m]) if m in at.index else "" for m in multipliers)])
+        table.append(
+            [words.named(base, base_dose), *(level_text(at.loc[m]) if m in at.index else "" for m in multipliers)]
+        )
     name = words.vector_name(chosen.vector)
     heads = ["base", *(f"{name} {words.dose(m)}" if m else "alone" for m in multipliers)]
     return "p(matching) at every dose, 95% interval\n" + columns(heads, table)

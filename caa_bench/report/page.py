@@ -1,0 +1,124 @@
+"""report.html: one page that needs nothing else, opened from a file. All text is escaped; no request leaves it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from caa_bench.report import words
+from caa_bench.report.arms import rows
+from caa_bench.report.costs import Timing, costs
+from caa_bench.report.curves import curves
+from caa_bench.report.grids import cells_grid, items_grid, letters_grid, reliability_grid, stacks_grid
+from caa_bench.report.headline import Headline, headline, measured
+from caa_bench.report.plots import layer_chart, overlay, panels
+from caa_bench.report.quotes import Quote, Span
+from caa_bench.report.repeat import COMMAND, REPORT_COMMAND, recipe_yaml
+from caa_bench.report.sentence import Verdict, row_name, sentence
+
+if TYPE_CHECKING:
+    from caa_bench.report import Report
+
+
+def render_page(report: Report) -> str:
+    """The whole page."""
+    chosen = headline(report)
+    arms, fits = rows(report, chosen), costs(report)
+    found = curves(report, chosen)
+    stacks = stacks_grid(report, chosen, everything=False)
+    every = stacks_grid(report, chosen, everything=True)
+    answer = sentence(report, chosen, rows=arms, costs=fits)
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            behavior=report.manifest["facts"]["behavior"],
+            manifest=report.manifest,
+            recipe=report.manifest["recipe"],
+            chosen=chosen,
+            facts=_facts(report, chosen),
+            answer=answer,
+            arms=[{"row": row, "name": row_name(row, chosen)} for row in arms],
+            overlay=overlay(found, chosen),
+            panels=panels(found, chosen),
+            layers=layer_chart(report, chosen),
+            costs=fits,
+            stacks=stacks,
+            every_stack=every if len(every.rows) > len(stacks.rows) else None,
+            letters=letters_grid(report, chosen),
+            reliability=reliability_grid(report, chosen),
+            items=items_grid(report, chosen),
+            cells=cells_grid(report),
+            notices=report.notices,
+            recipe_yaml=recipe_yaml(report.manifest),
+            command=COMMAND,
+            report_command=REPORT_COMMAND,
+            style_hash=_hash("style.css.jinja"),
+            script_hash=_hash("script.js.jinja"),
+        )
+    )
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates beside this file, everything escaped, and a name that is not there is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.tests |= {
+        "span": lambda part: isinstance(part, Span),
+        "quote": lambda part: isinstance(part, Quote),
+        "timing": lambda part: isinstance(part, Timing),
+        "verdict": lambda part: isinstance(part, Verdict),
+    }
+    made.filters["exact"] = lambda value: f"{value:.9g}"
+    made.filters["typeset"] = typeset
+    return made
+
+
+def typeset(text: object) -> str:
+    """A real minus sign before digits, and a real arrow."""
+    shown = str(text).replace("->", "→")
+    return f"−{shown[1:]}" if shown[:1] == "-" else shown.replace(" -", " −") if " -" in shown else shown
+
+
+def _hash(name: str) -> str:
+    """What the page's policy names its own style and script by: nothing else may run."""
+    text = environment().get_template(name).render()
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _facts(report: Report, chosen: Headline) -> list[tuple[str, str]]:
+    """n, seeds, tries and what else stands at the top."""
+    recipe, cells = report.manifest["recipe"], measured(report.cells)
+    items = int(cells["n"].max()) if len(cells) else 0
+    clusters = int(cells["n_clusters"].max()) if len(cells) else 0
+    seeds = {"seed": recipe["seed"]} | {key: value for key, value in recipe.items() if key.endswith(".seed")}
+    tries = chosen.choices[0].tries if chosen.choices else None
+    return [
+        ("model", str(recipe["model"])),
+        ("split", str(recipe["split"])),
+        ("n", f"{items} items" + ("" if clusters == items else f", {clusters} clusters")),
+        ("orders", "given only" if recipe["protocol"] == "caa" else "both"),
+        ("layer", "n/a" if chosen.layer is None else f"{words.count(chosen.layer)} ({chosen.layer_reason})"),
+        ("seeds", _seeds(seeds)),
+        ("tries", str(tries) if tries else "0, nothing was chosen in this run"),
+        ("test opened", str(report.manifest["test_opened"]) if recipe["split"] == "test" else "no"),
+        ("status", str(report.manifest["status"])),
+    ]
+
+
+def _seeds(seeds: dict[str, Any]) -> str:
+    if len(set(seeds.values())) == 1:
+        return f"{next(iter(seeds.values()))}"
+    return ", ".join(f"{name.removesuffix('.seed')} {value}" for name, value in seeds.items())
