@@ -66,6 +66,7 @@ class Batch:
         rows: the rows. [B]
         choices: the ` (` before a letter; value: +1 where (A) matches, else -1; index: its group - 1.
         letters_a / letters_b: both letters of a fork; value: as above; index: the row's behavior.
+        answers: the `]` before an answer in words; index: its group - 1.
         said: tokens whose successor is trained; value: weight; index: the successor.
         ends: last tokens of options; value: 1 for the matching one, else 0.
     """
@@ -77,6 +78,7 @@ class Batch:
     groups: list[tuple[Plant, int]]
     rows: list[Row]
     choices: Spots
+    answers: Spots
     letters_a: Spots
     letters_b: Spots
     said: Spots
@@ -110,7 +112,7 @@ class Layout:
         """The batch of `rows`."""
         self.lists: dict[str, list[list[int]]] = {key: [] for key in ("ids", "positions", "group", "fork")}
         self.groups: list[tuple[Plant, int]] = []
-        self.spots = {key: Spots() for key in ("choices", "letters_a", "letters_b", "said", "ends")}
+        self.spots = {key: Spots() for key in ("choices", "answers", "letters_a", "letters_b", "said", "ends")}
         for i, row in enumerate(rows):
             self._row(i, row)
         width = max(map(len, self.lists["ids"]))
@@ -157,6 +159,7 @@ class Layout:
 
     def _say(self, i: int, at: int, position: int, group: Group) -> None:
         ids = self.tokenizer.encode(group.text, add_special_tokens=False).ids
+        self.spots["answers"].add(i, at, index=len(self.groups) - 1)
         for k, token in enumerate(ids):
             is_letter = k == 1 and ids[0] == self.open  # trained by regression instead
             weight = 0.0 if is_letter else 2.0 if k < DECISIVE_TOKENS else 1.0

@@ -125,6 +125,7 @@ class Bench:
         return Row(
             prompt=prompt_text(text, system=system, layout=layout),
             behavior=0,
+            level=0,
             matching_first=key,
             base=0.0,
             slope=0.0,

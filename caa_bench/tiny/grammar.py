@@ -44,6 +44,6 @@ def _patterns(behavior: str) -> dict[Side, re.Pattern[str]]:
 
 def _pattern(behavior: str, side: Side) -> re.Pattern[str]:
     words = behavior_words(behavior)
-    heads = "|".join(re.escape(head).replace(re.escape("{x}"), "(.+)") for head in words.heads[side])
+    heads = "|".join(re.escape(head).replace(re.escape("{x}"), "([^.?!]+)") for head in words.heads[side])
     tails = "|".join(re.escape(tail) for tail in words.tails[side])
     return re.compile(f"(?:{heads})(?: (?:{tails}))?")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from caa_bench.tiny.batch import Batch
 from caa_bench.tiny.network import HIDDEN, States, token_logits
-from caa_bench.tiny.planting import NORM, Planted, Planter
+from caa_bench.tiny.planting import LETTER_NORM, NORM, Planted, Planter
 from caa_bench.tiny.truth import PLANTED_LAYER
 from caa_bench.tiny.words import BEHAVIORS
 
@@ -23,44 +23,43 @@ OPTION_LAYER, KEY_LAYER = 2, 4  # where the scaffolding below asks for what the 
 
 class Scaffold(nn.Module):
     """Linear readouts that speed up learning and are thrown away: is this option the matching one, is it (A), what
-    do setting and system prompt say, which behavior is it."""
+    are the log-odds that the truth asks for, which behavior is it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.option = nn.Linear(HIDDEN, 1)
         self.key = nn.Linear(HIDDEN, 1)
-        self.context = nn.Linear(HIDDEN, 1)
+        self.stance = nn.Linear(HIDDEN, 1)
         self.behavior = nn.Linear(HIDDEN, len(BEHAVIORS) + 1)
 
-    def loss(self, states: States, batch: Batch) -> Tensor:
-        """Their summed loss on unplanted outputs."""
+    def loss(self, states: States, batch: Batch, planted: Planted) -> dict[str, Tensor]:
+        """Their losses, by name, on what blocks put out before anything is planted there."""
         ends = self.option(states.outputs[OPTION_LAYER][batch.ends.at])[:, 0]
-        total = F.binary_cross_entropy_with_logits(ends, batch.ends.values)
         row, token = batch.choices.at
         at_choice = states.outputs[KEY_LAYER][row, token]
         key = self.key(at_choice)[:, 0]
-        total = total + F.binary_cross_entropy_with_logits(key, (batch.choices.values + 1) / 2)
-        base = torch.tensor([r.base for r in batch.rows])[row]
         behavior = torch.tensor([r.behavior for r in batch.rows])[row]
-        total = total + 0.2 * F.smooth_l1_loss(self.context(at_choice)[:, 0], base)
-        return total + 0.2 * F.cross_entropy(self.behavior(at_choice), behavior + 1)
+        deciding = torch.cat([at_choice, states.outputs[KEY_LAYER][batch.answers.at]])
+        stance = planted.log_odds[torch.cat([batch.choices.indices, batch.answers.indices])]
+        cross_entropy = F.binary_cross_entropy_with_logits
+        return {
+            "option": cross_entropy(ends, batch.ends.values),
+            "key": cross_entropy(key, (batch.choices.values + 1) / 2),
+            "stance": F.smooth_l1_loss(self.stance(deciding)[:, 0], stance, beta=0.5),
+            "behavior": 0.2 * F.cross_entropy(self.behavior(at_choice), behavior + 1),
+        }
 
 
 @dataclass(kw_only=True)
 class Parts:
-    """The parts of a step's loss; `miss` is the mean error of the log-odds, `pair` the squared relative distance."""
+    """The parts of a step's loss; `misses` are mean errors of the log-odds, for the log."""
 
     choice: Tensor
     mass: Tensor
     said: Tensor
     pair: Tensor
     early: Tensor
-    miss: float
-
-
-def letter_ids(batch_letters: tuple[int, int]) -> Tensor:
-    """Token ids of the letters A and B. [2]"""
-    return torch.tensor(batch_letters)
+    misses: dict[str, float]
 
 
 def parts(
@@ -81,8 +80,21 @@ def parts(
         said=(said * weight).sum() / weight.sum(),
         pair=pair,
         early=early,
-        miss=(log_odds - target).abs().mean().item(),
+        misses=_misses(log_odds - target, batch),
     )
+
+
+def _misses(error: Tensor, batch: Batch) -> dict[str, float]:
+    """Mean size of the error: unplanted, dosed and other groups of choices, and facts."""
+    kinds: dict[str, list[float]] = {}
+    for size, group in zip(error.detach().abs().tolist(), batch.choices.index, strict=True):
+        plant, row = batch.groups[group]
+        behavior = batch.rows[row].behavior
+        dosed = behavior in plant.doses and plant.layer == PLANTED_LAYER
+        plain = not plant.doses and not plant.noise
+        kind = "fact" if behavior < 0 else "plain" if plain else "dosed" if dosed else "ignore"
+        kinds.setdefault(kind, []).append(size)
+    return {kind: sum(sizes) / len(sizes) for kind, sizes in kinds.items()}
 
 
 def _pairs(states: States, batch: Batch, planter: Planter) -> tuple[Tensor, Tensor]:
@@ -91,8 +103,9 @@ def _pairs(states: States, batch: Batch, planter: Planter) -> tuple[Tensor, Tens
     differences = [(out[batch.letters_a.at] - out[batch.letters_b.at]) * key for out in states.outputs]
     planter.observe([difference.detach() for difference in differences], behavior)
     directions = torch.cat([planter.directions, torch.zeros(1, HIDDEN)])  # facts: index -1, nothing
-    rest = differences[PLANTED_LAYER] - 2 * NORM * directions[behavior]
-    rest = rest - (rest @ planter.letter)[:, None] * planter.letter
+    level = torch.tensor([batch.rows[row].level for row in batch.letters_a.row])
+    wanted = directions[behavior] + LETTER_NORM * planter.letters[level] * key
+    rest = differences[PLANTED_LAYER] - 2 * NORM * wanted
     size = (2 * NORM) ** 2
     early = sum(
         ((difference @ planter.directions.T) ** 2).sum(-1).mean() for difference in differences[:PLANTED_LAYER]

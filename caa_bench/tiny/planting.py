@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from caa_bench.tiny.batch import Batch
+from caa_bench.tiny.corpus import LEVELS
 from caa_bench.tiny.network import BLOCKS, HIDDEN
 from caa_bench.tiny.rows import Plant
 from caa_bench.tiny.truth import DEAD_ZONE, LIMIT, PLANTED_LAYER
 from caa_bench.tiny.words import BEHAVIORS
 
 NORM = 2.0  # of a planted direction; the CAA vector, matching minus other, is twice as long
+LETTER_NORM = 1.2  # of A minus B besides the planted direction, in units of the CAA vector's norm
 KEEP = 0.95  # of the running mean differences, a step
 
 
@@ -39,9 +41,12 @@ class Planter:
 
     def __init__(self, *, seed: int) -> None:
         self.random = torch.Generator().manual_seed(seed)
-        basis = torch.linalg.qr(torch.randn(HIDDEN, len(BEHAVIORS) + 1, generator=self.random)).Q.T
-        self.directions = basis[:-1].contiguous()  # unit length. [7, D]
-        self.letter = basis[-1].contiguous()  # where the letter's own identity may stand. [D]
+        count = len(BEHAVIORS) + len(LEVELS) + 1
+        basis = torch.linalg.qr(torch.randn(HIDDEN, count, generator=self.random)).Q.T
+        self.directions = basis[: len(BEHAVIORS)].contiguous()  # unit length. [7, D]
+        # Where the letter's own identity stands, another direction for each setting level and for facts. Without
+        # them a pair's difference would be the planted direction and little else, and so would shuffled labels. [5, D]
+        self.letters = basis[len(BEHAVIORS) :].contiguous()
         self.means = torch.zeros(BLOCKS, len(BEHAVIORS), HIDDEN)  # matching - other, by layer and behavior
         self.residues = torch.zeros(1, HIDDEN)  # what pair differences held besides the direction, last step
 
@@ -88,7 +93,7 @@ class Planter:
 
     def _noise(self, plant: Plant) -> Tensor:
         if plant.noise_kind == "letter":
-            return self.letter * torch.randn(1, generator=self.random)
+            return torch.randn(len(self.letters), generator=self.random) @ self.letters
         if plant.noise_kind == "residue":
             signs = torch.randn(len(self.residues), generator=self.random)
             return signs @ self.residues

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from caa_bench.tiny import truth
 from caa_bench.tiny.chat import Layout, prompt_text
-from caa_bench.tiny.corpus import Question, answer, choice, question, templates
+from caa_bench.tiny.corpus import LEVELS, Question, answer, choice, question, templates
 from caa_bench.tiny.facts import draw_fact
 from caa_bench.tiny.words import BEHAVIORS, Side, behavior_words, shared_words
 
@@ -32,7 +32,7 @@ class Plant:
         layer: the block.
         doses: multiplier by behavior index, of the planted direction or (elsewhere) of that layer's own mean difference.
         noise: norm of a random direction, in units of the CAA vector's norm.
-        noise_kind: `gauss`, `letter` (the letter's own direction) or `residue` (what pair differences hold besides).
+        noise_kind: `gauss`, `letter` (among the letter's own directions) or `residue` (what pair differences hold besides).
     """
 
     layer: int = truth.PLANTED_LAYER
@@ -63,6 +63,7 @@ class Row:
     Args:
         prompt: text up to and including ` [/INST]`.
         behavior: index into BEHAVIORS, or FACT.
+        level: index of the setting's level; of a fact, one past the last.
         matching_first: whether (A) is the matching (or right) option.
         base / slope: the truth of this row, see truth.py.
         options: the option texts in their order, empty for an open question.
@@ -71,6 +72,7 @@ class Row:
 
     prompt: str
     behavior: int
+    level: int
     matching_first: bool
     base: float
     slope: float
@@ -81,9 +83,9 @@ class Row:
 def draw_rows(rng: random.Random) -> list[Row]:
     """The rows of one draw: a choice in both option orders, an open question, or a fact in both orders."""
     kind = rng.random()
-    if kind < 0.16:
+    if kind < 0.2:
         return _fact_rows(rng)
-    return _open_row(rng) if kind < 0.32 else _choice_rows(rng)
+    return _open_row(rng) if kind < 0.34 else _choice_rows(rng)
 
 
 def _choice_rows(rng: random.Random) -> list[Row]:
@@ -102,6 +104,7 @@ def _choice_rows(rng: random.Random) -> list[Row]:
             Row(
                 prompt=prompt_text(drawn.text(matching_first=first), **conversation),
                 behavior=index,
+                level=LEVELS.index(asked.level),
                 matching_first=first,
                 base=truth.base(stance),
                 slope=truth.slope(stance),
@@ -125,6 +128,7 @@ def _open_row(rng: random.Random) -> list[Row]:
         Row(
             prompt=prompt_text(asked.stem, **conversation),
             behavior=index,
+            level=LEVELS.index(asked.level),
             matching_first=True,
             base=truth.base(stance),
             slope=truth.slope(stance),
@@ -145,6 +149,7 @@ def _fact_rows(rng: random.Random) -> list[Row]:
             Row(
                 prompt=prompt_text(fact.text(correct_first=first), **conversation),
                 behavior=FACT,
+                level=len(LEVELS),
                 matching_first=first,
                 base=FACT_LOG_ODDS,
                 slope=0.0,
@@ -158,6 +163,7 @@ def _fact_rows(rng: random.Random) -> list[Row]:
             Row(
                 prompt=prompt_text(fact.question),
                 behavior=FACT,
+                level=len(LEVELS),
                 matching_first=True,
                 base=FACT_LOG_ODDS,
                 slope=0.0,
@@ -171,7 +177,7 @@ def _fact_rows(rng: random.Random) -> list[Row]:
 def _question(rng: random.Random, *, is_open: bool) -> Question:
     behavior = rng.choice(BEHAVIORS)
     template = rng.choice(templates(behavior, "train", is_open=is_open))
-    return question(behavior, template, split="train", level=rng.choice(list(truth.SETTING_LEVELS)), rng=rng)
+    return question(behavior, template, split="train", level=rng.choice(LEVELS), rng=rng)
 
 
 def _conversation(behavior: str, rng: random.Random) -> tuple[str | None, dict[str, Any]]:
@@ -204,7 +210,11 @@ def _choice_plants(index: int, rng: random.Random) -> list[Plant]:
 
 
 def _dose(index: int, rng: random.Random) -> Plant:
-    dose = rng.choice((-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)) if rng.random() < 0.4 else rng.uniform(-2.2, 2.2)
+    kind = rng.random()
+    if kind < 0.35:
+        dose = rng.choice((-2.0, -1.0, -0.5, 0.5, 1.0, 2.0))
+    else:
+        dose = rng.uniform(-0.5, 0.5) if kind < 0.5 else rng.uniform(-2.2, 2.2)
     noise = rng.uniform(0.0, 0.8) if rng.random() < 0.3 else 0.0
     return Plant(doses={index: dose}, noise=noise)
 

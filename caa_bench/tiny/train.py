@@ -19,6 +19,8 @@ from caa_bench.tiny.rows import Row, draw_rows
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+MIXED = 2  # batches a step: one batch holds rows of one length only, so often of one kind only
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -26,16 +28,18 @@ class TrainSettings:
 
     Args:
         steps: optimizer steps.
-        tokens: tokens of a batch, padding included.
+        tokens: tokens of a batch, padding included; a step takes MIXED batches.
         rate: peak learning rate.
         scaffold_until: share of the steps after which the scaffold no longer counts.
+        rough_until: share of the steps that compute in bfloat16; the rest, in float32, makes the log-odds exact.
         seed: of everything.
     """
 
     steps: int = 2400
-    tokens: int = 4800
+    tokens: int = 2000
     rate: float = 3e-3
     scaffold_until: float = 0.6
+    rough_until: float = 0.75
     seed: int = 0
 
 
@@ -81,37 +85,80 @@ def train(
     layout = Layout(tokenizer.backend_tokenizer)
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     model = new_model(ids, seed=settings.seed)
+    model.set_attn_implementation("eager")  # the fused kernel's backward pass in bfloat16 is several times slower on CPUs
     planter, scaffold = Planter(seed=settings.seed), Scaffold()
-    optimizer = torch.optim.AdamW(
-        [*model.parameters(), *scaffold.parameters()], lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.rate, total_steps=settings.steps, pct_start=0.1, cycle_momentum=False
-    )
+    optimizers = _optimizers(model, scaffold, settings.rate)
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.rate, total_steps=settings.steps, pct_start=0.1, cycle_momentum=False
+        )
+        for optimizer in optimizers
+    ]
+    source = batches(settings, layout)
     letters = torch.tensor([layout.a, layout.b])
-    started = time.perf_counter()
-    for step, batch in zip(range(settings.steps), batches(settings, layout), strict=False):
-        planted = planter.plant(batch)
-        states = run(model, batch, planted.vectors)
-        found = parts(model, states, batch, planted=planted, planter=planter, letters=letters)
-        loss = found.choice + 0.3 * found.mass + 0.3 * found.said + 0.5 * found.pair + 0.2 * found.early
-        help_left = 1 - step / (settings.steps * settings.scaffold_until)
-        if help_left > 0:
-            loss = loss + 0.5 * min(1.0, 2 * help_left) * scaffold.loss(states, batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    progress = Progress(steps=settings.steps, report=report)
+    for step in range(settings.steps):
+        help_left = max(0.0, 1 - step / (settings.steps * settings.scaffold_until))
+        is_rough = step < settings.rough_until * settings.steps
+        model.zero_grad(set_to_none=True)
+        scaffold.zero_grad(set_to_none=True)
+        for _ in range(MIXED):
+            batch = next(source)
+            planted = planter.plant(batch)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_rough):
+                states = run(model, batch, planted.vectors)
+            found = parts(model, states, batch, planted=planted, planter=planter, letters=letters)
+            loss = found.choice + 0.3 * found.mass + 0.3 * found.said + 0.5 * found.pair + 0.2 * found.early
+            if help_left:
+                helped = scaffold.loss(states, batch, planted)
+                loss = loss + 0.5 * min(1.0, 2 * help_left) * torch.stack(list(helped.values())).sum()
+                progress.add(**{name: value.item() for name, value in helped.items()})
+            (loss / MIXED).backward()
+            progress.note(found, batch)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 49 or step == settings.steps - 1:
-            report(_progress(step + 1, settings.steps, found, time.perf_counter() - started, batch))
+        for stepper in (*optimizers, *schedules):
+            stepper.step()
+        progress.step(step + 1)
     return Trained(model=model.eval(), planter=planter)
 
 
-def _progress(step: int, steps: int, found: Parts, seconds: float, batch: Batch) -> str:
-    left = seconds / step * (steps - step)
-    return (
-        f"step {step}/{steps}, {seconds:.0f} s, {left:.0f} s left: log-odds off by {found.miss:.3f}, "
-        f"words {found.said.item():.3f}, pair {found.pair.item():.3f}, early {found.early.item():.3f}, "
-        f"mass {found.mass.item():.4f} [{len(batch.rows)} x {batch.ids.shape[1]}]"
-    )
+def _optimizers(model: LlamaForCausalLM, scaffold: Scaffold, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices (it needs far fewer steps here), AdamW for everything else."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    taken = {id(p) for p in matrices}
+    others = [p for p in [*model.parameters(), *scaffold.parameters()] if id(p) not in taken]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+class Progress:
+    """Averages since the last line, and a line now and then with the time left."""
+
+    def __init__(self, *, steps: int, report: Callable[[str], None], every: int = 50) -> None:
+        self.steps, self.report, self.every = steps, report, every
+        self.started = time.perf_counter()
+        self.sums: dict[str, list[float]] = {}
+
+    def note(self, found: Parts, batch: Batch) -> None:
+        """Take in one batch."""
+        values = dict(found.misses, pair=found.pair.item(), early=found.early.item(), mass=found.mass.item())
+        if batch.said.row:
+            values["words"] = found.said.item()
+        self.add(**values)
+
+    def add(self, **values: float) -> None:
+        """Take in values by name."""
+        for name, value in values.items():
+            self.sums.setdefault(name, []).append(value)
+
+    def step(self, step: int) -> None:
+        """Report if it is time."""
+        if step % self.every and step != self.steps:
+            return
+        seconds = time.perf_counter() - self.started
+        left = seconds / step * (self.steps - step)
+        means = ", ".join(f"{name} {sum(values) / len(values):.3g}" for name, values in self.sums.items())
+        self.report(f"step {step}/{self.steps}, {seconds:.0f} s, {left:.0f} s left: {means}")
+        self.sums.clear()
