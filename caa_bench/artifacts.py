@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Artifact:
     Args:
         folder: where it is kept.
         checksum: of its manifest, which holds the checksums of its files.
-        fit_s: seconds that fitting took when it was done; None where that is not known.
+        fit_s: seconds that fitting it and what it is made from took when it was done; None where that is not known.
         reused: whether it was there already.
     """
 
@@ -45,6 +46,7 @@ class ArtifactStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._others: dict[str, ChatModel] = {}
 
     def fitted(
         self,
@@ -54,7 +56,7 @@ class ArtifactStore:
         model_key: Mapping[str, Any],
         loaded: Callable[[], ChatModel],
     ) -> Artifact:
-        """Load the intervention's artifact, or fit and keep it.
+        """Load the intervention's artifact, or fit and keep it, and before it whatever it is made from.
 
         Args:
             model_key: what identifies the model (`ChatModel.fingerprint`).
@@ -65,7 +67,7 @@ class ArtifactStore:
         """
         from filelock import FileLock
 
-        key = content_key([SCHEMA, intervention.settings(), model_key, intervention.learned_from(pairs)])[:12]
+        key = self._key(intervention, pairs=pairs, model_key=model_key)
         folder = self.folder / safe_name(f"{intervention.label}-{key}")
         timing = folder.with_suffix(".timing.json")
         try:
@@ -76,7 +78,8 @@ class ArtifactStore:
         with FileLock(self.folder / f".{folder.name}.lock"):
             reused = folder.is_dir()
             if not reused:
-                self._fit(intervention, loaded(), pairs=pairs, folder=folder)
+                parts_s = self._fit_ingredients(intervention, pairs=pairs, model_key=model_key, loaded=loaded)
+                self._fit(intervention, loaded(), pairs=pairs, folder=folder, parts_s=parts_s)
             intervention.load(folder)
         return Artifact(
             folder=folder,
@@ -85,7 +88,50 @@ class ArtifactStore:
             reused=reused,
         )
 
-    def _fit(self, intervention: Intervention, chat: ChatModel, *, pairs: Pairs, folder: Path) -> None:
+    def _key(self, intervention: Intervention, *, pairs: Pairs, model_key: Mapping[str, Any]) -> str:
+        """Content key of everything that decides what the fit gives."""
+        made_of = [
+            self._key(part.intervention, pairs=part.pairs, model_key=self._key_of(part.model, model_key))
+            for part in intervention.ingredients(pairs)
+        ]
+        learned_from = intervention.learned_from(pairs)
+        return content_key([SCHEMA, intervention.settings(), model_key, learned_from, *made_of])[:12]
+
+    def _fit_ingredients(
+        self,
+        intervention: Intervention,
+        *,
+        pairs: Pairs,
+        model_key: Mapping[str, Any],
+        loaded: Callable[[], ChatModel],
+    ) -> float:
+        """Fit or load what it is made from; another model is loaded to fit alone and freed. Returns the seconds."""
+        seconds = 0.0
+        try:
+            for part in intervention.ingredients(pairs):
+                made = self.fitted(
+                    part.intervention,
+                    pairs=part.pairs,
+                    model_key=self._key_of(part.model, model_key),
+                    loaded=partial(self._other, part.model, model_key) if part.model else loaded,
+                )
+                seconds += made.fit_s or 0.0
+        finally:
+            for other in self._others.values():
+                other.free()
+        return seconds
+
+    def _key_of(self, model: str, model_key: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._other(model, model_key).fingerprint() if model else model_key
+
+    def _other(self, model: str, model_key: Mapping[str, Any]) -> ChatModel:
+        """Another model by name, in the dtype and on the devices of the measured one."""
+        if model not in self._others:
+            alike = {key: model_key[key] for key in ("dtype", "quantization", "device_map") if key in model_key}
+            self._others[model] = ChatModel.find(model, changes=alike)
+        return self._others[model]
+
+    def _fit(self, intervention: Intervention, chat: ChatModel, *, pairs: Pairs, folder: Path, parts_s: float) -> None:
         """Fit and keep; a kill at any moment leaves nothing that a later fit of the same does not clear away."""
         scratch = self.folder / f".{folder.name}.unfinished"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -101,7 +147,7 @@ class ArtifactStore:
             raise
         intervention.save_pretrained(scratch / folder.name)
         # Beside the folder, not in it: seconds differ between runs, the artifact's bytes must not.
-        write_json(folder.with_suffix(".timing.json"), {"fit_s": round(time.monotonic() - started, 3)})
+        write_json(folder.with_suffix(".timing.json"), {"fit_s": round(time.monotonic() - started + parts_s, 3)})
         (scratch / folder.name).rename(folder)
         scratch.rmdir()
 

@@ -29,6 +29,7 @@ class Cell:
         key: content key of everything that decides the result; 16 hex digits.
         base_dose: the base's own multiplier, 1 as fitted.
         vector: "" for the base alone (multiplier 0, no layer).
+        vector_behavior / vector_layer / vector_model: where the vector was fitted; model "" is the measured one.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Cell:
     vector_layer: int | None
     layer: int | None
     multiplier: float
+    vector_model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,7 @@ def _cells(
             vector="" if vector is None else vector.label,
             vector_behavior="" if source is None else source.behavior,
             vector_layer=None if source is None else source.layer,
+            vector_model="" if source is None else source.model,
             layer=condition.layer,
             multiplier=condition.multiplier,
         )

@@ -162,7 +162,8 @@ class CAA(SteeringVector):
         if not self.config.vector_model:
             yield ChatModel(name="", loading=Loading(), _model=model, _tokenizer=tokenizer)
             return
-        chat = ChatModel.find(self.config.vector_model)
+        dtype = str(model.dtype).removeprefix("torch.")
+        chat = ChatModel.find(self.config.vector_model, changes={"dtype": dtype})
         try:
             yield chat
         finally:
