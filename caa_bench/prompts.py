@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 # {"role": "system" | "user" | "assistant", "content": str}; a system message may carry "layout" (see LAYOUTS).
 Message = Mapping[str, str]
 
-# Where a system message goes. template: the chat template's own system role. paper: `<<SYS>>` before the first
-# `[INST]`, right behind BOS, as in the CAA code (Meta's own layout nests it inside). user: in front of the first
-# user turn, for templates without a system role.
+# Where a system message goes. template: the chat template's own system role; where it has none (Gemma 2, some Mistral),
+# as `user`. paper: `<<SYS>>` before the first `[INST]`, right behind BOS, as in the CAA code (Meta's own layout nests
+# it inside). user: in front of the first user turn.
 LAYOUTS = ("template", "paper", "user")
 
 # Plain templates for base models, which have none of their own. The generation prompt of `caa_base` ends at the colon:
@@ -67,16 +67,10 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, a
     """The conversation as text: up to where the model speaks, or to the end of `answer`, with nothing behind it.
 
     Raises:
-        UserError: the tokenizer has no chat template, or its template has no system role and one is needed.
+        UserError: the tokenizer has no chat template, or the template refuses the conversation.
     """
     paper = "".join(_paper_system(m["content"]) for m in messages if _layout(m) == "paper")
-    turns = _turns(messages)
-    if answer is not None:
-        turns.append({"role": "assistant", "content": answer})
-    text = _apply_template(tokenizer, turns, continues=answer is not None)
-    for turn in turns:
-        if turn["role"] == "system" and turn["content"].strip() not in text:
-            raise _no_system_role(tokenizer, "leaves the system message out")
+    text = _rendered(tokenizer, messages, answer)
     bos = _leading_bos(tokenizer, text)
     return bos + paper + text[len(bos) :]
 
@@ -165,6 +159,20 @@ def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     return "\n".join(lines)
 
 
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str | None) -> str:
+    """What the template makes of it; system messages that it refuses or leaves out go in front of the user's words."""
+    turns = _turns(messages)
+    systems = [turn["content"].strip() for turn in turns if turn["role"] == "system"]
+    if systems:
+        in_front = [{**m, "layout": "user"} if m["role"] == "system" and _layout(m) != "paper" else m for m in messages]
+        try:
+            text = _apply_template(tokenizer, turns, answer)
+        except UserError:
+            return _rendered(tokenizer, in_front, answer)
+        return text if all(system in text for system in systems) else _rendered(tokenizer, in_front, answer)
+    return _apply_template(tokenizer, turns, answer)
+
+
 def _layout(message: Message) -> str:
     return message.get("layout", "template") if message["role"] == "system" else ""
 
@@ -187,29 +195,21 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
     return turns
 
 
-def _apply_template(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, continues: bool) -> str:
+def _apply_template(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], answer: str | None) -> str:
     from jinja2.exceptions import TemplateError
 
     if tokenizer.chat_template is None:
         raise UserError(
             f"tokenizer {tokenizer.name_or_path!r}: it has no chat template; "
-            f"name a plain one in the model's config (template: {' | '.join(TEMPLATES)})"
+            f"set loading.template={' or '.join(TEMPLATES)}, or name it in the model's config"
         )
-    where = {"add_generation_prompt": not continues, "continue_final_message": continues}
+    said = [] if answer is None else [{"role": "assistant", "content": answer}]
+    where = {"add_generation_prompt": not said, "continue_final_message": bool(said)}
     try:
         # Templates that know `enable_thinking` (Qwen 3) then put the same empty thought into prompt and answer.
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False, **where))
+        return str(tokenizer.apply_chat_template([*turns, *said], tokenize=False, enable_thinking=False, **where))
     except TemplateError as error:
-        if any(turn["role"] == "system" for turn in turns):
-            raise _no_system_role(tokenizer, f"refuses the system message ({error})") from error
         raise UserError(f"tokenizer {tokenizer.name_or_path!r}: its chat template says: {error}") from error
-
-
-def _no_system_role(tokenizer: PreTrainedTokenizerBase, what: str) -> UserError:
-    return UserError(
-        f"tokenizer {tokenizer.name_or_path!r}: its chat template {what}; set system_prompt.layout=user "
-        "to put the system prompt in front of the first user turn"
-    )
 
 
 def _leading_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

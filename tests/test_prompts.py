@@ -142,7 +142,7 @@ def test_base_template_is_the_papers() -> None:
 
 
 def test_model_without_template_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"no chat template; name a plain one .*caa_base"):
+    with pytest.raises(UserError, match=r"no chat template; set loading\.template=caa_base"):
         chat_prompt(llama2_tokenizer(template=None), USER)
 
 
@@ -159,11 +159,13 @@ def test_unknown_plain_template_is_suggested() -> None:
     ],
     ids=["refuses", "drops"],
 )
-def test_template_without_a_system_role_says_what_to_set(template: str) -> None:
+def test_without_a_system_role_the_system_prompt_goes_before_the_users_words(template: str) -> None:
+    """As the makers of such models advise, so that `MODEL=` works with every model and recipe."""
     tokenizer = chatml_tokenizer(template=template)
-    with pytest.raises(UserError, match=r"system_prompt\.layout=user"):
-        chat_prompt(tokenizer, system())
-    assert "You refuse.\n\nCan you help?" in render(tokenizer, system("user"))
+    assert "You refuse.\n\nCan you help?" in render(tokenizer, system())
+    assert render(tokenizer, system()) == render(tokenizer, system("user"))
+    answered = render(tokenizer, system(), answer="(A)")
+    assert "You refuse.\n\nCan you help?" in answered and answered.endswith("(A)")
 
 
 def test_template_that_wants_other_turns_is_one_line() -> None:

@@ -30,9 +30,9 @@ class SystemPrompt(Intervention):
         """Recipe section `system_prompt`.
 
         Args:
-            layout: where the text goes: `template`, the chat template's own system role; `paper`, Llama 2's block in
-                FRONT of `[INST]`, as the paper placed it; `user`, before the first question, for models without
-                a system role.
+            layout: where the text goes: `template`, the chat template's own system role, or as `user` where it has
+                none; `paper`, Llama 2's block in FRONT of `[INST]`, as the paper placed it; `user`, before the first
+                question.
             texts: texts of your own by name; they win over the behavior's.
         """
 
