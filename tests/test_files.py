@@ -393,7 +393,7 @@ for i in range(10**9):
 
 def test_a_killed_save_leaves_a_whole_artifact_or_none(tmp_path: Path) -> None:
     r = random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         command = [sys.executable, "-c", f"import sys; argv = sys.argv[1:]\n{SAVE_FOREVER}", tmp_path]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
