@@ -18,7 +18,7 @@ export SET
 OPTIONS = --set "$$SET" $(if $(RECIPE),--recipe $(RECIPE)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare compare-all sweep fit report check list test test-slow quality format bench tiny clean
+.PHONY: help install compare compare-all sweep fit report check data list test test-slow quality format bench tiny clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ report: $(STAMP) ## rebuild the tables of the newest run, or of RUN=folder; need
 
 check: $(STAMP) ## check a recipe without loading the model
 	@$(BIN)/caa-bench check $(OPTIONS) $(CHOSEN)
+
+data: $(STAMP) ## fetch the paper's data (about 5 MB) into the user's cache, for data=caa and recipes/paper.yaml
+	@$(BIN)/caa-bench data download
 
 list: $(STAMP) ## behaviors, models, recipes, interventions, evaluators and runs
 	@$(BIN)/caa-bench list

@@ -1,4 +1,4 @@
-"""The commands: `caa-bench compare|sweep|fit|report|check|list|export ...`, dispatched without heavy imports."""
+"""The commands: `caa-bench compare|sweep|fit|check|show-tokens|report|list|data|export ...`; no heavy imports here."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def parser() -> Parser:
         ("sweep", "measure every layer on the selection split", "layer_sweep"),
         ("fit", "fit the interventions and keep their artifacts", "compare"),
         ("check", "check a recipe without loading the model", "compare"),
+        ("show-tokens", "what the model reads, token by token, with the steered tokens marked", "compare"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--recipe", default=recipe, help="a YAML file, or the name of a shipped one (%(default)s)")
@@ -54,6 +55,12 @@ def parser() -> Parser:
     report.add_argument("folder", nargs="?", help="the run folder (default: the newest under runs/)")
     listing = commands.add_parser("list", help="what there is: behaviors, models, recipes, interventions, evaluators")
     listing.add_argument("--runs", default="runs", help="where run folders are (%(default)s)")
+    data = commands.add_parser("data", help="the published splits, MMLU, TruthfulQA and the paper's system prompts")
+    data.add_argument("action", choices=["download"], help="fetch them into the user's cache, every file checked")
+    data.add_argument(
+        "--behavior", nargs="+", metavar="NAME", help="these alone, also mmlu and truthfulqa (default: all)"
+    )
+    data.add_argument("--from", dest="source", metavar="DIR", help="take them from this folder, not from the network")
     export = commands.add_parser("export", help="copy a run's fitted artifacts to a folder of their own")
     export.add_argument("folder", help="the run folder")
     export.add_argument("target", help="a new folder")

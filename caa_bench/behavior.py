@@ -17,6 +17,7 @@ from typing import Literal, overload
 from caa_bench.behavior_card import Card, read_card
 from caa_bench.behavior_files import CARD, Data, find_folder, has_card, published_folder, split_files
 from caa_bench.behavior_files import behavior_names as behavior_names
+from caa_bench.behavior_files import published_names as published_names
 from caa_bench.errors import UserError
 from caa_bench.items import Item as Item
 from caa_bench.items import Pair as Pair

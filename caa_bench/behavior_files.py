@@ -20,6 +20,17 @@ def behavior_names() -> list[str]:
     return sorted(path.parent.name for path in (configs_folder() / "behaviors").glob(f"*/{CARD}"))
 
 
+def published_names(data_dir: str | Path | None) -> list[str]:
+    """The built-in behaviors that the published data have splits of.
+
+    Raises:
+        UserError: the data are not there.
+    """
+    names = behavior_names()
+    root = published_folder(None if data_dir is None else Path(data_dir), names[0])
+    return [name for name in names if (root / "generate" / name).is_dir()]
+
+
 def has_card(folder: Path) -> bool:
     """Whether `folder` is a behavior's folder; names that no system could open are none."""
     try:
@@ -85,7 +96,7 @@ def published_folder(data_dir: Path | None, behavior: str) -> Path:
         if not (downloaded / "generate" / behavior).is_dir():
             raise UserError(
                 f"data: the published splits of {behavior} are not here yet; "
-                f"run caa-bench data download --behavior {behavior}, or set data_dir="
+                "run caa-bench data download (5 MB), or set data_dir="
             )
         return downloaded
     if not (data_dir / "generate").is_dir():

@@ -52,6 +52,15 @@ def check(options: Namespace) -> int:
     return 0
 
 
+def show_tokens(options: Namespace) -> int:
+    """A training pair and a test item as the model reads them; loads the tokenizer alone."""
+    from caa_bench.token_view import render
+
+    _quiet()
+    print("\n\n".join(render(benchmark) for benchmark in _benchmarks(options)))
+    return 0
+
+
 def report(options: Namespace) -> int:
     """Rebuild the tables of a run."""
     from caa_bench.report import write_report
@@ -79,6 +88,18 @@ def show(options: Namespace) -> int:
     }
     for kind, names in shown.items():
         print(f"{kind}: {', '.join(names) or 'none yet'}")
+    return 0
+
+
+def data(options: Namespace) -> int:
+    """Bring the published data into the user's cache."""
+    from caa_bench.data import download
+
+    source = None if options.source is None else Path(options.source)
+    done = download(behaviors=options.behavior, source=source, say=print)
+    for note in done.notes:
+        print(note)
+    print(f"{done.files} files are in {done.folder}, {done.new} of them new")
     return 0
 
 
@@ -127,10 +148,12 @@ def _dry_run(benchmarks: Sequence[Benchmark]) -> int:
 
 def _recipes(options: Namespace) -> list[Recipe]:
     """The recipe, once a behavior where `behavior` is `all`; every mistake in any of them is found before work."""
-    from caa_bench.behavior import behavior_names
+    from caa_bench.behavior import behavior_names, published_names
 
     recipe = load_recipe(options.recipe, [*split_overrides(options.set), *options.overrides])
-    names = behavior_names() if recipe.behavior == "all" else [recipe.behavior]
+    names = [recipe.behavior]
+    if recipe.behavior == "all":
+        names = behavior_names() if recipe.args.data == "own" else published_names(recipe.args.data_dir)
     return [replace(recipe, behavior=name) for name in names]
 
 
@@ -165,7 +188,9 @@ COMMANDS = {
     "sweep": compare,
     "fit": fit,
     "check": check,
+    "show-tokens": show_tokens,
     "report": report,
     "list": show,
+    "data": data,
     "export": export,
 }

@@ -1,0 +1,45 @@
+"""`caa-bench show-tokens`: what the model reads, token by token, with the steered ones marked; needs the tokenizer only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from caa_bench.behavior import variants
+from caa_bench.files import terminal_safe
+from caa_bench.prompts import choice_prompt, show_tokens
+
+if TYPE_CHECKING:
+    from caa_bench.benchmark import Benchmark
+    from caa_bench.interventions import Intervention
+
+
+def render(benchmark: Benchmark) -> str:
+    """The first training pair and the first test item, the latter under every base.
+
+    Raises:
+        UserError: the tokenizer cannot be had, or the answers differ in more than a letter.
+    """
+    pair = benchmark.behavior.pairs()[0]
+    lines = [f"{benchmark.behavior.title} on {benchmark.chat.name}; «token» is steered"]
+    lines += _prompt(
+        benchmark,
+        f"training pair {pair.id}: the vector is read at the letter that comes next",
+        question=pair.question,
+        letters=(pair.matching[1:-1], pair.other[1:-1]),
+    )
+    asked = variants(benchmark.behavior.test[0], protocol=benchmark.args.protocol)[0]
+    for base in benchmark.bases:
+        title = f"test item {asked.item} under {base.label}: the answer is read after the last token"
+        lines += _prompt(benchmark, title, question=asked.question, letters=asked.letters, base=base)
+    return "\n".join(lines)
+
+
+def _prompt(
+    benchmark: Benchmark, title: str, *, question: str, letters: Sequence[str], base: Intervention | None = None
+) -> list[str]:
+    messages = [{"role": "user", "content": question}]
+    rewritten = messages if base is None else base.rewrite(messages)
+    prompt = choice_prompt(benchmark.chat.tokenizer, rewritten, letters)
+    shown = show_tokens(benchmark.chat.tokenizer, prompt).splitlines()
+    return ["", title, *(f"  {terminal_safe(line)}" for line in shown)]
