@@ -11,6 +11,7 @@ from scipy.special import expit
 from caa_bench.analysis import cells as cells_module
 from caa_bench.analysis.cells import cell_table
 from caa_bench.analysis.items import item_scores
+from caa_bench.analysis.reliability import reliability_table
 from caa_bench.analysis.shifts import shift_table
 from caa_bench.analysis.stacking import COLUMNS, fit_table, stacking_table
 
@@ -234,3 +235,26 @@ def test_shifts_compare_with_the_own_base_and_with_the_unchanged_model():
         [0, -ALONE.mean(), (BASE - NONE).mean(), (BASE - ON_TOP - NONE).mean()]
     )
     assert cells_module.column_mean(np.full((3, 1), np.nan)) == pytest.approx([np.nan], nan_ok=True)
+
+
+def test_no_rows_at_all_is_no_data_and_not_a_crash():
+    """A run stopped before its first batch, and an evaluator whose rows live elsewhere."""
+    values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
+    nothing = item_scores(make.rows(values).iloc[:0])
+    for scores, frame in (
+        (nothing, cells),
+        (make.scores(values), pd.concat([cells, make.frame([make.cell(evaluator="open_ended")])])),
+    ):
+        table = cell_table(scores, frame)
+        assert len(table) == len(frame) and table["p_balanced"].notna().sum() == len(scores) / 60
+        assert len(stacking_table(scores, frame)) == 1 and len(shift_table(scores, frame)) == len(frame)
+        assert reliability_table(scores, frame)["slope"].notna().sum() == (2 if len(scores) else 0)
+    assert stacking_table(nothing, cells).iloc[0]["verdict"] == "no verdict (no items)"
+
+
+def test_rows_that_are_all_errors_are_counted():
+    values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
+    rows = make.rows(values).assign(logit_0=np.nan, logit_1=np.nan, log_z=np.nan, error="out of memory")
+    table = cell_table(item_scores(rows), cells)
+    assert table["errors"].tolist() == [60] * 4 and table["n"].tolist() == [0] * 4
+    assert table[["p_balanced", "log_odds", "mass_low_share"]].isna().all(axis=None)

@@ -105,3 +105,13 @@ def test_gates_below_refusal_are_caveats():
 
 def test_what_is_not_measurable_carries_no_tags():
     assert judge(but(mass_low_share=0.5, room=0.0, saturated_share=1.0)).text == "not measurable"
+
+
+def test_the_published_refusal_readings():
+    """What NUMBERS.md states for the 7B refusal items, from the intervals it states."""
+    plus = {"on_top": 0.9, "on_top_low": 0.5, "on_top_high": 1.2}
+    assert judge(but(n=50, **plus, retention_low=0.44, retention_high=0.85, q=0.001)).verdict == "adds less"
+    assert judge(but(n=50, retention_low=0.90, retention_high=1.21, q=0.4)).verdict == "adds fully"
+    tuned = but(n=50, retention_low=0.5, retention_high=1.3, q=0.3, p_before=0.001, p_after=0.023, saturated_share=0.7)
+    assert judge(tuned).text == "adds, share not settled; log-odds only (.00 -> .02); saturated"
+    assert judge(but(n=50, mass_low_share=10 / 50)).caveats[0] == "option mass under .5 on 20% of the items"

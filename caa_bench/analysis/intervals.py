@@ -71,11 +71,13 @@ def bootstrap_mean(
     """
     sums = cluster_sums(values, clusters)
     weights = resample_weights(sums.total.shape[1], seed=seed, draws=draws)
+    se = standard_error(sums)
     first, back = _distinct(sums)  # "CAA alone" is the same column on every base: resampled once
-    ends = np.full((2, len(first)), np.nan)
+    ends = np.full((2, len(se)), np.nan)
+    first = first[enough(sums)[first] & (se[first] > 0)]
     for part in _chunks(len(first)):
-        ends[:, part] = _ends(sums.select(first[part]), weights)
-    return guarded(sums, *np.clip(ends[:, back], *within), se=standard_error(sums))
+        ends[:, first[part]] = _ends(sums.select(first[part]), weights)
+    return guarded(sums, *np.clip(ends[:, back], *within), se=se)
 
 
 def bca_mean(values: np.ndarray, clusters: np.ndarray, *, seed: int = 0, draws: int = DRAWS) -> Intervals:
@@ -149,10 +151,10 @@ def _chunks(size: int) -> list[slice]:
 
 
 def _distinct(sums: ClusterSums) -> tuple[np.ndarray, np.ndarray]:
-    """Index of each distinct effect [U], and which of them every effect is [E]."""
+    """Index of the first of each distinct effect [U], and for every effect the first that equals it [E]."""
     both = np.hstack([sums.total, sums.count])
     _, first, back = np.unique(both, axis=0, return_index=True, return_inverse=True)
-    return first, back.reshape(len(both))
+    return first, first[back.reshape(len(both))]
 
 
 def _ends(sums: ClusterSums, weights: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
+FULLY = (0.75, 1.33)  # retention: an interval inside it is "adds fully"
 
 
 def detectable_effect(se: np.ndarray | float, *, power: float = 0.8) -> np.ndarray:
@@ -33,6 +34,34 @@ def items_needed(effect: float, sd: float, *, power: float = 0.8) -> int:
     while t_test_power(effect, sd, n=n) < power:
         n += 1
     return n
+
+
+def items_to_settle(effect: float, sd: float, *, power: float = 0.8) -> int:
+    """Independent items for the verdict "adds fully" with this power when CAA's effect is in truth kept whole.
+
+    Args:
+        effect: CAA alone, mean log-odds; positive.
+        sd: standard deviation of the per-item interaction, log-odds.
+
+    Raises:
+        ValueError: as `items_needed`, and for an effect that is not positive.
+    """
+    if effect <= 0:
+        raise ValueError(f"effect ({effect}) must be positive: nothing can be kept of an effect that is not there")
+    n = max(2, items_needed(effect, sd, power=power))
+    while adds_fully_power(effect, sd, n=n) < power:
+        n += 1
+    return n
+
+
+def adds_fully_power(effect: float, sd: float, *, n: int) -> float:
+    """Chance that the retention interval lies inside the "adds fully" range when the truth is 1 (normal ratio)."""
+    if sd == 0:
+        return 1.0
+    spread = sd / effect / math.sqrt(n)
+    reach = stats.t.ppf(1 - LEVEL / 2, n - 1) * spread
+    low, high = FULLY[0] + reach - 1, FULLY[1] - reach - 1
+    return float(max(stats.norm.cdf(high / spread) - stats.norm.cdf(low / spread), 0.0))
 
 
 def t_test_power(effect: float, sd: float, *, n: int) -> float:

@@ -71,6 +71,9 @@ def cluster_sums(values: np.ndarray, clusters: np.ndarray) -> ClusterSums:
     """
     if np.isinf(values).any():
         raise ValueError("an infinite score reached the statistics; it should have been an item error")
+    if not len(values):
+        nothing = np.zeros((values.shape[1], 1))
+        return ClusterSums(total=nothing, count=nothing)
     order = np.argsort(clusters, kind="stable")
     starts = np.flatnonzero(np.diff(clusters[order], prepend=-1))
     ordered = values[order]
@@ -79,20 +82,27 @@ def cluster_sums(values: np.ndarray, clusters: np.ndarray) -> ClusterSums:
     return ClusterSums(total=np.ascontiguousarray(total.T), count=np.ascontiguousarray(count.T))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def resample_weights(n_clusters: int, *, seed: int, draws: int) -> np.ndarray:
     """How often each cluster is drawn in each resample. [C, B], columns sum to C"""
     picks = np.random.default_rng([seed, 0]).integers(n_clusters, size=(draws, n_clusters))
     flat = picks + n_clusters * np.arange(draws)[:, None]
     counts = np.bincount(flat.ravel(), minlength=draws * n_clusters).reshape(draws, n_clusters)
-    return np.ascontiguousarray(counts.T, dtype=np.float64)
+    return _frozen(counts.T)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def sign_flips(n_clusters: int, *, seed: int, draws: int) -> np.ndarray:
     """Random signs. [C, B], each 1.0 or -1.0"""
     signs = np.random.default_rng([seed, 1]).integers(2, size=(draws, n_clusters))
-    return np.ascontiguousarray(2.0 * signs.T - 1.0)
+    return _frozen(2.0 * signs.T - 1.0)
+
+
+def _frozen(values: np.ndarray) -> np.ndarray:
+    """A read-only copy: the cache hands the same array to every caller."""
+    kept = np.ascontiguousarray(values, dtype=np.float64)
+    kept.flags.writeable = False
+    return kept
 
 
 def power_of_two_above(values: np.ndarray) -> np.ndarray:

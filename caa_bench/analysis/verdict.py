@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass
 
 from caa_bench.analysis.intervals import MIN_CLUSTERS, MIN_ITEMS
+from caa_bench.analysis.power import FULLY
 
 SMALLEST = 0.25  # log-odds: an effect below it is no effect worth a word
+NOTHING = (-0.25, 0.25)  # retention: an interval inside it is "adds nothing"
 ROOM = 0.05
 MEASURABLE, MASS_CAVEAT, LOCKED_CAVEAT, SATURATED = 0.25, 0.10, 0.25, 0.5
 
@@ -104,9 +106,9 @@ def _log_odds_verdict(e: Evidence) -> str:
         return _nothing_alone(e)
     if e.on_top_high < 0:
         return "works against"
-    if e.retention_low >= 0.75 and e.retention_high <= 1.33:
+    if e.retention_low >= FULLY[0] and e.retention_high <= FULLY[1]:
         return "adds fully"
-    if e.retention_low >= -0.25 and e.retention_high <= 0.25:
+    if e.retention_low >= NOTHING[0] and e.retention_high <= NOTHING[1]:
         return "adds nothing"
     interacts = e.q < 0.05
     if interacts and e.retention_high < 1:

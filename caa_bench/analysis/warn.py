@@ -34,12 +34,12 @@ def find_warnings(tables: Tables, facts: Mapping[str, RunFacts]) -> list[RunWarn
     """Every warning of a run, most severe first, then by how much it concerns.
 
     Args:
-        tables: the run's tables, from one split.
+        tables: the run's tables; where there are lines of the test split, only those count.
         facts: what else is known, by behavior; a behavior may be absent.
     """
     found = []
     for behavior in sorted(tables.cells["behavior"].unique()):
-        here, known = tables.for_behavior(behavior), facts.get(behavior, RunFacts())
+        here, known = tables.on_test(behavior), facts.get(behavior, RunFacts())
         for code, rule in RULES.items():
             hit = rule(here, known)
             if hit is not None:

@@ -40,16 +40,19 @@ class RunFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The tables of one run (test split); `for_behavior` cuts them down to one behavior."""
+    """The tables of one run."""
 
     cells: pd.DataFrame
     stacking: pd.DataFrame
     shifts: pd.DataFrame
     reliability: pd.DataFrame
 
-    def for_behavior(self, behavior: str) -> Tables:
-        """The lines of one behavior."""
-        return Tables(**{name: table[table["behavior"] == behavior] for name, table in vars(self).items()})
+    def on_test(self, behavior: str) -> Tables:
+        """The lines of one behavior, of its test split where there is one (a selection split warns of nothing)."""
+        here = {name: table[table["behavior"] == behavior] for name, table in vars(self).items()}
+        if (here["cells"]["split"] == "test").any():
+            here = {name: table[table["split"] == "test"] for name, table in here.items()}
+        return Tables(**here)
 
 
 @dataclass(frozen=True, kw_only=True)
