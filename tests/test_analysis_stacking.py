@@ -258,3 +258,20 @@ def test_rows_that_are_all_errors_are_counted():
     table = cell_table(item_scores(rows), cells)
     assert table["errors"].tolist() == [60] * 4 and table["n"].tolist() == [0] * 4
     assert table[["p_balanced", "log_odds", "mass_low_share"]].isna().all(axis=None)
+
+
+def test_resamples_of_the_vector_meet_each_base_with_their_own_effect_alone():
+    """Three vectors on one system prompt: (X, 0) and (none, 0) are shared, each fit's T goes with its own A."""
+    lines, values = [{**make.cell(), "fit": ""}, {**make.cell("system_prompt_positive"), "fit": ""}], {}
+    values[lines[0]["cell"]], values[lines[1]["cell"]] = NONE, BASE
+    for fit, scale in (("a", 0.9), ("b", 1.0), ("c", 1.1)):
+        for base, start, effect in (("none", NONE, ALONE), ("system_prompt_positive", BASE, 0.6 * ALONE)):
+            lines.append(make.cell(base, vector="caa", multiplier=1.0, fit=fit))
+            values[lines[-1]["cell"]] = start + scale * effect
+    scores, cells = make.scores(values), make.frame(lines)
+    found = stacking_table(scores, cells).iloc[0]
+    assert found["n_fits"] == 3 and found["retention"] == pytest.approx(0.6)
+    assert found["retention_low"] == pytest.approx(0.6) and found["retention_high"] == pytest.approx(0.6)
+    dots = fit_table(scores, cells).set_index("fit")
+    assert dots["caa_alone"].tolist() == pytest.approx([scale * ALONE.mean() for scale in (0.9, 1.0, 1.1)])
+    assert dots["interaction"].tolist() == pytest.approx([-0.4 * scale * ALONE.mean() for scale in (0.9, 1.0, 1.1)])
