@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from caa_bench.report import words
-from caa_bench.report.arms import rows
-from caa_bench.report.costs import Timing, costs
+from caa_bench.report.arms import Row, rows
+from caa_bench.report.costs import Cost, Timing, costs
 from caa_bench.report.curves import curves
 from caa_bench.report.grids import cells_grid, items_grid, letters_grid, reliability_grid, stacks_grid
 from caa_bench.report.headline import Headline, headline, measured
@@ -40,14 +41,14 @@ def render_page(report: Report) -> str:
             behavior=report.manifest["facts"]["behavior"],
             manifest=report.manifest,
             recipe=report.manifest["recipe"],
-            chosen=chosen,
+            sweep=not any(row.kind == "stack" for row in arms),
             facts=_facts(report, chosen),
             answer=answer,
             arms=[{"row": row, "name": row_name(row, chosen)} for row in arms],
             overlay=overlay(found, chosen),
             panels=panels(found, chosen),
             layers=layer_chart(report, chosen),
-            costs=fits,
+            costs=_priced(arms, fits, chosen),
             stacks=stacks,
             every_stack=every if len(every.rows) > len(stacks.rows) else None,
             letters=letters_grid(report, chosen),
@@ -115,6 +116,15 @@ def _facts(report: Report, chosen: Headline) -> list[tuple[str, str]]:
         ("tries", str(tries) if tries else "0, nothing was chosen in this run"),
         ("test opened", str(report.manifest["test_opened"]) if recipe["split"] == "test" else "no"),
         ("status", str(report.manifest["status"])),
+    ]
+
+
+def _priced(arms: Sequence[Row], fits: Sequence[Cost], chosen: Headline) -> list[tuple[Cost | None, Row, str]]:
+    """Each arm alone with what it cost; None for one that is not fitted."""
+    by_label = {cost.label: cost for cost in fits}
+    alone = [row for row in arms if row.kind in ("base", "vector")]
+    return [
+        (by_label.get(row.base if row.kind == "base" else chosen.vector), row, row_name(row, chosen)) for row in alone
     ]
 
 

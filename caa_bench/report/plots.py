@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from caa_bench.analysis.placebo import placebo_band
 from caa_bench.report import words
 from caa_bench.report.charts import Chart, Dot, Frame, Series, draw, ticks
 from caa_bench.report.curves import Curve
-from caa_bench.report.headline import Headline, measured
+from caa_bench.report.headline import Headline, measured, placebos
 from caa_bench.report.looks import Look, looks
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ def layer_chart(report: Report, chosen: Headline) -> Chart | None:
         return None
     shifts = measured(report.shifts)
     alone = shifts[(shifts["base"] == "none") & (shifts["vector"] == chosen.vector)]
+    band = placebo_band(shifts, placebos=placebos())
+    band = band[band["base"] == "none"]
+    reach = {(x["layer"], x["multiplier"]): (x["low"], x["high"]) for x in band.to_dict("records")}
     colors = {
         True: Look(color="#0072B2", marker="up", dash=""),
         False: Look(color="#D55E00", marker="down", dash="7 3"),
@@ -59,7 +63,7 @@ def layer_chart(report: Report, chosen: Headline) -> Chart | None:
     series = []
     for dose in chosen.doses:
         part = alone[alone["multiplier"] == dose].sort_values("layer").to_dict("records")
-        dots = tuple(_layer_dot(x) for x in part)
+        dots = tuple(_layer_dot(x, band=reach.get((x["layer"], dose), (math.nan, math.nan))) for x in part)
         series.append(Series(name=f"{name} {words.dose(dose)}", look=colors[dose > 0], dots=dots))
     seen = [v for one in series for d in one.dots for v in (d.y, d.low, d.high) if not math.isnan(v)]
     if not seen:
@@ -104,7 +108,7 @@ def _dots(curve: Curve, chosen: Headline, *, band: bool) -> tuple[Dot, ...]:
     return tuple(dots)
 
 
-def _layer_dot(shift: dict[str, Any]) -> Dot:
+def _layer_dot(shift: dict[str, Any], *, band: tuple[float, float]) -> Dot:
     point, low, high = (words.signed(shift[f"shift{end}"]) for end in ("", "_low", "_high"))
     place = f"layer {shift['layer']:.0f} at {words.dose(shift['multiplier'])}"
     return Dot(
@@ -114,6 +118,7 @@ def _layer_dot(shift: dict[str, Any]) -> Dot:
         high=shift["shift_high"],
         cell=str(shift["cell"]),
         column="shift",
+        band=band,
         title=f"{place}: {point} [{low}, {high}], n {shift['n']}",
     )
 

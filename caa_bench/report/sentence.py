@@ -41,8 +41,9 @@ class Sentence:
 def sentence(report: Report, chosen: Headline, *, rows: Sequence[Row], costs: Sequence[Cost]) -> Sentence:
     """The sentence of a run; where it holds only the unchanged model's curve, the sentence of a sweep."""
     title = str(report.manifest["facts"]["behavior"]["title"])
-    alone = _alone(chosen, rows) if any(row.kind == "base" for row in rows) else ()
-    clauses = [_movers(title, chosen, rows), *alone, *_stacks(chosen, rows), *_fits(costs), *_mass(rows)]
+    alone = list(_alone(chosen, rows)) if any(row.kind == "base" for row in rows) else []
+    where = _where(chosen) if not alone else []
+    clauses = [(*_movers(title, chosen, rows), *where), *alone, *_stacks(chosen, rows), *_fits(costs), *_mass(rows)]
     return Sentence(clauses=tuple(clauses))
 
 
@@ -69,7 +70,7 @@ def _movers(title: str, chosen: Headline, rows: Sequence[Row]) -> Clause:
             parts += [*_levels(best), ")"]
     if not parts:
         return (f"{title}: no arm moves it measurably",)
-    return (*parts, *_where(chosen))
+    return tuple(parts)
 
 
 def _alone(chosen: Headline, rows: Sequence[Row]) -> Iterator[Clause]:
