@@ -51,7 +51,7 @@ report: $(STAMP) ## rebuild the tables of the newest run, or of RUN=folder; need
 check: $(STAMP) ## check a recipe without loading the model
 	@$(BIN)/caa-bench check $(OPTIONS) $(CHOSEN)
 
-data: $(STAMP) ## fetch the paper's data (about 5 MB) into the user's cache, for data=caa and recipes/paper.yaml
+data: $(STAMP) ## fetch the paper's data (about 4 MB) into the user's cache, for data=caa and recipes/paper.yaml
 	@$(BIN)/caa-bench data download
 
 list: $(STAMP) ## behaviors, models, recipes, interventions, evaluators and runs

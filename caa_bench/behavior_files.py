@@ -96,7 +96,7 @@ def published_folder(data_dir: Path | None, behavior: str) -> Path:
         if not (downloaded / "generate" / behavior).is_dir():
             raise UserError(
                 f"data: the published splits of {behavior} are not here yet; "
-                "run caa-bench data download (5 MB), or set data_dir="
+                "run caa-bench data download (4 MB), or set data_dir="
             )
         return downloaded
     if not (data_dir / "generate").is_dir():

@@ -1,4 +1,4 @@
-"""`caa-bench show-tokens`: what the model reads, token by token, with the steered ones marked; needs the tokenizer only."""
+"""`caa-bench show-tokens`: what the model reads, token by token, the steered ones marked; loads the tokenizer alone."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from caa_bench.analysis.frames import CONDITION, VECTOR, Group
 
 LINE = ["base", "base_dose", *VECTOR, "multiplier"]
 UNCHANGED = ("none", 1.0)
-STILL = ("", "", np.nan, np.nan, 0.0)  # the vector columns and multiplier of an unsteered cell
+STILL = ("", "", "", np.nan, np.nan, 0.0)  # the vector columns and multiplier of an unsteered cell
 
 
 @dataclass(frozen=True, kw_only=True)

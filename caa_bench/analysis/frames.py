@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 
 RUN = ["model", "protocol", "split", "evaluator", "behavior"]
-VECTOR = ["vector", "vector_behavior", "vector_layer", "layer"]
+VECTOR = ["vector", "vector_behavior", "vector_model", "vector_layer", "layer"]
 CONDITION = ["base", "base_dose", *VECTOR, "multiplier"]
-DEFAULTS = {"evaluator": "answer_probability", "protocol": "balanced", "split": "test", "model": "", "fit": ""}
+DEFAULTS = {
+    "evaluator": "answer_probability", "protocol": "balanced", "split": "test", "model": "", "fit": "",
+    "vector_model": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ def tidy_cells(cells: pd.DataFrame) -> pd.DataFrame:
         tidy[column] = pd.to_numeric(tidy[column], errors="coerce").astype(float) + 0.0  # -0.0 and 0.0 are one key
     tidy.loc[tidy["base"] == "none", "base_dose"] = 1.0
     unsteered = tidy["multiplier"] == 0
-    tidy.loc[unsteered, ["vector", "vector_behavior"]] = ""
+    tidy.loc[unsteered, ["vector", "vector_behavior", "vector_model"]] = ""
     tidy.loc[unsteered, ["vector_layer", "layer"]] = np.nan
     return tidy.sort_values([*RUN, *CONDITION, "fit", "cell"], na_position="first", kind="stable", ignore_index=True)
 
