@@ -212,3 +212,17 @@ def test_no_prompts_and_no_conditions_give_empty_tables():
     """Shapes stay what they say."""
     assert score(random_model("llama"), [], sweep()).logits.shape == (0, 10, 0)
     assert score(random_model("llama"), choice_prompts((9,)), []).logits.shape == (1, 0, 2)
+
+
+def test_the_last_block_of_a_prefix_ends_at_its_keys_and_values():
+    """What follows them is never used: the last block's own output is not computed for the prefix."""
+    model, prompts = random_model("llama"), choice_prompts((14,))
+    score(model, prompts, [[]])
+    finished = []
+    handles = [
+        block.register_forward_hook(lambda _, __, out: finished.append(out.shape[1])) for block in model.model.layers
+    ]
+    score(model, prompts, [[]])
+    for handle in handles:
+        handle.remove()
+    assert finished == [12, 12, 12, 2, 2, 2, 2]

@@ -1,6 +1,6 @@
 """How much forward work is done, and how much a sweep must cost at least: in token-layers, the honest unit.
 
-A token-layer is one token through one decoder block, padding included. Wall time is never asserted in tests; this is.
+A token-layer is one token that enters one decoder block, padding included. Tests assert this, never wall time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from torch import nn
 
 from caa_bench.engine.blocks import blocks, decoder
 from caa_bench.engine.edit import Edit
-from caa_bench.engine.steer import hidden_of
 from caa_bench.prompts import Prompt
 
 
@@ -24,7 +23,7 @@ class Work:
 
     Args:
         forwards: calls of the decoder.
-        token_layers: tokens through blocks, padding included.
+        token_layers: tokens that entered blocks, padding included.
     """
 
     forwards: int = 0
@@ -39,14 +38,13 @@ def counted(model: nn.Module) -> Iterator[Work]:
     def forward(*_: Any) -> None:
         work.forwards += 1
 
-    def block(_module: nn.Module, _args: Any, output: Any) -> None:
-        work.token_layers += hidden_of(output).shape[:-1].numel()
+    def block(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        work.token_layers += (args[0] if args else kwargs["hidden_states"]).shape[:-1].numel()
 
     with ExitStack() as hooks:
         hooks.callback(decoder(model).register_forward_pre_hook(forward).remove)
         for layer in blocks(model):
-            # prepend: count what the block computed, before the engine adds rows to its output
-            hooks.callback(layer.register_forward_hook(block, prepend=True).remove)
+            hooks.callback(layer.register_forward_pre_hook(block, with_kwargs=True).remove)
         yield work
 
 
