@@ -59,7 +59,7 @@ class LoraSFT(Intervention):
         alpha: int = 16
         dropout: float = 0.0
         target_modules: tuple[str, ...] = ()
-        learning_rate: float = 2e-4
+        learning_rate: float = 4e-4
         epochs: float = 1.0
         batch_size: int = 8
         max_pairs: int | None = None
@@ -180,6 +180,7 @@ class LoraSFT(Intervention):
     def _train(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, list[int]]]) -> None:
         """trl's SFTTrainer on pre-tokenized rows: text rows would get an EOS and a second BOS (see trl)."""
         from datasets import Dataset
+        from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
 
         on_cpu = model.device.type == "cpu"
@@ -205,6 +206,7 @@ class LoraSFT(Intervention):
             trainer = SFTTrainer(
                 model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
             )
+            trainer.remove_callback(PrinterCallback)  # it prints a dictionary to stdout, where tables go
             trainer.train()
 
 
