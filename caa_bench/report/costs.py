@@ -49,11 +49,6 @@ class Cost:
         value = float(self.stored_bytes)
         return Quote(text=words.size(value), value=value, place="artifact", key=self.label, column="stored_bytes")
 
-    @property
-    def known(self) -> list[Timing | Quote]:
-        """Whatever is known of it."""
-        return [part for part in (self.seconds, self.stored) if part is not None]
-
 
 def costs(report: Report) -> list[Cost]:
     """One entry a fitted intervention, in the manifest's order."""

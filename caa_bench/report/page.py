@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from markupsafe import Markup
 
 from caa_bench.report import words
 from caa_bench.report.arms import Row, rows
@@ -84,6 +85,7 @@ def environment() -> jinja2.Environment:
     }
     made.filters["exact"] = lambda value: f"{value:.9g}"
     made.filters["typeset"] = typeset
+    made.filters["breakable"] = breakable
     return made
 
 
@@ -91,6 +93,11 @@ def typeset(text: object) -> str:
     """A real minus sign before digits, and a real arrow."""
     shown = str(text).replace("->", "→")
     return f"−{shown[1:]}" if shown[:1] == "-" else shown.replace(" -", " −") if " -" in shown else shown
+
+
+def breakable(text: object) -> Markup:
+    """A name that may break after its underscores where the paper is narrow."""
+    return Markup("_<wbr>").join(str(piece) for piece in typeset(text).split("_"))
 
 
 def _hash(name: str) -> str:

@@ -93,6 +93,8 @@ def line_key(line: Line) -> str:
 def curve_key(line: Line) -> str:
     """`base|vector|layer`."""
     vector = str(line["vector"])
+    if line.get("vector_model"):
+        vector += f"~{line['vector_model']}"
     if line["vector_behavior"] not in ("", line["behavior"]):
         vector += f":{line['vector_behavior']}"
     source, layer = float(line["vector_layer"]), float(line["layer"])

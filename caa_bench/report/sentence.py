@@ -76,7 +76,9 @@ def _movers(title: str, chosen: Headline, rows: Sequence[Row]) -> Clause:
 def _alone(chosen: Headline, rows: Sequence[Row]) -> Iterator[Clause]:
     """The vector on the unchanged model."""
     moved = [row for row in rows if row.kind == "vector"]
-    if not moved:
+    bases = [abs(_effect(row)) for row in rows if row.kind == "base"]
+    leads = [all(abs(_effect(row)) > other for other in bases) for row in moved]
+    if all(leads):  # then it is what moves the behavior most, and has been said
         return
     parts: list[Part] = [f"{words.vector_name(chosen.vector)} alone "]
     for number, row in enumerate(moved):
@@ -123,8 +125,10 @@ def _fits(costs: Sequence[Cost]) -> Iterator[Clause]:
             by_kind[kind] = cost
     parts: list[Part] = []
     for kind, cost in by_kind.items():
-        if cost.known:
-            parts += [", " if parts else "fit: ", kind, *(piece for part in cost.known for piece in (" ", part))]
+        took: list[Part] = [] if cost.seconds is None else [Timing(text=f" in {cost.seconds.text}")]
+        kept: list[Part] = [] if cost.stored is None else [" ", cost.stored]
+        if kept or took:
+            parts += [", " if parts else "a fit stores ", kind, *kept, *took]
     if parts:
         yield tuple(parts)
 

@@ -59,7 +59,7 @@ def head(report: Report, chosen: Headline) -> str:
     asked = f"{recipe['split']} split, n {items} items{grouped}, {orders}"
     return (
         f"{behavior['title']} on {recipe['model']}{layer}: {asked}, seed {recipe['seed']}. "
-        f"Matching means: {behavior['matching']}."
+        f"Matching means: {str(behavior['matching']).rstrip('.')}."
     )
 
 
