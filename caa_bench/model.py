@@ -277,17 +277,19 @@ def _has_chat_template(folder: Path) -> bool:
 
 def _from_pretrained(auto: Any, chat: ChatModel, **settings: Any) -> Any:
     """From the local folder or cache first, then from the hub, which is asked briefly whether it would answer."""
+    from safetensors import SafetensorError
+
     settings |= {"revision": chat.loading.revision, "trust_remote_code": False}
     try:
         return auto.from_pretrained(chat.source, local_files_only=True, **settings)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         # what is wrong with a folder, or with what this machine has installed, no download mends
-        if Path(chat.source).is_dir() or isinstance(error, ImportError):
+        if Path(chat.source).is_dir() or isinstance(error, ImportError | SafetensorError):
             raise _unloadable(chat, error) from error
     hub.require(chat.source, revision=chat.loading.revision)
     try:
         return auto.from_pretrained(chat.source, **settings)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _unloadable(chat, error) from error
 
 
