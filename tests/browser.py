@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 )  # fmt: skip
 _READ, _WRITE = 3, 4  # where Chromium looks for its pipe
 
@@ -127,7 +127,7 @@ def page(profile: Path) -> Iterator[Page]:
 
     command = [str(chromium()), *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}"]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, preexec_fn=wire, pass_fds=(_READ, _WRITE), **quiet)  # noqa: PLW1509
+    process = subprocess.Popen(command, preexec_fn=wire, pass_fds=(_READ, _WRITE), **quiet)
     for fd in (theirs_in, theirs_out, *high):
         os.close(fd)
     try:

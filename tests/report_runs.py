@@ -63,7 +63,7 @@ class Simulated:
 def simulate(folder: Path, simulated: Simulated | None = None, **changes: Any) -> Path:
     """A finished run folder; `changes` are fields of `Simulated`."""
     plan = simulated or Simulated(**changes)
-    overrides = [f"behavior={plan.behavior}", f"bases={json.dumps(list(plan.bases))}", *plan.overrides]
+    overrides = [f"behavior={plan.behavior}", f"bases={json.dumps(list(plan.bases))}", "draws=999", *plan.overrides]
     recipe = load_recipe(plan.recipe, overrides).flat()
     cells = _cells(plan, recipe)
     chunks = [range(start, min(start + 32, plan.items)) for start in range(0, plan.items, 32)]

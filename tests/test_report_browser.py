@@ -85,7 +85,8 @@ def test_marks_lie_where_their_values_are(tab: Page, folder: Path) -> None:
     """The height of every mark is its own value on the axis, to a pixel."""
     tab.open(folder, width=WIDTH)
     marks = tab.run(
-        "[...document.querySelectorAll('#dose .mark')].map(m => [Number(m.dataset.value), m.transform.baseVal[0].matrix.f])"
+        "[...document.querySelectorAll('#dose .mark')]"
+        ".map(m => [Number(m.dataset.value), m.transform.baseVal[0].matrix.f])"
     )
     ticks = tab.run("[...document.querySelectorAll('#dose .grid line')].map(l => l.y1.baseVal.value)")
     zero, one = ticks[0], ticks[-1]
@@ -112,7 +113,9 @@ def test_a_phone_shows_every_arm_with_its_verdict(tab: Page, folder: Path) -> No
     assert tab.run("[...document.querySelectorAll('.arms tr')].filter(r => r.offsetHeight > 0).length") >= 18
     size = "Number.parseFloat(getComputedStyle(document.querySelector('.arms td')).fontSize)"
     assert tab.run(size) >= 11
-    assert "retention" in tab.run("getComputedStyle(document.querySelector('td[data-head=retention]'), '::before').content")
+    assert "retention" in tab.run(
+        "getComputedStyle(document.querySelector('td[data-head=retention]'), '::before').content"
+    )
 
 
 def test_print_keeps_everything_on_the_paper(tab: Page, folder: Path) -> None:
@@ -149,7 +152,9 @@ def test_columns_sort_by_keyboard(tab: Page, folder: Path) -> None:
     column = "#items table[data-sortable]"
     tab.run(f"document.querySelector('{column} th:nth-child(1) button').focus()")
     tab.press("Tab", code=9)
-    values = f"[...document.querySelectorAll('{column} tbody tr')].map(r => Number(r.cells[1].querySelector('data').value))"
+    values = (
+        f"[...document.querySelectorAll('{column} tbody tr')].map(r => Number(r.cells[1].querySelector('data').value))"
+    )
     for direction, reverse in (("ascending", False), ("descending", True)):
         tab.press("Enter", code=13)
         assert tab.run(f"document.querySelector('{column} th:nth-child(2)').ariaSort") == direction

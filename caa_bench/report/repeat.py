@@ -17,6 +17,8 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys -> sections."""
     values: dict[str, Any] = {}
     for key, value in flat.items():
+        if value == {}:  # a section without keys
+            continue
         *sections, name = key.split(".")
         here = values
         for section in sections:

@@ -1,0 +1,211 @@
+"""Every number of report.html, recomputed from the rows of the run."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_page import PageReader, Shown
+from report_runs import simulate
+
+from caa_bench.analysis.cells import cell_table
+from caa_bench.analysis.items import item_scores
+from caa_bench.analysis.reliability import item_reliability, reliability_table
+from caa_bench.analysis.shifts import shift_table
+from caa_bench.analysis.stacking import stacking_table
+from caa_bench.report import write_report
+
+Scores = dict[str, dict[str, tuple[float, float, float]]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three layers, with two cells in error and a batch that never came: numbers, n/a and gaps."""
+    run = tmp_path_factory.mktemp("numbers") / "runs" / "compare" / "refusal"
+    changes: dict[str, Any] = {"layers": (2, 3), "multipliers": (-1.0, 1.0), "vectors": ("caa", "random")}
+    write_report(simulate(run, items=40, failed=(3, 8), dropped=1, overrides=["caa.layers=[2,3]"], **changes))
+    return run
+
+
+@pytest.fixture(scope="module")
+def read(folder: Path) -> PageReader:
+    """The page."""
+    return PageReader((folder / "report.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables, computed anew from the rows as JSON lines, without the report or the store."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rows = [row for line in (folder / "rows.jsonl").read_text().splitlines() if "cell" in (row := json.loads(line))]
+    frame = pd.DataFrame(rows)
+    logits = pd.DataFrame([x or [math.nan, math.nan] for x in frame.pop("logits")], columns=["logit_0", "logit_1"])
+    frame = pd.concat([frame, logits], axis=1)
+    frame["log_z"] = frame["log_z"].astype(float)
+    cells = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
+    items, draws = item_scores(frame), manifest["recipe"]["draws"]
+    return {
+        "items": items.set_index(["cell", "item"]),
+        "cells": cell_table(items, cells, draws=draws).set_index("cell"),
+        "shifts": shift_table(items, cells, draws=draws).set_index("cell"),
+        "stacking": stacking_table(items, cells, draws=draws),
+        "reliability": reliability_table(items, cells, draws=draws),
+        "item_reliability": item_reliability(items, cells),
+    }
+
+
+def test_every_number_is_what_its_key_says(read: PageReader, tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """All keyed numbers, the intervals among them, against the tables computed anew."""
+    assert len(read.shown) > 1500
+    for one in read.shown:
+        expected = _expected(one, tables, folder)
+        if math.isnan(expected):
+            assert one.value is None, one
+            assert one.text == "n/a", one
+        else:
+            assert one.value is not None, one
+            assert one.value == pytest.approx(expected, rel=1e-8, abs=1e-12), one
+
+
+def test_every_text_is_its_value_rounded(read: PageReader) -> None:
+    """What is shown and the exact value beside it agree to the digits shown."""
+    for one in read.shown:
+        if one.value is not None and ":" not in one.text:  # a chart's mark has a sentence for a title
+            _check_text(one)
+
+
+def test_points_agree_with_plain_arithmetic(read: PageReader, folder: Path) -> None:
+    """p, log-odds, mass, shifts, effects and retention from the raw logits with nothing but means and differences."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    places = {_place(cell): cell["key"] for cell in manifest["facts"]["cells"]}
+    by_key = {cell["key"]: cell for cell in manifest["facts"]["cells"]}
+    scores = _scores(folder)
+    checked: dict[str, int] = defaultdict(int)
+    for one in read.shown:
+        if one.value is None or "item" in one.keys:
+            continue
+        found = None
+        if one.keys.get("cell") and one.column in ("p_balanced", "log_odds", "option_mass", "shift", "total"):
+            found = _cell_number(one, scores, places=places, cell=by_key[one.keys["cell"]])
+        elif "line" in one.keys and one.column in ("caa_alone", "caa_on_top", "interaction", "retention"):
+            found = _line_number(one, scores, places=places)
+        if found is not None:
+            assert one.value == pytest.approx(found, rel=1e-8, abs=1e-10), one
+            checked[one.column] += 1
+    assert min(checked.values()) >= 8, dict(checked)
+    assert len(checked) == 9, dict(checked)
+
+
+def test_no_measured_number_stands_outside_a_key(read: PageReader) -> None:
+    """The answer and the tables hold no decimal without a key, but for doses; counts and names are no measurements."""
+    for section in ("answer", "arms", "stacks", "items", "letters", "cells", "costs"):
+        text = re.sub(r"\(\.?\d*\.\d+ → \d*\.\d+\)", "", read.loose[section])  # a verdict's own words: log-odds only
+        loose = re.findall(r"(?<![\w.])[+−-]?\d*\.\d+", text)
+        assert [x for x in loose if x not in (".5", "−0.5", "+0.5")] == [], section
+
+
+def test_what_is_missing_is_said_and_never_zero(read: PageReader, folder: Path) -> None:
+    """A failed cell is n/a wherever it is used; the page leads with what is missing."""
+    failed = [cell["key"] for cell in json.loads((folder / "manifest.json").read_text())["facts"]["cells"]][3]
+    levels = [one for one in read.shown if one.keys.get("cell") == failed and one.column == "p_balanced"]
+    assert levels
+    assert all(one.text == "n/a" for one in levels)
+    assert "1 of 12 batches are missing" in read.loose["warnings"]
+    assert "answers in 2 cells are errors" in read.loose["warnings"]
+
+
+def _expected(one: Shown, tables: dict[str, pd.DataFrame], folder: Path) -> float:
+    """The value that a keyed number must have."""
+    keys = one.keys
+    if "artifact" in keys:
+        artifact = next((folder.parent.parent / "artifacts").glob(f"{keys['artifact']}-*[0-9]"))
+        return float(sum(file.stat().st_size for file in artifact.iterdir()))
+    if "item" in keys:
+        if "curve" in keys:
+            part = tables["item_reliability"]
+            part = part[(part["item"] == keys["item"]) & (_curve_keys(part) == keys["curve"])]
+            return float(part[one.column].item())
+        scores = tables["items"]
+        place = (keys["cell"], keys["item"])
+        return float(scores.loc[place, one.column]) if place in scores.index else math.nan
+    if "line" in keys and one.column in tables["stacking"] and one.column not in ("p_balanced", "option_mass"):
+        part = tables["stacking"]
+        lines = _curve_keys(part) + "|" + part["multiplier"].map("{:+g}".format)
+        return float(part[lines == keys["line"]][one.column].item())
+    if "curve" in keys:
+        part = tables["reliability"]
+        return float(part[_curve_keys(part) == keys["curve"]][one.column].item())
+    table = "shifts" if one.column.split("_")[0] in ("shift", "total") else "cells"
+    return float(tables[table].loc[keys["cell"], one.column])
+
+
+def _curve_keys(part: pd.DataFrame) -> pd.Series:
+    return part["base"] + "|" + part["vector"] + "|" + part["layer"].map("{:.0f}".format)
+
+
+def _check_text(one: Shown) -> None:
+    text, value = one.text.replace("−", "-"), float(one.value if one.value is not None else math.nan)
+    if text[0] in "<>":
+        edge = float(text[1:])
+        assert (0 < value < edge) if text[0] == "<" else (edge < value < 1), one
+    elif text.endswith("%"):
+        assert float(text[:-1]) == pytest.approx(100 * value, abs=0.51), one
+    elif text.endswith("B"):
+        number, unit = text.split()
+        scale = {"B": 1, "kB": 1e3, "MB": 1e6}[unit]
+        assert float(number) * scale == pytest.approx(value, abs=0.51 * scale), one
+    else:
+        digits = len(text.partition(".")[2])
+        assert float(text) == pytest.approx(value, abs=0.51 * 10**-digits), one
+
+
+def _place(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return cell["base"], cell["vector"], cell["layer"], cell["multiplier"]
+
+
+def _scores(folder: Path) -> Scores:
+    """cell -> item -> (log-odds, p, mass), averaged over both orders; an item with an error is left out."""
+    asked: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for line in (folder / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if "cell" in row:
+            score = (math.nan,) * 3
+            if row["error"] is None:
+                right, wrong = row["logits"][row["matching"]], row["logits"][1 - row["matching"]]
+                mass = (math.exp(right) + math.exp(wrong)) / math.exp(row["log_z"])
+                score = (right - wrong, 1 / (1 + math.exp(wrong - right)), mass)
+            asked[row["cell"]][row["item"]].append(score)
+    means = {cell: {item: tuple(np.mean(x, axis=0)) for item, x in items.items()} for cell, items in asked.items()}
+    return {cell: {item: x for item, x in items.items() if not math.isnan(x[0])} for cell, items in means.items()}
+
+
+def _cell_number(one: Shown, scores: Scores, *, places: dict[Any, str], cell: dict[str, Any]) -> float:
+    own = scores[cell["key"]]
+    if one.column in ("shift", "total"):
+        base = cell["base"] if one.column == "shift" else "none"
+        other = scores[places[base, "", None, 0.0]]
+        return float(np.mean([own[item][0] - other[item][0] for item in own.keys() & other.keys()]))
+    which = ("log_odds", "p_balanced", "option_mass").index(one.column)
+    return float(np.mean([score[which] for score in own.values()]))
+
+
+def _line_number(one: Shown, scores: Scores, *, places: dict[Any, str]) -> float:
+    base, vector, layer, dose = one.keys["line"].split("|")
+    steer = (vector, int(layer), float(dose))
+    cells = [places["none", "", None, 0.0], places["none", *steer], places[base, "", None, 0.0], places[base, *steer]]
+    none, lone, still, both = (scores.get(cell, {}) for cell in cells)
+    items = none.keys() & lone.keys() & still.keys() & both.keys()
+    if one.column == "caa_on_top" and not lone:  # A is not there, T still is
+        items = still.keys() & both.keys()
+        return float(np.mean([np.sign(float(dose)) * (both[i][0] - still[i][0]) for i in items]))
+    alone = np.sign(float(dose)) * np.array([lone[i][0] - none[i][0] for i in items])
+    on_top = np.sign(float(dose)) * np.array([both[i][0] - still[i][0] for i in items])
+    named = {"caa_alone": alone.mean(), "caa_on_top": on_top.mean(), "interaction": (on_top - alone).mean()}
+    return float(named.get(one.column, on_top.mean() / alone.mean()))

@@ -1,0 +1,151 @@
+"""The printed tables: the answer first, 120 columns, and honest about what is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_runs import simulate
+
+from caa_bench.report import Report, make_report, summary, words
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The default recipe; what CAA keeps on each base is known."""
+    kept = {"system_prompt_positive": 0.6, "system_prompt_negative": 1.0, "lora_sft_negative": 1.0}
+    return _report(tmp_path_factory.mktemp("compared"), items=60, kept=kept)
+
+
+def test_the_answer_leads(compared: Report) -> None:
+    """What moves the behavior most, then CAA alone and on each base, then what it costs."""
+    lines = compared.text().splitlines()
+    assert lines[0].startswith("Refusal moves most up with lora_sft_positive (p .43 -> .98")
+    assert " and down with lora_sft_negative (p .43 -> .00" in lines[0]
+    assert lines[1] == "CAA alone at -1 (p .43 -> .16), at +1 (p .43 -> .73)"
+    assert lines[2].startswith("CAA +1 on system_prompt_positive: adds less (retention 0.7")
+    assert lines[3].startswith("CAA -1 on system_prompt_negative: adds fully (retention ")
+    assert lines[4].startswith("CAA +1 on lora_sft_positive: no room; ")
+    assert lines[6] == "a fit stores lora_sft 30 kB in 31 s, caa 3.1 kB in 1.5 s"
+    assert lines[7] == "option mass at least .990"
+
+
+def test_a_row_per_arm_and_stack(compared: Report) -> None:
+    """Six bases, each with the vector at -1 and +1, with shift, retention, room and verdict."""
+    lines = compared.text().splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("  arm or stack"))
+    table = lines[start + 1 : lines.index("", start)]
+    assert sum(line.startswith("    + CAA") for line in table) == 12
+    prompt = next(place for place, line in enumerate(table) if line.startswith("  system_prompt_positive"))
+    assert table[prompt].split()[1:4] == [".43", "->", ".82"]
+    assert table[prompt + 2].endswith("adds less")
+    assert ".18" in table[prompt + 2]
+
+
+def test_the_printed_table_fits_120_columns(compared: Report) -> None:
+    """No line of what is printed is longer; the long tables are in table.txt alone."""
+    assert max(map(len, compared.text().splitlines())) <= 120
+    assert "Every stack" not in compared.text()
+    long = compared.text(detail=True)
+    stacks = long[long.index("Every stack") :].split("\n\n")[0].splitlines()
+    assert len(stacks) == 2 + 5 * 3 * 4
+
+
+def test_a_sweep_shows_every_layer_and_marks_the_best(tmp_path: Path) -> None:
+    """Six layers of the unchanged model on the selection split; the number of tries is printed."""
+    layers = tuple(range(6))
+    text = _report(tmp_path, bases=("none",), layers=layers, multipliers=(-1.0, 1.0), recipe="layer_sweep").text()
+    assert text.startswith(
+        "Refusal moves most up with CAA +1 (p .43 -> .73) and down with CAA -1 (p .43 -> .16) at layer 3,"
+    )
+    table = text[text.index("  layer  CAA -1") :].split("\n\n")[0].splitlines()[1:]
+    assert [line.split()[0] for line in table] == ["0", "1", "2", "*3", "4", "5"]
+    assert "12 tries" in text
+    assert "retention" not in text
+
+
+def test_under_twenty_items_there_is_no_interval_and_no_verdict(tmp_path: Path) -> None:
+    """The points are shown, and why there is no more."""
+    text = _report(tmp_path, items=12).text()
+    assert "n 12 items" in text
+    assert "CAA +1 on system_prompt_positive: no verdict (n < 20) (p " in text
+    assert "adds" not in text
+    assert "[" not in text.split("Warnings")[0]
+
+
+def test_what_is_missing_leads_the_warnings(tmp_path: Path) -> None:
+    """A failed cell and a batch that never came are said before anything else, and the cell reads n/a."""
+    text = _report(tmp_path, items=40, failed=(3,), dropped=1).text()
+    warnings = text[text.index("Warnings:") :].splitlines()
+    assert warnings[1].startswith("  missing: 1 of 12 batches are missing (status error)")
+    assert warnings[3].startswith("  missing: 1 of 78 cells have no scored item.")
+    assert "n/a" in text[text.index("p(matching) at every dose") :].splitlines()[2]
+
+
+def test_the_papers_protocol_is_named(tmp_path: Path) -> None:
+    """Its numbers are of the given order alone."""
+    assert "given option order only" in _report(tmp_path, items=30, overrides=["protocol=caa", "data=caa"]).text()
+
+
+def test_terminal_escapes_are_inert(tmp_path: Path) -> None:
+    """Text from a behavior's card cannot drive the reader's terminal."""
+    text = _report(
+        tmp_path, items=24, title="\x1b[2JRefusal", matching="a\x1b]0;b\x07c", warnings=["\x1b[31mred"]
+    ).text()
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert text.startswith("Refusal moves")
+
+
+def test_the_summary_has_a_line_a_behavior(compared: Report, tmp_path: Path) -> None:
+    """Several behaviors side by side, in 120 columns, each base with its verdict."""
+    other = _report(tmp_path, behavior="sycophancy", title="Sycophancy", items=12, bases=("none", "lora_sft_positive"))
+    text = summary([compared, other])
+    assert max(map(len, text.splitlines())) <= 120
+    lines = text.splitlines()
+    assert sum(line.startswith("  refusal") for line in lines) == 2
+    assert sum(line.startswith("  sycophancy") for line in lines) == 2
+    stacks = text[text.index("Does it still add?") :].splitlines()
+    assert "adds less 0.7" in stacks[2]
+    assert stacks[3].split()[1] == "n/a"
+    assert stacks[3].endswith("no verdict (n < 20)  n/a") or "no verdict (n < 20)" in stacks[3]
+
+
+def test_layers_on_the_test_split_are_never_chosen_by_their_results(tmp_path: Path) -> None:
+    """Layer 3 works best here, but the model's default leads: results of the test split choose nothing."""
+    gain = {"caa": 1.8, "random": 0.05, "shuffled": 0.0}
+    report = _report(tmp_path, items=24, layers=(1, 2), gain=gain, overrides=["caa.layers=[1,2]"])
+    assert "layer 1 (the first of 2 run)" in report.text()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((0.84, ".84"), (0.049, ".049"), (0.0495, ".05"), (0.9504, ".95"), (0.951, ".951"), (0.0004, "<.001")),
+        *((0.9995, ">.999"), (0.99951, ">.999"), (0.0, ".000"), (1.0, "1.000"), (float("nan"), "n/a")),
+    ],
+)
+def test_probabilities_keep_the_digits_that_matter(value: float, text: str) -> None:
+    """Three digits near the ends, never a rounded 0 or 1."""
+    assert words.probability(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.001, "+0.00"), (0.126, "+0.13"), (-1.5, "-1.50"), (float("nan"), "n/a")]
+)
+def test_signed_numbers_have_no_negative_zero(value: float, text: str) -> None:
+    """`-0.00` is no number."""
+    assert words.signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(999, "999 B"), (3100, "3.1 kB"), (30_000, "30 kB"), (16_800_000, "17 MB")]
+)
+def test_sizes_have_their_unit(value: float, text: str) -> None:
+    """Bytes in decimal units."""
+    assert words.size(value) == text
+
+
+def _report(root: Path, **changes: Any) -> Report:
+    return make_report(simulate(root / "runs" / "compare" / "run", **changes))
