@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ class Report:
     shifts: pd.DataFrame
     reliability: pd.DataFrame
     item_reliability: pd.DataFrame
-    notices: tuple[Notice, ...]
+    notices: tuple[Notice, ...] = ()
 
     def text(self, *, detail: bool = False, timings: bool = True) -> str:
         """The tables as printed.
@@ -93,7 +93,6 @@ def make_report(folder: Path) -> Report:
     from caa_bench.analysis.reliability import item_reliability, reliability_table
     from caa_bench.analysis.shifts import shift_table
     from caa_bench.analysis.stacking import stacking_table
-    from caa_bench.analysis.warn_facts import Tables
     from caa_bench.report.attention import notices
 
     manifest = read_manifest(folder)
@@ -102,20 +101,17 @@ def make_report(folder: Path) -> Report:
     store = RowStore(folder / "rows.jsonl")
     items = item_scores(store.frame(), protocol=recipe["protocol"])
     settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
-    tables = Tables(
-        cells=cell_table(items, cells, **settings),
-        stacking=stacking_table(items, cells, **settings),
-        shifts=shift_table(items, cells, **settings),
-        reliability=reliability_table(items, cells, **settings),
-    )
-    return Report(
+    report = Report(
         folder=folder,
         manifest=manifest,
+        cells=cell_table(items, cells, **settings),
+        stacking=stacking_table(items, cells, **settings),
         items=items,
+        shifts=shift_table(items, cells, **settings),
+        reliability=reliability_table(items, cells, **settings),
         item_reliability=item_reliability(items, cells),
-        notices=tuple(notices(manifest, tables, done=set(store.done))),
-        **vars(tables),
     )
+    return replace(report, notices=tuple(notices(report, done=store.done)))
 
 
 def summary(reports: list[Report]) -> str:

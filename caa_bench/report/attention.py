@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.analysis.warn import RANK, find_warnings
 from caa_bench.analysis.warn_facts import RunFacts, Tables
+from caa_bench.report.headline import headline
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from caa_bench.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +29,15 @@ class Notice:
     text: str
 
 
-def notices(manifest: dict[str, Any], tables: Tables, *, done: set[str]) -> list[Notice]:
-    """Everything to know, worst first.
+def notices(report: Report, *, done: Set[str]) -> list[Notice]:
+    """Everything to know, worst first. Layers that do not lead are no reason to warn: a sweep is run to find them out.
 
     Args:
-        tables: the run's tables.
         done: keys of the batches whose rows are there.
     """
+    layer, manifest = headline(report).layer, report.manifest
+    names = ("cells", "stacking", "shifts", "reliability")
+    tables = Tables(**{name: _leading(getattr(report, name), layer) for name in names})
     facts, behavior = manifest["facts"], manifest["facts"]["behavior"]["id"]
     known = RunFacts(test_opened=manifest["test_opened"] or None)
     found = find_warnings(tables, {behavior: known})
@@ -40,10 +45,14 @@ def notices(manifest: dict[str, Any], tables: Tables, *, done: set[str]) -> list
     said += [Notice(severity="caution", text=str(line)) for line in facts["warnings"]]
     said += [Notice(severity="note", text=f"Resumed with another version: {x}") for x in manifest["version_changes"]]
     ordered = sorted(said, key=lambda notice: RANK[notice.severity])
-    return [*_missing(manifest, tables.cells, done=done), *ordered]
+    return [*_missing(manifest, report.cells, done=done), *ordered]
 
 
-def _missing(manifest: dict[str, Any], cells: pd.DataFrame, *, done: set[str]) -> Iterator[Notice]:
+def _leading(table: pd.DataFrame, layer: float | None) -> pd.DataFrame:
+    return table[table["layer"].isna() | (table["layer"] == layer)]
+
+
+def _missing(manifest: dict[str, Any], cells: pd.DataFrame, *, done: Set[str]) -> Iterator[Notice]:
     planned = manifest["facts"]["batches"]
     absent = [key for key in planned if key not in done]
     if absent:

@@ -95,7 +95,8 @@ def _dose_curves(found: list[Curve], chosen: Headline, look: dict[str, Look]) ->
         place.set_visible(False)
     figure.supylabel("p(matching)", fontsize=8)
     layer = "" if chosen.layer is None else f", layer {words.count(chosen.layer)}"
-    figure.supxlabel(f"{words.vector_name(chosen.vector)} multiplier{layer}", fontsize=8)
+    legend = "band: 95% interval; grey band: placebos; grey line: none"
+    figure.supxlabel(f"{words.vector_name(chosen.vector)} multiplier{layer} ({legend})", fontsize=8)
     return Drawing(name="dose_curves", figure=figure, data=pd.concat([curve.points for curve in found]))
 
 
@@ -121,7 +122,9 @@ def _stacking(lines: pd.DataFrame, look: dict[str, Look]) -> Drawing:
     names = [f"{words.named(x['base'], x['base_dose'])}  {words.dose(x['multiplier'])}" for x in rows]
     place.set_yticks(range(len(rows)), names)
     place.set_ylim(len(rows) - 0.4, -0.6)
-    place.set_xlabel("effect in the direction of the dose, log-odds, 95% interval; open: alone, filled: on top")
+    place.set_xlabel(
+        "effect in the direction of the dose, log-odds, 95% interval\nopen: alone; filled: on top of the base"
+    )
     return Drawing(name="stacking", figure=figure, data=lines)
 
 
@@ -144,6 +147,7 @@ def _layers(shifts: pd.DataFrame, chosen: Headline) -> Drawing:
         place.plot(part["layer"], part["shift"], color=color, marker=marker, linestyle=line, markersize=4, label=name)
     place.axhline(0, color="#888888", linewidth=0.6)
     place.set_xlabel("layer")
+    place.set_xticks(list(chosen.layers[:: max(1, len(chosen.layers) // 16)]))
     place.set_ylabel("shift in log-odds, 95% interval")
     place.legend()
     return Drawing(name="layers", figure=figure, data=alone)
