@@ -49,8 +49,9 @@ def main() -> None:
         shape=arguments.shape,
         device=arguments.device,
         dtype=arguments.dtype,
-        threads=arguments.threads,
+        threads=1 if arguments.clock == "cpu" else arguments.threads,
         repetitions=arguments.repetitions,
+        clock=arguments.clock,
     )
     torch.set_num_threads(settings.threads)
     transformers.logging.set_verbosity_error()
@@ -69,7 +70,7 @@ def main() -> None:
         results[name]["load before"] = load
         path.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s\n{json.dumps(results[name], indent=1)}", flush=True)
-    write(ROOT, results)
+        write(ROOT, results)
 
 
 def machine() -> dict[str, Any]:
@@ -91,6 +92,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: CPU time on one thread")
     parser.add_argument("--repetitions", type=int, default=5)
     return parser.parse_args()
 

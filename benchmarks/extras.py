@@ -53,6 +53,7 @@ def lora_fit(subject: Subject, settings: Settings) -> dict[str, Any]:
             "bare SFTTrainer": partial(_bare_sft, subject, tokenizer, rows, lora.config),
         },
         min(3, settings.repetitions),
+        clock=settings.clock,
     )
     return {
         "seconds": {name: one.median for name, one in timed.items()},

@@ -37,6 +37,7 @@ def sweep(subject: Subject, settings: Settings) -> Found:
             "b": partial(peers.batched_recompute, subject.model, subject.test, conditions),
         },
         settings.repetitions,
+        clock=settings.clock,
     )
     return _against_ours(timed) | _work(subject, subject.test, conditions)
 
@@ -52,6 +53,7 @@ def seven_multipliers(subject: Subject, settings: Settings) -> Found:
             "a, last logits": partial(loop, all_positions=False),
         },
         settings.repetitions,
+        clock=settings.clock,
     )
     return _against_ours(timed) | _work(subject, items, conditions)
 
@@ -67,12 +69,12 @@ def extraction(subject: Subject, settings: Settings) -> Found:
         "ours": engine,
         "two plain passes": partial(peers.two_pass_extraction, subject.model, subject.train),
     }
-    other = SteeringVectors(subject, threads=settings.threads) if settings.device == "cpu" else None
+    other = SteeringVectors(subject, settings) if settings.device == "cpu" else None
     if other:
         tried = {size: other.extract(subject.train[:48], batch=size)["seconds"] for size in (1, 2, 4, 8, 16)}
         best = min(tried, key=lambda size: tried[size])
         methods["steering-vectors"] = partial(other.extract, subject.train, batch=best)
-    timed = interleaved(methods, settings.repetitions)
+    timed = interleaved(methods, settings.repetitions, clock=settings.clock)
     found = _against_ours(timed)
     if other:
         found |= {"steering-vectors batch": best, "steering-vectors versions": other.versions}
@@ -86,7 +88,7 @@ def steering_vectors_scoring(subject: Subject, settings: Settings) -> Found:
         return {"not measured": "the package's process is run on the CPU only"}
     items, conditions = _some(subject.test, 12), subject.sweep()
     pairs = [(layer, sign) for layer in range(subject.layers) for sign in (-1.0, 1.0)]
-    other = SteeringVectors(subject, threads=settings.threads)
+    other = SteeringVectors(subject, settings)
     timed = interleaved(
         {
             "ours": partial(ours, subject, items, conditions),
@@ -94,6 +96,7 @@ def steering_vectors_scoring(subject: Subject, settings: Settings) -> Found:
             "12 items, all logits": partial(other.score, items, pairs, subject.vectors, batch=16),
         },
         settings.repetitions,
+        clock=settings.clock,
     )
     other.close()
     return _against_ours(timed)
@@ -110,15 +113,17 @@ def growth(subject: Subject, settings: Settings) -> Found:
     found: Found = {"conditions": {}, "items": {}, "prompt tokens": {}}
     for count in (1, 2, 5, 12, 24, 50, 100, 200):
         methods = {"ours": partial(ours, subject, eight, many[:count]), "b": partial(recompute, eight, many[:count])}
-        found["conditions"][count] = _medians(interleaved(methods if count <= 24 else {"ours": methods["ours"]}, 3))
+        found["conditions"][count] = _medians(
+            interleaved(methods if count <= 24 else {"ours": methods["ours"]}, 3, clock=settings.clock)
+        )
     for count in (5, 10, 25, 50):
         found["items"][count] = _medians(
-            interleaved({"ours": partial(ours, subject, test[:count], subject.sweep())}, 3)
+            interleaved({"ours": partial(ours, subject, test[:count], subject.sweep())}, 3, clock=settings.clock)
         )
     for length in (32, 64, 128, 256, 512):
         long = [_of_length(prompt, length) for prompt in eight]
         one = {"ours": partial(ours, subject, long, many[:24]), "b": partial(recompute, long, many[:4])}
-        medians = _medians(interleaved(one, 3))
+        medians = _medians(interleaved(one, 3, clock=settings.clock))
         found["prompt tokens"][length] = medians | {"b": medians["b"] * 6}  # 4 of 24 conditions were run
     return found
 
@@ -145,6 +150,7 @@ def generation(subject: Subject, settings: Settings) -> Found:
             ),
         },
         settings.repetitions,
+        clock=settings.clock,
     )
     texts = timed["ours"].result
     return {
@@ -170,7 +176,7 @@ def _steering_cost(subject: Subject, settings: Settings, edits: Sequence[Edit], 
             return plain()
 
     methods = {"engine": partial(engine, [[]]), "engine steered": partial(engine, [edits]), "generate": plain}
-    timed = interleaved(methods | {"generate steered": hooked}, settings.repetitions)
+    timed = interleaved(methods | {"generate steered": hooked}, settings.repetitions, clock=settings.clock)
     return {
         "engine": ratio(timed["engine steered"], timed["engine"]),
         "generate": ratio(timed["generate steered"], timed["generate"]),

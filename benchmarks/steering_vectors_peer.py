@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.subject import Subject
+from benchmarks.subject import Settings, Subject
 from caa_bench.prompts import ChoicePrompt
 
 PACKAGE = "steering-vectors==0.12.2"
@@ -25,12 +25,12 @@ FOLDER = Path(__file__).parents[1] / "build" / "steering-vectors-env"
 class SteeringVectors:
     """A server process with the subject's model; `extract` and `score` return seconds measured inside it."""
 
-    def __init__(self, subject: Subject, *, threads: int) -> None:
+    def __init__(self, subject: Subject, settings: Settings) -> None:
         self.scratch = tempfile.TemporaryDirectory()
         subject.model.save_pretrained(self.scratch.name)
         server = Path(__file__).with_name("steering_vectors_server.py")
         self.process = subprocess.Popen(
-            [str(_environment()), str(server), self.scratch.name, str(threads)],
+            [str(_environment()), str(server), self.scratch.name, str(settings.threads), settings.clock],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

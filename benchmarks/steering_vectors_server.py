@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from steering_vectors import SteeringVector, train_steering_vector
 from transformers import AutoModelForCausalLM, BatchEncoding
 
+now = {"wall": time.perf_counter, "cpu": time.process_time}[sys.argv[3]]
+
 
 class Ids:
     """A tokenizer for texts that are token ids already: "1 518 29914"; the timing holds no tokenization."""
@@ -32,9 +34,9 @@ class Ids:
 def extract(model, request):
     """Vectors of all layers from contrast pairs, with the package's own batching."""
     pairs = [(" ".join(map(str, positive)), " ".join(map(str, negative))) for positive, negative in request["pairs"]]
-    start = time.perf_counter()
+    start = now()
     vector = train_steering_vector(model, Ids(), pairs, read_token_index=-1, batch_size=request["batch"])
-    seconds = time.perf_counter() - start
+    seconds = now() - start
     save_file(
         {"out": torch.stack([vector.layer_activations[layer] for layer in sorted(vector.layer_activations)])},
         request["result"],
@@ -47,7 +49,7 @@ def score(model, request):
     """Log-odds of every prompt under every condition; a batch of 1 keeps last-position logits only."""
     vectors = torch.tensor(request["vectors"])
     rows = []
-    start = time.perf_counter()
+    start = now()
     batch = request["batch"]
     for begin in range(0, len(request["prompts"]), batch):
         prompts = request["prompts"][begin : begin + batch]
@@ -63,13 +65,13 @@ def score(model, request):
             logits = kept[:, -1] if batch == 1 else kept[torch.arange(len(ids)), last]
             columns.append(logits[:, request["letters"][0]] - logits[:, request["letters"][1]])
         rows.append(torch.stack(columns, dim=1))
-    seconds = time.perf_counter() - start
+    seconds = now() - start
     save_file({"out": torch.cat(rows)}, request["result"])
     return seconds
 
 
 def main():
-    """`python steering_vectors_server.py MODEL_FOLDER THREADS`"""
+    """`python steering_vectors_server.py MODEL_FOLDER THREADS CLOCK`"""
     torch.set_num_threads(int(sys.argv[2]))
     model = AutoModelForCausalLM.from_pretrained(Path(sys.argv[1]), dtype=torch.float32).eval()
     print(json.dumps({"transformers": transformers.__version__, "torch": torch.__version__}), flush=True)

@@ -33,6 +33,7 @@ class Settings:
         device / dtype: of the model.
         threads: CPU threads.
         repetitions: interleaved repetitions behind each median.
+        clock: `wall`, or `cpu` for a machine that is not quiet (1 thread).
     """
 
     shape: str
@@ -40,6 +41,7 @@ class Settings:
     dtype: str
     threads: int
     repetitions: int
+    clock: str = "wall"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -30,6 +30,10 @@ def _head(results: Found) -> str:
         for found in results.values()
         if isinstance(found, dict) and "load before" in found
     ]
+    clock = {
+        "wall": "wall time",
+        "cpu": "CPU time of the process on one thread, because other work ran on the machine",
+    }[settings["clock"]]
     items = (
         "the published refusal splits (50 test items, 200 training pairs, 16 open questions) in Llama 2 tokens"
         if settings["published"]
@@ -41,8 +45,8 @@ def _head(results: Found) -> str:
 
 - Machine: {where}, {machine["memory_gib"]} GiB of memory, {settings["threads"]} threads; {versions}.
 - Model: a random Llama of shape {settings["shape"]} (vocabulary 32,000), {settings["dtype"]}. Items: {items}.
-- Every ratio is the median of {settings["repetitions"]} per-repetition ratios, in brackets the least and the greatest; the
-  methods are interleaved and take turns at going first.
+- Seconds are {clock}. Every ratio is the median of {settings["repetitions"]} per-repetition ratios, in brackets the
+  least and the greatest; the methods are interleaved and take turns at going first.
 - Load average before each section: {loads} (the benchmark's own process makes about {settings["threads"]}).
 - A *token-layer* is one token through one decoder block, padding included."""
 
@@ -87,9 +91,10 @@ logits; (c) the steering-vectors package; (d) this engine."""
         if "bound" in results.get(key, {}):
             found = results[key]
             text += (
-                f"\n\nToken-layers: {found['token-layers']:,}, {found['over bound']:.3f} of the bound {found['bound']:,} (prefix "
-                "once, one unsteered suffix pass, and for each condition the blocks above its first edit); the loop "
-                f"computes {found['loop']:,}, {found['loop'] / found['token-layers']:.1f} times as many."
+                f"\n\nToken-layers: {found['token-layers']:,}, {found['over bound']:.3f} of the bound "
+                f"{found['bound']:,} (prefix once, one unsteered suffix pass, and for each condition the blocks above "
+                f"its first edit); the loop computes {found['loop']:,}, "
+                f"{found['loop'] / found['token-layers']:.1f} times as many."
             )
     return text
 
@@ -100,8 +105,8 @@ def _extraction(results: Found) -> str:
         return ""
     versions = found.get("steering-vectors versions")
     note = (
-        "\n\nsteering-vectors 0.12.2 needs transformers below 5: it runs in an environment of its own with transformers "
-        f"{versions['transformers']} and the same torch build, at its best batch size, "
+        "\n\nsteering-vectors 0.12.2 needs transformers below 5: it runs in an environment of its own with "
+        f"transformers {versions['transformers']} and the same torch build, at its best batch size, "
         f"{found['steering-vectors batch']} of (1, 2, 4, 8, 16), timed inside its process, without tokenization."
         if versions
         else ""
@@ -163,8 +168,8 @@ def _gpu(results: Found) -> str:
     if results["settings"]["device"] == "cuda":
         return ""
     return (
-        "## Not measured\n\nA GPU was not at hand. Its targets (a Llama-2-7B-shaped random model in bf16: at least 50x over "
-        f"(a); generation at least 4x) are not measured. The command that would:\n\n    {GPU}"
+        "## Not measured\n\nA GPU was not at hand. Its targets (a Llama-2-7B-shaped random model in bf16: at least "
+        f"50x over (a); generation at least 4x) are not measured. The command that would:\n\n    {GPU}"
     )
 
 

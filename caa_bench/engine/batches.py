@@ -32,7 +32,9 @@ class Padded:
     positions: Tensor
 
 
-def batched(prompts: Sequence[Prompt], batch_size: int, *, exact: bool = False) -> list[list[int]]:
+def batched(
+    prompts: Sequence[Prompt], batch_size: int, *, exact: bool = False, batch_cost: int = _BATCH_COST
+) -> list[list[int]]:
     """Group prompts by length: indices of each batch, a pure function of the lengths, so that a plan can be resumed.
 
     One batch holds one number of steered tokens (length minus first position), so that all rows split alike. Within
@@ -42,6 +44,7 @@ def batched(prompts: Sequence[Prompt], batch_size: int, *, exact: bool = False) 
         batch_size: most prompts in one batch.
         exact: for half precision, where padding moves last bits: equal lengths only, unless that would more than
             double the number of batches; then padded as above.
+        batch_cost: what one more batch costs, in tokens of padding; decoding a second batch costs every step again.
 
     Raises:
         ValueError: batch_size is below 1, or a prompt's first position is not inside it.
@@ -58,21 +61,21 @@ def batched(prompts: Sequence[Prompt], batch_size: int, *, exact: bool = False) 
     for _, rows in sorted(suffixes.items()):
         rows.sort(key=lambda row: (len(prompts[row].ids), row))
         lengths = [len(prompts[row].ids) for row in rows]
-        cuts = _cuts(lengths, batch_size, padding=1)
-        if exact and len(equal := _cuts(lengths, batch_size, padding=1_000_000)) <= 2 * len(cuts):
+        cuts = _cuts(lengths, batch_size, batch_cost)
+        if exact and len(equal := _cuts(lengths, batch_size, batch_cost, padding=1_000_000)) <= 2 * len(cuts):
             cuts = equal
         groups += [rows[start:end] for start, end in cuts]
     return groups
 
 
-def _cuts(lengths: Sequence[int], batch_size: int, *, padding: int) -> list[tuple[int, int]]:
+def _cuts(lengths: Sequence[int], batch_size: int, batch_cost: int, *, padding: int = 1) -> list[tuple[int, int]]:
     """Cheapest division of sorted lengths into runs of at most `batch_size`; a padded token costs `padding`."""
     best = [(0, 0)]  # of the first n: their cost, and where their last run starts
     for end in range(1, len(lengths) + 1):
         waste, options = 0, []
         for start in range(end - 1, max(-1, end - 1 - batch_size), -1):
             waste += lengths[end - 1] - lengths[start]
-            options.append((best[start][0] + padding * waste + _BATCH_COST, start))
+            options.append((best[start][0] + padding * waste + batch_cost, start))
         best.append(min(options))
     cuts, end = [], len(lengths)
     while end:

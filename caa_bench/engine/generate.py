@@ -99,7 +99,7 @@ def generate(
     said: dict[tuple[int, int], Continuation] = {}
     with frozen(model):
         shared = [c for c, edits in enumerate(conditions) if shareable(edits) and can_share(model, prompts)]
-        for group in batched(prompts, batch_size) if shared else []:
+        for group in batched(prompts, batch_size, batch_cost=16 * max_new_tokens) if shared else []:
             size = max(1, _MOST_ROWS // len(group))
             for start in range(0, len(shared), size):
                 rows = [(n, c) for n in group for c in shared[start : start + size]]
