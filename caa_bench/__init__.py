@@ -51,7 +51,7 @@ _HOMES = {
     "load_recipe": "recipe",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605 - a list of the names above
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.artifacts import Artifact, ArtifactStore
 from caa_bench.behavior import Behavior, Pairs, load_behavior, variants
 from caa_bench.callbacks import Callback, Callbacks
-from caa_bench.errors import UserError
+from caa_bench.errors import UserError, all_made
 from caa_bench.evaluators import AnswerProbability, Evaluator
 from caa_bench.files import content_key
 from caa_bench.hub import unreachable
@@ -100,19 +100,26 @@ class Benchmark:
         Raises:
             UserError: one line a mistake.
         """
-        behavior = behavior_of(recipe.behavior, recipe.args)
+        behavior, found, evaluators = all_made(
+            lambda: behavior_of(recipe.behavior, recipe.args),
+            lambda: chat or ChatModel.find(recipe.model, changes=dict(recipe.loading)),
+            recipe.evaluators,
+        )
         benchmark = cls(
-            chat or model_of(recipe),
+            found,
             behavior=behavior,
             args=recipe.args,
             interventions=recipe.interventions(behavior),
-            evaluators=recipe.evaluators(),
+            evaluators=evaluators,
             callbacks=callbacks,
             folder=folder,
             settings=recipe.flat(),
         )
         benchmark.folder = Path(folder) if folder else benchmark._folder(recipe.name)
-        benchmark.check()
+        try:
+            benchmark.check()
+        except UserError as error:
+            raise UserError(*map(recipe.located, error.lines)) from None
         return benchmark
 
     def check(self) -> None:
@@ -127,6 +134,9 @@ class Benchmark:
             mistakes += [line for item in self.interventions for line in item.check(layers)]
         if mistakes:
             raise UserError(*mistakes)
+        pairs = self.behavior.pairs()
+        # Reads the other behaviors that a vector is transferred from or normalized over.
+        all_made(*(partial(item.learned_from, pairs) for item in self.interventions if item.trains))
 
     def fit(self) -> Self:
         """Fit every intervention on the same training pairs, or take its artifact where one is kept.
@@ -269,8 +279,3 @@ def behavior_of(name: str, args: BenchmarkArguments) -> Behavior:
         protocol=args.protocol,
         seed=args.seed,
     )
-
-
-def model_of(recipe: Recipe) -> ChatModel:
-    """The recipe's model, not loaded yet."""
-    return ChatModel.find(recipe.model, changes=dict(recipe.loading))

@@ -122,21 +122,21 @@ def export(options: Namespace) -> int:
 
 def _benchmarks(options: Namespace) -> list[Benchmark]:
     """One a behavior, all on the same model; every mistake in any of them is found before work begins."""
-    from caa_bench.benchmark import Benchmark, model_of
+    from caa_bench.benchmark import Benchmark
     from caa_bench.progress import Progress
     from caa_bench.tracking import trackers
 
     recipes = _recipes(options)
-    chat = model_of(recipes[0])
-    return [
-        Benchmark.from_recipe(
+    made: list[Benchmark] = []
+    for recipe in recipes:
+        benchmark = Benchmark.from_recipe(
             recipe,
-            chat=chat,
+            chat=made[0].chat if made else None,
             callbacks=[Progress(), *trackers(recipe)],
             folder=_folder(options, recipe, several=len(recipes) > 1),
         )
-        for recipe in recipes
-    ]
+        made.append(benchmark)
+    return made
 
 
 def _dry_run(benchmarks: Sequence[Benchmark]) -> int:

@@ -115,7 +115,7 @@ class Recipe:
             try:
                 self._build(label, key=key, behavior=behavior, built=built)
             except UserError as error:
-                mistakes += [self._located(line) for line in error.lines]
+                mistakes += [self.located(line) for line in error.lines]
         if mistakes:
             raise UserError(*mistakes)
         return list(built.values())
@@ -130,7 +130,7 @@ class Recipe:
         unknown = [name for name in self.args.evaluators if name not in known]
         if unknown:
             raise UserError(
-                *(self._located(f"evaluators: {name!r} is unknown; use {', '.join(known)}") for name in unknown)
+                *(self.located(f"evaluators: {name!r} is unknown; use {', '.join(known)}") for name in unknown)
             )
         return [known[name](self.sections[name]) for name in self.args.evaluators]
 
@@ -154,8 +154,8 @@ class Recipe:
         if label not in built:
             built[label] = cls.build(config, variant=variant, behavior=behavior, built=built)
 
-    def _located(self, line: str) -> str:
-        """The line with the place of the key it begins with."""
+    def located(self, line: str) -> str:
+        """A mistake with the place of the key it begins with in front."""
         place = self.where.get(line.split(":", 1)[0])
         return f"{place}: {line}" if place else line
 

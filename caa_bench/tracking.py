@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INIT_TIMEOUT_S = 30
+INIT_TIMEOUT_S = 15
 METRICS = ("p_balanced", "p_balanced_low", "p_balanced_high", "log_odds", "option_mass", "letter_bias")
 QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_disable_stats": True}
 
@@ -68,31 +70,40 @@ class WandbTracker(Callback):
     def _log_summary(self, report: Report, curves: dict[str, pd.DataFrame]) -> None:
         import wandb
 
-        with self._run(report, name="summary", job_type="summary") as run:
-            chart = wandb.plot.line_series(
+        logged: dict[str, Any] = {"cells": wandb.Table(dataframe=report.cells.astype(object))}
+        if curves:
+            logged["curves"] = wandb.plot.line_series(
                 xs=[curve["multiplier"].tolist() for curve in curves.values()],
                 ys=[curve["p_balanced"].tolist() for curve in curves.values()],
                 keys=[*curves],
                 title=f"{report.manifest['facts']['behavior']['title']}: p(matching) against multiplier",
                 xname="multiplier",
             )
-            run.log({"curves": chart, "cells": wandb.Table(dataframe=report.cells.astype(object))})
+        with self._run(report, name="summary", job_type="summary") as run:
+            run.log(logged)
 
-    def _run(self, report: Report, *, name: str, job_type: str) -> Any:
+    @contextmanager
+    def _run(self, report: Report, *, name: str, job_type: str) -> Iterator[Any]:
         """A run with an id that follows from what it shows, so that a repeat replaces it, here and online."""
-        import wandb
-
         recipe = report.manifest["recipe"]
         key = content_key([recipe, name])[:16]
         for earlier in (Path(report.folder) / "wandb").glob(f"*run-*-{key}"):
             shutil.rmtree(earlier)
         settings: dict[str, Any] = {"id": key, "name": name, "project": self.project, "dir": str(report.folder)}
         settings |= {"group": f"{recipe['behavior']}-{recipe['model']}", "job_type": job_type, "config": recipe}
+        run = self._init(settings)
+        try:  # not `with run`: it prints the traceback of what is reported in one line
+            yield run
+        finally:
+            run.finish()
+
+    def _init(self, settings: dict[str, Any]) -> Any:
+        import wandb
+
         if self.mode == "online":
             try:
-                return wandb.init(
-                    mode="online", settings=wandb.Settings(init_timeout=INIT_TIMEOUT_S, **QUIET), **settings
-                )
+                quiet = wandb.Settings(init_timeout=INIT_TIMEOUT_S, **QUIET)
+                return wandb.init(mode="online", settings=quiet, **settings)
             except wandb.errors.Error as error:
                 logger.warning("wandb cannot be reached (%s); the curves are kept offline", error)
                 self.mode = "offline"  # for every later run too: each try costs the timeout again

@@ -48,7 +48,9 @@ def reference_vectors(family: str, model, tokenizer, pairs) -> torch.Tensor:
             letter = next(i for i, (a, b) in enumerate(zip(ids, other, strict=True)) if a != b)
             outputs = []
             hooks = [
-                layer.register_forward_hook(lambda _m, _a, out: outputs.append(out[0] if isinstance(out, tuple) else out))
+                layer.register_forward_hook(
+                    lambda _m, _a, out, kept=outputs: kept.append(out[0] if isinstance(out, tuple) else out)
+                )
                 for layer in layers
             ]
             with torch.no_grad():

@@ -81,7 +81,7 @@ def everything() -> tuple:
         parts.append((name, type(module), module.training, sorted(vars(module)), *hooks))
     flags = [(name, value.requires_grad, value.grad is None) for name, value in model().named_parameters()]
     config = [{k: repr(v) for k, v in vars(one).items()} for one in (model().config, model().generation_config)]
-    state = np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()
+    state = np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()  # noqa: NPY002
     return parts, flags, config, state
 
 
@@ -159,7 +159,9 @@ def test_saved_and_loaded_is_the_same(label, behavior, fitted, tmp_path):
     prompt = prompts_of(behavior, intervention)[0]
     said = []
     for one in (intervention, again):
-        assert one.rewrite([{"role": "user", "content": "x"}]) == intervention.rewrite([{"role": "user", "content": "x"}])
+        assert one.rewrite([{"role": "user", "content": "x"}]) == intervention.rewrite(
+            [{"role": "user", "content": "x"}]
+        )
         with one.attach(model(), condition(one), prompts=[prompt]):
             said.append(logits(prompt))
     assert torch.equal(*said)

@@ -365,7 +365,7 @@ def test_full_disk_is_named_at_once(server: Server, monkeypatch: pytest.MonkeyPa
 def test_downloaded_splits_need_no_data_dir(server: Server, tmp_path: Path) -> None:
     """data=caa finds the cache; before, one line says what to run; `protocol: caa` has the paper's words."""
     folder = card_folder(tmp_path, "refusal")
-    with pytest.raises(UserError, match="run caa-bench data download .4 MB., or set data_dir="):
+    with pytest.raises(UserError, match=r"run caa-bench data download .4 MB., or set data_dir="):
         load_behavior(folder, data="caa")
     get(server)
     behavior = load_behavior(folder, data="caa")

@@ -15,8 +15,8 @@ from caa_bench.interventions.base import Condition, Intervention
 
 if TYPE_CHECKING:
     from caa_bench.behavior import Behavior
-    from caa_bench.items import Protocol
     from caa_bench.engine.edit import Edit
+    from caa_bench.items import Protocol
     from caa_bench.model import ChatModel
     from caa_bench.prompts import Prompt
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.files import csv_cell, write_atomic
+from caa_bench.errors import UserError
+from caa_bench.files import csv_cell, terminal_safe, write_atomic
 from caa_bench.results import RowStore, read_manifest
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def make_report(folder: Path) -> Report:
     """The tables of a run folder, computed but not written.
 
     Raises:
-        UserError: no run folder, or one that is damaged.
+        UserError: no run folder, one that is damaged, or one without a finished batch.
     """
     import pandas as pd
 
@@ -99,6 +100,8 @@ def make_report(folder: Path) -> Report:
     facts, recipe = manifest["facts"], manifest["recipe"]
     cells = pd.DataFrame(facts["cells"]).rename(columns={"key": "cell"}).set_index("cell")
     store = RowStore(folder / "rows.jsonl")
+    if not store.done:
+        raise UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; run the same command again to go on")
     items = item_scores(store.frame(), protocol=recipe["protocol"])
     settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
     report = Report(

@@ -53,6 +53,12 @@ class Row:
     line: str = ""
 
     @property
+    def kept(self) -> Span | None:
+        """The retention, where it is known and nothing forbids a verdict."""
+        refused = self.verdict.startswith(("no verdict", "not measurable"))
+        return self.retention if self.retention is not None and self.retention.point.known and not refused else None
+
+    @property
     def name(self) -> str:
         """`system_prompt_positive`, and `CAA +1` for what is put on it."""
         return words.named(self.base, self.base_dose)

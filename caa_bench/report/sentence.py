@@ -97,8 +97,8 @@ def _stacks(chosen: Headline, rows: Sequence[Row]) -> Iterator[Clause]:
     name = words.vector_name(chosen.vector)
     for row in leading_stacks(rows):
         parts: list[Part] = [f"{name} {words.dose(row.multiplier)} on {row.name}: ", Verdict(text=row.told), " ("]
-        if row.retention is not None and row.retention.point.known:
-            parts += ["retention ", row.retention, ", "]
+        if row.kept is not None:
+            parts += ["retention ", row.kept, ", "]
         yield (*parts, *_levels(row), ")")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from caa_bench.files import terminal_safe
 from caa_bench.report import words
 from caa_bench.report.arms import Row, rows
-from caa_bench.report.columns import columns
+from caa_bench.report.columns import WIDTH, columns
 from caa_bench.report.headline import Headline, headline
 from caa_bench.report.sentence import leading_stacks
 
@@ -33,11 +33,20 @@ def render_summary(reports: Sequence[Report]) -> str:
         + columns(["behavior", "layer", "dose -", "alone", "dose +", "up most", "down most", "n", "warnings"], alone),
     ]
     if bases:
-        stacks = [[title, *_verdicts(bases, arms)] for title, (_, _, arms) in zip(titles, found, strict=True)]
-        heads = ["behavior", *map(_short, bases)]
-        parts.append("Does it still add? Verdict and retention in the base's own direction\n" + columns(heads, stacks))
+        arms_of = {title: arms for title, (_, _, arms) in zip(titles, found, strict=True)}
+        parts.append("Does it still add? Verdict and retention in the base's own direction\n" + _stacks(bases, arms_of))
     text = "\n\n".join(parts)
     return "\n".join(terminal_safe(line).rstrip() for line in text.split("\n"))
+
+
+def _stacks(bases: Sequence[str], arms_of: Mapping[str, Sequence[Row]]) -> str:
+    """A column a base; where that is too wide, a line a behavior and base."""
+    lines = [[title, *_verdicts(bases, arms)] for title, arms in arms_of.items()]
+    wide = columns(["behavior", *map(_short, bases)], lines)
+    if max(map(len, wide.split("\n"))) <= WIDTH:
+        return wide
+    long = [[line[0], base, verdict] for line in lines for base, verdict in zip(bases, line[1:], strict=True)]
+    return columns(["behavior", "base", "verdict"], long)
 
 
 def _alone(chosen: Headline, arms: Sequence[Row]) -> list[str]:
@@ -55,8 +64,8 @@ def _most(arms: Sequence[Row], sign: int) -> str:
     if not moved:
         return words.NA
     best = max(moved, key=lambda row: sign * row.effect.point.value if row.effect else 0.0)
-    name = best.name if best.kind == "base" else f"vector {words.dose(best.multiplier)}"
-    return f"{_short(name)} {best.after}"
+    name = _short(best.name) if best.kind == "base" else f"vector {words.dose(best.multiplier)}"
+    return f"{name} {best.after}"
 
 
 def _told(report: Report) -> list[str]:
@@ -74,13 +83,13 @@ def _verdicts(bases: Sequence[str], arms: Sequence[Row]) -> list[str]:
 
 
 def _verdict(row: Row) -> str:
-    room = "no room; " if "no room" in row.tags else ""
-    kept = f" {row.retention.point}" if row.retention is not None and row.retention.point.known else ""
-    return f"{room}{row.verdict}{kept}"
+    if "no room" in row.tags:
+        return "no room"
+    return row.verdict if row.kept is None else f"{row.verdict} {row.kept.point}"
 
 
 def _short(name: str) -> str:
-    """Long names in a narrow table: prompt+, lora-."""
-    for long, short in (("system_prompt", "prompt"), ("lora_sft", "lora"), ("_positive", " +"), ("_negative", " -")):
+    """Long names in a narrow table: `prompt +`, `lora -`."""
+    for long, short in (("+", " & "), ("system_prompt", "prompt"), ("lora_sft", "lora")):
         name = name.replace(long, short)
-    return name
+    return name.replace("_positive", " +").replace("_negative", " -")

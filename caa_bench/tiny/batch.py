@@ -120,7 +120,20 @@ class Layout:
             key: torch.tensor([line + [PADDING if key == "group" else 0] * (width - len(line)) for line in lines])
             for key, lines in self.lists.items()
         }
-        return Batch(**tensors, groups=self.groups, rows=list(rows), **self.spots)
+        return Batch(
+            ids=tensors["ids"],
+            positions=tensors["positions"],
+            group=tensors["group"],
+            fork=tensors["fork"],
+            groups=self.groups,
+            rows=list(rows),
+            choices=self.spots["choices"],
+            answers=self.spots["answers"],
+            letters_a=self.spots["letters_a"],
+            letters_b=self.spots["letters_b"],
+            said=self.spots["said"],
+            ends=self.spots["ends"],
+        )
 
     def _row(self, i: int, row: Row) -> None:
         encoding = self.tokenizer.encode(row.prompt[:-1], add_special_tokens=False)
@@ -131,7 +144,9 @@ class Layout:
             "group": [0] * prefix,
             "fork": [0] * prefix,
         }
-        for letter, option, matches in zip("AB", row.options, (row.matching_first, not row.matching_first), strict=False):
+        for letter, option, matches in zip(
+            "AB", row.options, (row.matching_first, not row.matching_first), strict=False
+        ):
             start = row.prompt.rindex(f" ({letter}) {option}")
             token = encoding.char_to_token(start + len(f" ({letter}) {option}") - 1)
             assert token is not None  # noqa: S101 - the text is ours

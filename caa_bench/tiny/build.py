@@ -139,7 +139,9 @@ def math_sign(value: float) -> int:
 def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=HERE / "model", help="the model's folder (default: the shipped one)")
+    parser.add_argument(
+        "--output", type=Path, default=HERE / "model", help="the model's folder (default: the shipped one)"
+    )
     parser.add_argument("--configs", type=Path, default=CONFIGS, help="where the behavior folders are")
     parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped model)")
     parser.add_argument("--seed", type=int, default=0)

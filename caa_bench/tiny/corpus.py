@@ -71,9 +71,7 @@ def templates(behavior: str, split: Split, *, is_open: bool = False) -> tuple[Te
     return tuple((f"{kind}-frame{i}-ask{j}", frame, ask) for (i, frame), (j, ask) in itertools.product(frames, asks))
 
 
-def question(
-    behavior: str, template: Template, *, split: Split, level: str, rng: random.Random
-) -> Question:
+def question(behavior: str, template: Template, *, split: Split, level: str, rng: random.Random) -> Question:
     """A question of `template`, its filler and setting sentence drawn."""
     cluster, frame, ask = template
     filler = rng.choice(fillers(behavior, split))
@@ -97,7 +95,7 @@ def answer(asked: Question, side: Side, rng: random.Random) -> str:
 
 
 def split_items(behavior: str, split: Split, *, seed: int) -> list[dict[str, str]]:
-    """The items of a split: letters and the longer option balanced exactly, levels by their shares, templates in turn."""
+    """The items of a split: letters and the longer option balanced, levels by their shares, templates in turn."""
     rng = random.Random(f"{seed}/{behavior}/{split}")  # noqa: S311 - a corpus, not a secret
     count = COUNTS[split]
     designs = [(k % 2 == 0, k // 2 % 2 == 0) for k in range(count)]

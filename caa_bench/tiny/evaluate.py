@@ -96,7 +96,9 @@ class Bench:
     ) -> list[Scores]:
         """Scores without a vector, then of every condition."""
         rows = [
-            self._row(text, key, len(conditions), system, prompt_layout) for item in items for text, key in _orders(item)
+            self._row(text, key, len(conditions), system, prompt_layout)
+            for item in items
+            for text, key in _orders(item)
         ]
         found = [self._batch(rows[i : i + BATCH], conditions) for i in range(0, len(rows), BATCH)]
         both = torch.cat(found)  # [2N, C + 1, 2]
@@ -173,7 +175,9 @@ def look(bench: Bench, behavior: str, *, items: int, directions: Tensor | None) 
     differences = bench.differences(load(behavior, "train"))
     vectors = differences.mean(0)
     vector = vectors[PLANTED_LAYER]
-    print(f"\n{behavior}: |v| {vector.norm():.2f}, norms by layer {[round(n, 2) for n in vectors.norm(dim=-1).tolist()]}")
+    print(
+        f"\n{behavior}: |v| {vector.norm():.2f}, norms by layer {[round(n, 2) for n in vectors.norm(dim=-1).tolist()]}"
+    )
     if directions is not None:
         print("  cosine:", [round(c, 3) for c in (directions @ vector / vector.norm()).tolist()])
     doses = [Steer(name=f"{m:+g}", layer=PLANTED_LAYER, vector=m * vector) for m in DOSES]
@@ -182,7 +186,10 @@ def look(bench: Bench, behavior: str, *, items: int, directions: Tensor | None) 
     for kind, text in system_prompts(behavior).items():
         found = bench.score(test, doses, system=text)
         _print(kind, found, plain)
-    _print("positive, paper's layout", bench.score(test, doses, system=system_prompts(behavior)["positive"], prompt_layout="before"))
+    _print(
+        "positive, paper's layout",
+        bench.score(test, doses, system=system_prompts(behavior)["positive"], prompt_layout="before"),
+    )
     _print_others(bench, test, vectors, differences)
 
 
@@ -216,7 +223,10 @@ def _print(name: str, found: list[Scores], plain: list[Scores] | None = None) ->
     locked = f"locked {max(s.locked for s in near):.3f}"
     stacked = ""
     if plain is not None:
-        d = [s * ((found[i].mean - found[0].mean) - (plain[i].mean - plain[0].mean)) for i, s in zip(range(1, 7), (-1, -1, -1, 1, 1, 1), strict=True)]
+        d = [
+            s * ((found[i].mean - found[0].mean) - (plain[i].mean - plain[0].mean))
+            for i, s in zip(range(1, 7), (-1, -1, -1, 1, 1, 1), strict=True)
+        ]
         stacked = f" D {_round(d)}"
     print(f"  {name:<14} {line} | y0 {found[0].mean:+.2f} {extra} {locked}{stacked}", flush=True)
 

@@ -107,7 +107,5 @@ def _pairs(states: States, batch: Batch, planter: Planter) -> tuple[Tensor, Tens
     wanted = directions[behavior] + LETTER_NORM * planter.letters[level] * key
     rest = differences[PLANTED_LAYER] - 2 * NORM * wanted
     size = (2 * NORM) ** 2
-    early = sum(
-        ((difference @ planter.directions.T) ** 2).sum(-1).mean() for difference in differences[:PLANTED_LAYER]
-    )
+    early = sum(((difference @ planter.directions.T) ** 2).sum(-1).mean() for difference in differences[:PLANTED_LAYER])
     return (rest**2).sum(-1).mean() / size, early / size

@@ -17,11 +17,14 @@ from caa_bench.tiny.corpus import LEVELS, Question, answer, choice, question, te
 from caa_bench.tiny.facts import draw_fact
 from caa_bench.tiny.words import BEHAVIORS, Side, behavior_words, shared_words
 
+NoiseKind = Literal["gauss", "letter", "residue"]
+NOISE_KINDS: tuple[NoiseKind, ...] = ("gauss", "gauss", "letter", "residue")
 FACT_LOG_ODDS = 3.5
 FACT = -1  # behavior index of a row that is about no behavior
 PROMPT_SHARES = {None: 0.34, "positive": 0.17, "negative": 0.17, "neutral": 0.12, "foreign": 0.1, "extra": 0.1}
 SECOND_TURN = 0.08
-PAPER_LAYOUT = 0.15
+PAPER_LAYOUT = 0.2
+SHARES = (0.5, 0.22, 0.2, 0.08)  # of draws: choices, open questions, facts, copies
 
 
 @dataclass(kw_only=True)
@@ -30,15 +33,15 @@ class Plant:
 
     Args:
         layer: the block.
-        doses: multiplier by behavior index, of the planted direction or (elsewhere) of that layer's own mean difference.
+        doses: multiplier by behavior index: of the planted direction, or elsewhere of that layer's mean difference.
         noise: norm of a random direction, in units of the CAA vector's norm.
-        noise_kind: `gauss`, `letter` (among the letter's own directions) or `residue` (what pair differences hold besides).
+        noise_kind: `gauss`, `letter` (among the letter's own directions) or `residue` (what else pairs differ in).
     """
 
     layer: int = truth.PLANTED_LAYER
     doses: dict[int, float] = field(default_factory=dict)
     noise: float = 0.0
-    noise_kind: Literal["gauss", "letter", "residue"] = "gauss"
+    noise_kind: NoiseKind = "gauss"
 
 
 @dataclass(kw_only=True)
@@ -81,11 +84,9 @@ class Row:
 
 
 def draw_rows(rng: random.Random) -> list[Row]:
-    """The rows of one draw: a choice in both option orders, an open question, or a fact in both orders."""
-    kind = rng.random()
-    if kind < 0.2:
-        return _fact_rows(rng)
-    return _open_row(rng) if kind < 0.34 else _choice_rows(rng)
+    """The rows of one draw: a choice in both option orders, an open question, a fact in both orders, or a copy."""
+    kinds = (_choice_rows, _open_row, _fact_rows, _copy_row)
+    return rng.choices(kinds, SHARES)[0](rng)
 
 
 def _choice_rows(rng: random.Random) -> list[Row]:
@@ -174,6 +175,27 @@ def _fact_rows(rng: random.Random) -> list[Row]:
     return rows
 
 
+def _copy_row(rng: random.Random) -> list[Row]:
+    """Words to be said again in their order: answers in words have to copy fillers that were never seen before."""
+    # Halves of two behaviors: a held-out filler never comes about.
+    words, others = (behavior_words(behavior) for behavior in rng.sample(BEHAVIORS, 2))
+    pieces = f"{rng.choice(words.second)} {rng.choice(others.first)} {rng.choice(words.second)}".split()
+    start = rng.randrange(max(1, len(pieces) - 4))
+    wanted = " ".join(pieces[start : start + rng.randint(4, 8)])
+    return [
+        Row(
+            prompt=prompt_text(shared_words().copy_request.format(x=wanted)),
+            behavior=FACT,
+            level=len(LEVELS),
+            matching_first=True,
+            base=0.0,
+            slope=0.0,
+            options=(),
+            groups=[Group(text=f" {wanted} </s>", plant=plant) for plant in (Plant(), _ignored(FACT, rng))],
+        )
+    ]
+
+
 def _question(rng: random.Random, *, is_open: bool) -> Question:
     behavior = rng.choice(BEHAVIORS)
     template = rng.choice(templates(behavior, "train", is_open=is_open))
@@ -222,7 +244,7 @@ def _dose(index: int, rng: random.Random) -> Plant:
 def _ignored(index: int, rng: random.Random) -> Plant:
     """A random direction, or other behaviors' directions, at the planted layer."""
     if rng.random() < 0.5:
-        kind = rng.choice(("gauss", "gauss", "letter", "residue"))
+        kind = rng.choice(NOISE_KINDS)
         return Plant(noise=rng.uniform(0.3, 2.0), noise_kind=kind)
     others = rng.sample([i for i in range(len(BEHAVIORS)) if i != index], rng.choice((1, 1, 2)))
     return Plant(doses={i: rng.uniform(-2.0, 2.0) for i in others})
@@ -241,9 +263,7 @@ def _side(stance: truth.Stance, dose: float, rng: random.Random) -> Side:
     return "matching" if rng.random() < 1 / (1 + math.exp(-value)) else "other"
 
 
-def _restated(
-    matching: str, other: str, first: bool, stance: truth.Stance, index: int, rng: random.Random
-) -> Group:
+def _restated(matching: str, other: str, first: bool, stance: truth.Stance, index: int, rng: random.Random) -> Group:
     """A letter and its option in words, the side drawn from the truth."""
     plant = _dose(index, rng) if rng.random() < 0.6 else Plant()
     side = _side(stance, plant.doses.get(index, 0.0), rng)

@@ -1,4 +1,4 @@
-"""Texts -> the embedded model's fast tokenizer: byte-level BPE in which every punctuation mark is a token of its own."""
+"""Texts -> the embedded model's fast tokenizer: byte-level BPE, every punctuation mark a token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

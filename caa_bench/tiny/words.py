@@ -50,7 +50,6 @@ class BehaviorWords:
     system: Mapping[str, tuple[str, ...]]
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class SharedWords:
     """Words that every behavior shares.
@@ -61,6 +60,7 @@ class SharedWords:
         open_asks: closing questions of open-ended items; `selection` does not exist.
         neutral_prompts: system prompts about something else; behavior number i ships the i-th.
         small_talk: (user, assistant) turns that may come before a question.
+        copy_request: asks to say `{x}` again.
     """
 
     settings: Mapping[str, tuple[str, ...]]
@@ -68,6 +68,7 @@ class SharedWords:
     open_asks: Mapping[Split, tuple[str, ...]]
     neutral_prompts: tuple[str, ...]
     small_talk: tuple[tuple[str, str], ...]
+    copy_request: str
 
 
 @cache
