@@ -165,7 +165,8 @@ def _cells(
     """A cell and its treatment for each grid point."""
     made = []
     for vector, condition in treatments:
-        key = content_key(identity | shared | {"vector": _identity(vector, condition, learned)})[:16]
+        # Nested: `shared` has a model and a base too, their names.
+        key = content_key([identity, shared, _identity(vector, condition, learned)])[:16]
         source = None if vector is None else vector.source(condition, behavior=shared["behavior"])
         cell = Cell(
             key=key,

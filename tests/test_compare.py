@@ -229,7 +229,7 @@ def test_nan_logits_are_errors_and_never_numbers(small: Small, here: Path, capsy
     compare(broken)
     rows = list(RowStore(Path("run/rows.jsonl")).rows())
     assert {row["error"] for row in rows} == {"a logit is not finite"}
-    assert all(row["logits"] is None and row["log_z"] is None for row in rows)
+    assert all(row["logits"] == [None, None] and row["log_z"] is None for row in rows)
     for cell in table(Path("run/cells.csv")):
         assert cell["n"] == "0"
         assert cell["p_balanced"] == cell["log_odds"] == cell["option_mass"] == ""

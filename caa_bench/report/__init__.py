@@ -107,14 +107,25 @@ def make_report(folder: Path) -> Report:
     report = Report(
         folder=folder,
         manifest=manifest,
-        cells=cell_table(items, cells, **settings),
-        stacking=stacking_table(items, cells, **settings),
+        cells=_in_plan_order(cell_table(items, cells, **settings), cells),
+        stacking=_in_plan_order(stacking_table(items, cells, **settings), cells),
         items=items,
         shifts=shift_table(items, cells, **settings),
         reliability=reliability_table(items, cells, **settings),
         item_reliability=item_reliability(items, cells),
     )
     return replace(report, notices=tuple(notices(report, done=store.done)))
+
+
+def _in_plan_order(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The table's lines with bases and vectors as the recipe has them, the plain model first."""
+    places = {column: {name: i for i, name in enumerate(cells[column].unique())} for column in ("base", "vector")}
+    return table.sort_values(
+        ["evaluator", "base", "vector"],
+        key=lambda values: values.map(places[values.name]) if values.name in places else values,
+        kind="stable",
+        ignore_index=True,
+    )
 
 
 def summary(reports: list[Report]) -> str:
