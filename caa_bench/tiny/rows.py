@@ -24,7 +24,7 @@ FACT = -1  # behavior index of a row that is about no behavior
 PROMPT_SHARES = {None: 0.34, "positive": 0.17, "negative": 0.17, "neutral": 0.12, "foreign": 0.1, "extra": 0.1}
 SECOND_TURN = 0.08
 PAPER_LAYOUT = 0.2
-SHARES = (0.5, 0.22, 0.2, 0.08)  # of draws: choices, open questions, facts, copies
+SHARES = (0.46, 0.26, 0.15, 0.13)  # of draws: choices, open questions, facts, copies
 
 
 @dataclass(kw_only=True)
@@ -228,7 +228,8 @@ def _conversation(behavior: str, rng: random.Random) -> tuple[str | None, dict[s
 
 def _choice_plants(index: int, rng: random.Random) -> list[Plant]:
     """Doses of the behavior's own direction, and things that must be ignored."""
-    return [_dose(index, rng), _dose(index, rng), _dose(index, rng), _ignored(index, rng), _elsewhere(index, rng)]
+    doses = [_dose(index, rng) for _ in range(3)]
+    return [*doses, _noise(rng), _noise(rng), _ignored(index, rng), _elsewhere(index, rng)]
 
 
 def _dose(index: int, rng: random.Random) -> Plant:
@@ -244,10 +245,14 @@ def _dose(index: int, rng: random.Random) -> Plant:
 def _ignored(index: int, rng: random.Random) -> Plant:
     """A random direction, or other behaviors' directions, at the planted layer."""
     if rng.random() < 0.5:
-        kind = rng.choice(NOISE_KINDS)
-        return Plant(noise=rng.uniform(0.3, 2.0), noise_kind=kind)
+        return _noise(rng)
     others = rng.sample([i for i in range(len(BEHAVIORS)) if i != index], rng.choice((1, 1, 2)))
     return Plant(doses={i: rng.uniform(-2.0, 2.0) for i in others})
+
+
+def _noise(rng: random.Random) -> Plant:
+    """A random direction at the planted layer."""
+    return Plant(noise=rng.uniform(0.3, 2.0), noise_kind=rng.choice(NOISE_KINDS))
 
 
 def _elsewhere(index: int, rng: random.Random) -> Plant:

@@ -35,7 +35,7 @@ class TrainSettings:
         seed: of everything.
     """
 
-    steps: int = 2800
+    steps: int = 4000
     tokens: int = 1800
     rate: float = 3e-3
     scaffold_until: float = 0.6

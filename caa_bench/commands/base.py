@@ -1,0 +1,136 @@
+"""What a command is: a name, its options, what it does. No heavy imports at the top of any command's file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import warnings
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from caa_bench.errors import UserError
+from caa_bench.recipe import Recipe, load_recipe
+from caa_bench.recipe_yaml import split_overrides
+
+if TYPE_CHECKING:
+    from caa_bench.benchmark import Benchmark
+
+
+class Command:
+    """One command.
+
+    Args:
+        name: as typed after `caa-bench`; empty for a base class.
+        help: what it does, one line.
+    """
+
+    name: ClassVar[str] = ""
+    help: ClassVar[str] = ""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add its arguments to its own parser."""
+
+    def run(self, options: Namespace) -> int:
+        """Do it; returns the exit status. A UserError costs one line a mistake and exits 2."""
+        raise NotImplementedError
+
+
+class RecipeCommand(Command):
+    """A command on what a recipe says; `recipe` is the one taken where none is named."""
+
+    recipe: ClassVar[str] = "compare"
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """The recipe, changes of its keys, where results go."""
+        parser.add_argument(
+            "--recipe", default=self.recipe, help="a YAML file, or the name of a shipped one (%(default)s)"
+        )
+        parser.add_argument(
+            "--output", help="the run folder (default: a new one under output_dir; a same run continues)"
+        )
+        parser.add_argument(
+            "--set", default="", metavar="TEXT", help='several KEY=VALUE in one text: "seed=1 limit=50"'
+        )
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a recipe key, e.g. seed=1")
+        parser.add_argument("--dry-run", action="store_true", help="list the cells and what they cost, run nothing")
+
+    def run(self, options: Namespace) -> int:
+        """Check everything; then do it, or list what it would cost."""
+        made = benchmarks(options)
+        if options.dry_run:
+            from caa_bench.dry_run import render
+
+            print("\n\n".join(map(render, made)))
+            return 0
+        quiet()
+        return self.work(made)
+
+    def work(self, made: Sequence[Benchmark]) -> int:
+        """Do it; one benchmark a behavior."""
+        raise NotImplementedError
+
+
+def benchmarks(options: Namespace) -> list[Benchmark]:
+    """One a behavior, all on the same model; every mistake in any of them is found before work begins."""
+    from caa_bench.benchmark import Benchmark
+    from caa_bench.progress import Progress
+    from caa_bench.tracking import trackers
+
+    recipes = _recipes(options)
+    made: list[Benchmark] = []
+    for recipe in recipes:
+        benchmark = Benchmark.from_recipe(
+            recipe,
+            chat=made[0].chat if made else None,
+            callbacks=[Progress(), *trackers(recipe)],
+            folder=_folder(options, recipe, several=len(recipes) > 1),
+        )
+        made.append(benchmark)
+    return made
+
+
+def quiet() -> None:
+    """Keep the libraries' advice to their own callers out of what a run prints; errors still show."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Finished and unfinished runs under `root`, the newest last."""
+    found = sorted(root.glob("*/*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    return [path.parent for path in found]
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """The run that changed last.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = run_folders(root)
+    if not found:
+        raise UserError(f"there is no run under {root}; run caa-bench compare first, or give a run folder")
+    return found[-1]
+
+
+def _recipes(options: Namespace) -> list[Recipe]:
+    """The recipe, once a behavior where `behavior` is `all`."""
+    from caa_bench.behavior import behavior_names, published_names
+
+    recipe = load_recipe(options.recipe, [*split_overrides(options.set), *options.overrides])
+    names = [recipe.behavior]
+    if recipe.behavior == "all":
+        names = behavior_names() if recipe.args.data == "own" else published_names(recipe.args.data_dir)
+    return [replace(recipe, behavior=name) for name in names]
+
+
+def _folder(options: Namespace, recipe: Recipe, *, several: bool) -> Path | None:
+    if not options.output:
+        return None
+    return Path(options.output) / Path(recipe.behavior).name if several else Path(options.output)

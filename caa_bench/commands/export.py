@@ -1,0 +1,38 @@
+"""`export`: a run's fitted artifacts in a folder of their own."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from caa_bench.commands.base import Command
+from caa_bench.errors import UserError
+
+
+class Export(Command):
+    """Safetensors and JSON, every checksum checked."""
+
+    name = "export"
+    help = "copy a run's fitted artifacts to a folder of their own"
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        """From where, to where."""
+        parser.add_argument("folder", help="the run folder")
+        parser.add_argument("target", help="a new folder")
+
+    def run(self, options: Namespace) -> int:
+        """A line an artifact."""
+        from caa_bench.artifacts import kept_at
+        from caa_bench.files import inside, read_artifact
+        from caa_bench.results import read_manifest
+
+        run, target = Path(options.folder), Path(options.target)
+        if target.exists():
+            raise UserError(f"{target}: exists already; give a new folder")
+        found = {label: kept_at(run, path) for label, path in read_manifest(run)["facts"]["artifacts"].items()}
+        for label, folder in found.items():
+            read_artifact(folder, expect=None)
+            shutil.copytree(folder, inside(target, label))
+            print(f"{label}: {target / label}")
+        return 0
