@@ -30,13 +30,14 @@ def parser() -> Parser:
     """Every command with its help."""
     main = Parser(
         prog="caa-bench",
+        allow_abbrev=False,
         description="Compare CAA steering vectors, system prompts and LoRA finetuning, and how they stack.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in registry().items():
-        command.add_options(commands.add_parser(name, help=command.help, description=command.help))
+        command.add_options(commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False))
     return main
 
 

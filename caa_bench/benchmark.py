@@ -100,23 +100,23 @@ class Benchmark:
         Raises:
             UserError: one line a mistake.
         """
-        behavior, found, evaluators = all_made(
-            lambda: behavior_of(recipe.behavior, recipe.args),
-            lambda: chat or ChatModel.find(recipe.model, changes=dict(recipe.loading)),
-            recipe.evaluators,
-        )
-        benchmark = cls(
-            found,
-            behavior=behavior,
-            args=recipe.args,
-            interventions=recipe.interventions(behavior),
-            evaluators=evaluators,
-            callbacks=callbacks,
-            folder=folder,
-            settings=recipe.flat(),
-        )
-        benchmark.folder = Path(folder) if folder else benchmark._folder(recipe.name)
         try:
+            behavior, found, evaluators = all_made(
+                lambda: behavior_of(recipe.behavior, recipe.args),
+                lambda: chat or ChatModel.find(recipe.model, changes=dict(recipe.loading)),
+                recipe.evaluators,
+            )
+            benchmark = cls(
+                found,
+                behavior=behavior,
+                args=recipe.args,
+                interventions=recipe.interventions(behavior),
+                evaluators=evaluators,
+                callbacks=callbacks,
+                folder=folder,
+                settings=recipe.flat(),
+            )
+            benchmark.folder = Path(folder) if folder else benchmark._folder(recipe.name)
             benchmark.check()
         except UserError as error:
             raise UserError(*map(recipe.located, error.lines)) from None
@@ -129,6 +129,11 @@ class Benchmark:
             UserError: one line a mistake.
         """
         mistakes = self.args.mistakes()
+        mistakes += [
+            f"vectors: {item.label} changes the conversation, which nothing on top of a base can; name it in bases"
+            for item in self.vectors
+            if type(item).rewrite is not Intervention.rewrite
+        ]
         mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision) or self.chat.check()
         if not mistakes and (layers := self.chat.layers) is not None:
             mistakes += [line for item in self.interventions for line in item.check(layers)]

@@ -10,6 +10,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from caa_bench.errors import UserError
+from caa_bench.paths import is_folder
 
 TIMEOUT_S = 5.0
 CONFIG = "config.json"
@@ -47,7 +48,7 @@ def fetch_config(source: str, *, revision: str | None) -> Path:
 
 def unreachable(source: str, *, revision: str | None) -> list[str]:
     """One line where a hub model is neither in the cache nor to be had; asks the hub at most once, for seconds."""
-    if Path(source).is_dir() or cached_config(source, revision=revision) is not None:
+    if is_folder(Path(source)) or cached_config(source, revision=revision) is not None:
         return []
     try:
         require(source, revision=revision)
@@ -65,8 +66,8 @@ def require(source: str, *, revision: str | None) -> None:
     from huggingface_hub import constants, get_token, hf_hub_url
     from huggingface_hub.errors import HFValidationError
 
-    if Path(source).is_absolute():
-        raise UserError(f"model: there is no folder {source}; check the path")
+    if Path(source).is_absolute() or source.startswith((".", "~")):
+        raise UserError(f"model: there is no folder {source[:200]}; check the path")
     if constants.is_offline_mode():
         raise UserError(
             f"model: {source!r} is not in the local cache and HF_HUB_OFFLINE is set; unset it to download, {_INSTEAD}"

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +15,8 @@ from caa_bench import hub
 from caa_bench.errors import UserError
 from caa_bench.files import folder_fingerprint, read_json
 from caa_bench.interventions.base import Layers
-from caa_bench.paths import configs_folder, package_folder
-from caa_bench.prompts import ChoicePrompt, Message, apply_template, choice_prompt
+from caa_bench.paths import configs_folder, is_file, is_folder, package_folder
+from caa_bench.prompts import TEMPLATES, ChoicePrompt, Message, apply_template, choice_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,15 +84,17 @@ class ChatModel:
         """
         from caa_bench.recipe_yaml import load
 
-        config = configs_folder() / "models" / f"{name}.yaml"
-        if "/" not in name and config.is_file():
-            loading = load(config, [], Loading).values
-        elif Path(name).is_dir() or "/" in name:
+        names = model_names()
+        if name in names:
+            loading = load(configs_folder() / "models" / f"{name}.yaml", [], Loading).values
+        elif "/" in name or is_folder(Path(name)):
             loading = Loading(source=name)
         else:
-            known = ", ".join(model_names())
+            near = get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(
-                f"model: {name!r} is unknown; use one of {known}, a local folder, or a hub name owner/model"
+                f"model: {name[:80]!r} is unknown; {hint}use one of {', '.join(names)}, a local folder, or a hub name "
+                "owner/model"
             )
         return cls(name=name, loading=replace(loading, **(changes or {})))
 
@@ -172,8 +175,11 @@ class ChatModel:
 
     def check(self) -> list[str]:
         """One line for what would make loading fail, found without loading or network where possible."""
+        if self.loading.template not in ("none", *TEMPLATES):
+            known = " or ".join(TEMPLATES)
+            return [f"loading.template: there is no plain template {self.loading.template!r}; use {known}, or none"]
         folder = Path(self.source)
-        if not folder.is_dir():
+        if not is_folder(folder):
             return []
         if not (folder / "config.json").is_file():
             return [f"model: {self.source} holds no config.json; give the folder of a transformers model"]
@@ -196,7 +202,7 @@ class ChatModel:
 
     def _config_json(self) -> dict[str, Any] | None:
         path: Path | None = Path(self.source) / hub.CONFIG
-        if path is not None and not path.is_file():
+        if path is not None and not is_file(path):
             path = hub.cached_config(self.source, revision=self.loading.revision)
         return None if path is None else dict(read_json(path))
 

@@ -10,6 +10,22 @@ def package_folder() -> Path:
     return Path(__file__).parent
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; a name that no system could open is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a NUL in it
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """The same for a folder."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def configs_folder() -> Path:
     """`configs/`: what things are."""
     return _beside_or_inside("configs")

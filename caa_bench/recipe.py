@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -12,7 +13,7 @@ from caa_bench.behavior import Behavior
 from caa_bench.errors import UserError
 from caa_bench.interventions import Intervention
 from caa_bench.model import Loading
-from caa_bench.paths import recipes_folder
+from caa_bench.paths import is_file, recipes_folder
 
 PAPER_BEHAVIORS = (
     "coordinate-other-ais",
@@ -39,7 +40,7 @@ class BenchmarkArguments:
         data: `own`, the project's splits; `caa`, a folder in the published format.
         data_dir: that folder; null: what `caa-bench data download` fetched.
         limit: only the first so many items of the split; null: all.
-        seed: of splits, resamples and tests.
+        seed: of splits, resamples and tests; 0 or more.
         batch_size: items computed together; changes last bits, so it is part of every result's key.
         share_prefix: false recomputes every prompt in full, as a check; much slower.
         draws: resamples behind every interval and p-value.
@@ -67,11 +68,16 @@ class BenchmarkArguments:
     def mistakes(self) -> list[str]:
         """One line for each number that nothing can be computed with."""
         given = {"limit": self.limit, "batch_size": self.batch_size, "draws": self.draws}
-        return [
+        few = [
             f"{name}: {value} is too few; give 1 or more"
             for name, value in given.items()
             if value is not None and value < 1
         ]
+        if self.seed < 0:
+            few.append(f"seed: {self.seed} is below 0; give 0 or more")
+        if not self.evaluators:
+            few.append("evaluators: an empty list; name what is measured, for example [answer_probability]")
+        return few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +200,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     from caa_bench.recipe_yaml import Parsed, load
 
     file = find_recipe("compare" if path is None else path)
-    parsed: Parsed[Any] = load(file, list(overrides), schema())
+    parsed: Parsed[Any] = load(file, list(overrides), schema(), find=_extended)
     values = {f.name: getattr(parsed.values, f.name) for f in fields(parsed.values)}
     changed = {key.removeprefix("loading."): None for key in parsed.where if key.startswith("loading.")}
     return Recipe(
@@ -211,7 +217,17 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 def find_recipe(path: str | Path) -> Path:
     """The file itself, or the shipped recipe of that name."""
     given = Path(path)
-    shipped = recipes_folder() / f"{given.stem}.yaml"
-    if not given.is_file() and shipped.is_file() and str(given) in (given.stem, f"recipes/{given.name}"):
-        return shipped
+    if is_file(given):
+        return given
+    shipped = {file.stem: file for file in recipes_folder().glob("*.yaml")}
+    if str(given) in (given.stem, given.name, f"recipes/{given.name}") and given.stem in shipped:
+        return shipped[given.stem]
+    if str(given) == given.stem and (near := get_close_matches(given.stem, shipped, n=1)):
+        raise UserError(f"recipe: there is no recipe {given.stem!r}; did you mean {near[0]!r}?")
     return given
+
+
+def _extended(name: str, folder: Path) -> Path:
+    """What `extends:` names: a file beside the one that extends it, else a shipped recipe."""
+    beside = folder / name
+    return beside if is_file(beside) else folder / find_recipe(name)

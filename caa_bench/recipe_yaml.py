@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from caa_bench.errors import UserError
+from caa_bench.paths import is_file
 from caa_bench.safe_text import terminal_safe
 from caa_bench.yaml_dump import dump as dump
 from caa_bench.yaml_dump import flatten as flatten
@@ -117,7 +118,7 @@ class _Reader:
     def file(self, path: Path, chain: tuple[Path, ...]) -> Node:
         """One file on top of what it extends."""
         shown = terminal_safe(os.path.normpath(path))
-        if not _is_file(path):
+        if not is_file(path):
             return self.unread(f"{shown}: no such file; {_near_files(path)}")
         try:
             document = parse(read_text(path, shown), source=shown)
@@ -141,7 +142,7 @@ class _Reader:
         if not isinstance(named.value, str) or not named.value:
             return self.unread(f"{where}: expected a file name, found {found(named)}; name one YAML file")
         target = self.find(named.value, path.parent)
-        if not _is_file(target):
+        if not is_file(target):
             return self.unread(f"{where}: no file {terminal_safe(named.value)!r}; {_near_files(target)}")
         if target.resolve() in chain:
             names = " -> ".join(file.name for file in (*chain, target))
@@ -187,13 +188,6 @@ def _placed(node: Node, where: str) -> Node:
     elif isinstance(value, list):
         value = [_placed(item, where) for item in value]
     return Node(value=value, where=where)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, a NUL in it
-        return False
 
 
 def _near_files(path: Path) -> str:

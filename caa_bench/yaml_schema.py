@@ -180,7 +180,9 @@ class Walker:
             section, _, last = name.rpartition(".")
             return f"write `{last}:` indented under `{section}:`"
         elsewhere = [path for path in self.paths if path.rpartition(".")[2] == name]
-        near = elsewhere[:1] or difflib.get_close_matches(name[:80], known, n=1)
+        # A slip of the pen in this section comes before a key of that very name in another one.
+        slips = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.85)
+        near = slips or elsewhere[:1] or difflib.get_close_matches(name[:80], known, n=1)
         return f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
 
 

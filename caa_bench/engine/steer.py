@@ -30,10 +30,13 @@ def steered(model: nn.Module, edits: Sequence[Edit], prompts: Sequence[Prompt]) 
             as many rows (beams, several returned sequences) takes each prompt n times in a row.
 
     Raises:
-        ValueError: an edit names a block that is not there; inside, a batch that does not fit the prompts.
+        ValueError: an edit names a block that is not there, or there are edits and no prompts; inside, a batch that
+            does not fit the prompts.
     """
     layers = blocks(model)
     check_layers(edits, len(layers))
+    if edits and not prompts:
+        raise ValueError("no prompts given: edits need one per row of the batches that follow, in order")
     with ExitStack() as hooks:
         if edits:
             module = decoder(model)

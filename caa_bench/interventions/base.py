@@ -161,8 +161,11 @@ class Intervention:
         Args:
             model: the model to change.
             condition: the dose.
-            prompts: the prompts of the rows about to be run, in batch order; needed where edits begin at each
-                prompt's own instruction end.
+            prompts: the prompts of the rows about to be run, in batch order; needed where there are edits, since
+                these begin at each prompt's own instruction end.
+
+        Raises:
+            ValueError: there are edits and no prompts, or an edit's layer is not there.
         """
         from caa_bench.engine.steer import steered
 

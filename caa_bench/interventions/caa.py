@@ -56,6 +56,12 @@ class CAA(SteeringVector):
         vector_layer: int | None = None
         vector_model: str = ""
 
+        def __post_init__(self) -> None:
+            if self.layers == ():
+                raise ValueError("layers: an empty list; name a layer, or take caa out of vectors")
+            if not any(self.multipliers):
+                raise ValueError("multipliers: no dose but 0; give one, or take caa out of vectors")
+
     def __init__(self, config: Any = None, *, variant: str = "", keep_differences: bool = True) -> None:
         super().__init__(config, variant=variant)
         self.differences: Tensor | None = None
@@ -129,8 +135,13 @@ class CAA(SteeringVector):
 
     def learned_from(self, pairs: Pairs) -> dict[str, str]:
         """The vector's own behavior and those it is normalized over."""
-        names = {self._own_behavior(pairs), *self.config.normalize}
-        return {name: (pairs if name == pairs.behavior else pairs.of(name)).key for name in sorted(names)}
+        named = {self._own_behavior(pairs): "vector_behavior"}
+        for name in self.config.normalize:
+            named.setdefault(name, "normalize")
+        return {
+            name: (pairs if name == pairs.behavior else _pairs_named(pairs, name, key=key)).key
+            for name, key in sorted(named.items())
+        }
 
     def vector_layer(self, condition: Condition) -> int | None:
         """`config.vector_layer` where it is set, else the steered layer."""
@@ -196,6 +207,14 @@ def _other_shape(name: str, found: tuple[int, int], wanted: tuple[int, int]) -> 
         f"caa.vector_model: {name} has {found[0]} layers of width {found[1]}, the measured model {wanted[0]} of width "
         f"{wanted[1]}; name a model of the same shape"
     )
+
+
+def _pairs_named(pairs: Pairs, name: str, *, key: str) -> Pairs:
+    """Another behavior's pairs; where there are none, the mistake is said of the key that names it."""
+    try:
+        return pairs.of(name)
+    except UserError as error:
+        raise UserError(*(f"caa.{key}: {line.removeprefix('behavior: ')}" for line in error.lines)) from None
 
 
 def mean_vector(differences: Tensor) -> Tensor:

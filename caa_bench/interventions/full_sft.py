@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Intervention, Layers
+from caa_bench.interventions.sft_checks import check_training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +54,9 @@ class FullSFT(Intervention):
         batch_size: int = 2
         max_pairs: int | None = None
         seed: int = 0
+
+        def __post_init__(self) -> None:
+            check_training(self)
 
     def __init__(self, config: Any = None, *, variant: str = "positive") -> None:
         super().__init__(config, variant=variant)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from caa_bench.interventions.base import Condition, Intervention, Layers
+from caa_bench.interventions.sft_checks import check_training
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -64,6 +65,14 @@ class LoraSFT(Intervention):
         batch_size: int = 8
         max_pairs: int | None = None
         seed: int = 0
+
+        def __post_init__(self) -> None:
+            for key in ("rank", "alpha"):
+                if (value := getattr(self, key)) < 1:
+                    raise ValueError(f"{key}: {value} is too small; give 1 or more")
+            if not 0 <= self.dropout < 1:
+                raise ValueError(f"dropout: {self.dropout:g} is no such share; give 0 or more, under 1")
+            check_training(self)
 
     def __init__(self, config: Any = None, *, variant: str = "positive") -> None:
         super().__init__(config, variant=variant)
