@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -224,7 +225,10 @@ def load_model(chat: ChatModel) -> PreTrainedModel:
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    if not sys.stderr.isatty():  # in a file a bar is a long line of control characters
+        disable_progress_bar()
     loading = chat.loading
     settings: dict[str, Any] = {"dtype": loading.dtype if loading.dtype == "auto" else getattr(torch, loading.dtype)}
     if loading.quantization != "none":

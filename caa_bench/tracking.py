@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 
 from caa_bench.callbacks import Callback
 from caa_bench.files import content_key
+from caa_bench.hub import first_line
 from caa_bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 15
+FINISH_TIMEOUT_S = 60
+"""Until a run stops waiting for a connection that broke; what is not uploaded stays on the disk for `wandb sync`."""
 METRICS = ("p_balanced", "p_balanced_low", "p_balanced_high", "log_odds", "option_mass", "letter_bias")
 QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_disable_stats": True}
 
@@ -55,6 +58,7 @@ class WandbTracker(Callback):
 
     def on_report(self, *, report: Report) -> None:
         """One run a base and vector, then a summary run with the cells as a table and all curves in one chart."""
+        os.environ.setdefault("WANDB_SILENT", "true")  # it greets before it reads the settings of a run
         curves = _curves(report)
         for name, curve in curves.items():
             self._log_curve(report, name=name, curve=curve)
@@ -87,8 +91,7 @@ class WandbTracker(Callback):
         """A run with an id that follows from what it shows, so that a repeat replaces it, here and online."""
         recipe = report.manifest["recipe"]
         key = content_key([recipe, name])[:16]
-        for earlier in (Path(report.folder) / "wandb").glob(f"*run-*-{key}"):
-            shutil.rmtree(earlier)
+        self._forget(report.folder, key)
         settings: dict[str, Any] = {"id": key, "name": name, "project": self.project, "dir": str(report.folder)}
         settings |= {"group": f"{recipe['behavior']}-{recipe['model']}", "job_type": job_type, "config": recipe}
         run = self._init(settings)
@@ -97,16 +100,25 @@ class WandbTracker(Callback):
         finally:
             run.finish()
 
+    @staticmethod
+    def _forget(folder: str | Path, key: str) -> None:
+        """Delete what an earlier run of this id left."""
+        for earlier in (Path(folder) / "wandb").glob(f"*run-*-{key}"):
+            shutil.rmtree(earlier)
+
     def _init(self, settings: dict[str, Any]) -> Any:
         import wandb
 
         if self.mode == "online":
             try:
-                quiet = wandb.Settings(init_timeout=INIT_TIMEOUT_S, **QUIET)
-                return wandb.init(mode="online", settings=quiet, **settings)
+                limits = {"init_timeout": INIT_TIMEOUT_S, "finish_timeout": FINISH_TIMEOUT_S}
+                limits = {key: value for key, value in limits.items() if hasattr(wandb.Settings(), key)}  # older wandb
+                return wandb.init(mode="online", settings=wandb.Settings(**limits, **QUIET), **settings)
             except wandb.errors.Error as error:
-                logger.warning("wandb cannot be reached (%s); the curves are kept offline", error)
+                logger.warning("wandb cannot be reached (%s); the curves are kept offline", first_line(error))
                 self.mode = "offline"  # for every later run too: each try costs the timeout again
+                wandb.teardown()  # its service still holds the id
+                self._forget(settings["dir"], settings["id"])
         return wandb.init(mode=self.mode, settings=wandb.Settings(**QUIET), **settings)
 
 

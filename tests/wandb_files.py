@@ -1,0 +1,77 @@
+"""Offline wandb runs read back from disk: records of protobuf in LevelDB's log format, as wandb itself writes them."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BLOCK, FILE_HEADER, RECORD_HEADER = 32768, 7, 7
+FULL, FIRST, LAST = 1, 2, 4
+
+
+@dataclass(kw_only=True)
+class OfflineRun:
+    """What one run of the dashboard would show.
+
+    Args:
+        history: what each step logged.
+        steps: metric (or glob) -> the metric that its x axis is.
+    """
+
+    id: str = ""
+    name: str = ""
+    group: str = ""
+    job_type: str = ""
+    project: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    steps: dict[str, str] = field(default_factory=dict)
+    finished: bool = False
+
+
+def offline_runs(folder: Path) -> dict[str, OfflineRun]:
+    """Every offline run below a run folder's `wandb`, by name; no name twice."""
+    runs = [_read(path) for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb"))]
+    assert len({run.name for run in runs}) == len(runs)
+    return {run.name: run for run in runs}
+
+
+def _read(path: Path) -> OfflineRun:
+    from wandb.proto import wandb_internal_pb2
+
+    run = OfflineRun()
+    for data in _records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            one = record.run
+            run.id, run.name, run.group = one.run_id, one.display_name, one.run_group
+            run.job_type, run.project = one.job_type, one.project
+            run.config |= {item.key: json.loads(item.value_json) for item in one.config.update}
+        elif kind == "history":
+            items = {(item.key or ".".join(item.nested_key)): item.value_json for item in record.history.item}
+            run.history.append({key: json.loads(value) for key, value in items.items()})
+        elif kind == "metric":
+            run.steps[record.metric.glob_name or record.metric.name] = record.metric.step_metric
+        elif kind == "exit":
+            run.finished = record.exit.exit_code == 0
+    return run
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    at, whole = FILE_HEADER, b""
+    while at + RECORD_HEADER <= len(data):
+        if BLOCK - at % BLOCK < RECORD_HEADER:  # a header never straddles two blocks
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        part = data[at + RECORD_HEADER : at + RECORD_HEADER + length]
+        at += RECORD_HEADER + length
+        whole = part if kind in (FULL, FIRST) else whole + part
+        if kind in (FULL, LAST):
+            yield whole
