@@ -162,7 +162,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "base": (b"bases:\n  - none\n  - lora\n", "my.yaml:1: bases: 'lora' is no intervention", INTERVENTIONS),
     "not UTF-8": (b"seed: 1\n# caf\xe9\n", "my.yaml:2: not UTF-8 (byte 0xe9)", "save the file as UTF-8"),
     "cycle": (b"extends: my.yaml\n", "my.yaml:1: extends: a cycle, my.yaml -> my.yaml", "remove one of them"),
-    "extends nothing": (b"extends: none.yaml\n", "my.yaml:1: extends: no file 'none.yaml'", "path of a YAML file"),
+    "extends nothing": (b"extends: mi.yaml\n", "my.yaml:1: extends: no file 'mi.yaml'", "did you mean 'my.yaml'?"),
     "a list": (b"- 1\n", "my.yaml:1: expected `key: value` lines, found a list", "write a mapping"),
     "tag": (b"seed: !!python/object/apply:os.system [x]\n", "my.yaml:1: seed: the tag", "write the plain value"),
 }
@@ -214,7 +214,7 @@ def _copied_question(folder: Path) -> None:
 
 DATA: dict[str, tuple[Callable[[Path], None], str]] = {
     "a question in train and test": (_copied_question, "stands in train"),
-    "no test split": (lambda folder: (folder / "test.json").unlink(), "test.json: no such file"),
+    "no test split": (lambda folder: (folder / "test.json").unlink(), "every split needs its file"),
     "an empty split": (lambda folder: (folder / "train.json").write_text("[]") and None, "train.json"),
     "broken JSON": (lambda folder: (folder / "test.json").write_text("[\n{") and None, "test.json:2"),
 }
