@@ -76,6 +76,7 @@ class ArtifactStore:
             raise unwritable(self.folder, error) from error
         # Two runs that need the same fit: the second one waits for it and takes it over.
         with FileLock(self.folder / f".{folder.name}.lock"):
+            shutil.rmtree(self._scratch(folder), ignore_errors=True)  # what a killed fit left
             reused = folder.is_dir()
             if not reused:
                 parts_s = self._fit_ingredients(intervention, pairs=pairs, model_key=model_key, loaded=loaded)
@@ -131,10 +132,14 @@ class ArtifactStore:
             self._others[model] = ChatModel.find(model, changes=alike)
         return self._others[model]
 
+    @staticmethod
+    def _scratch(folder: Path) -> Path:
+        """Where an artifact is made before it takes its place."""
+        return folder.parent / f".{folder.name}.unfinished"
+
     def _fit(self, intervention: Intervention, chat: ChatModel, *, pairs: Pairs, folder: Path, parts_s: float) -> None:
-        """Fit and keep; a kill at any moment leaves nothing that a later fit of the same does not clear away."""
-        scratch = self.folder / f".{folder.name}.unfinished"
-        shutil.rmtree(scratch, ignore_errors=True)
+        """Fit and keep; a kill at any moment leaves nothing that the next use of the same does not clear away."""
+        scratch, timing = self._scratch(folder), folder.with_suffix(".timing.json")
         started = time.monotonic()
         try:
             intervention.fit(chat.model, chat.tokenizer, pairs)
@@ -147,7 +152,8 @@ class ArtifactStore:
             raise
         intervention.save_pretrained(scratch / folder.name)
         # Beside the folder, not in it: seconds differ between runs, the artifact's bytes must not.
-        write_json(folder.with_suffix(".timing.json"), {"fit_s": round(time.monotonic() - started + parts_s, 3)})
+        write_json(scratch / timing.name, {"fit_s": round(time.monotonic() - started + parts_s, 3)})
+        (scratch / timing.name).replace(timing)
         (scratch / folder.name).rename(folder)
         scratch.rmdir()
 

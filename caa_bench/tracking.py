@@ -59,6 +59,8 @@ class WandbTracker(Callback):
     def on_report(self, *, report: Report) -> None:
         """One run a base and vector, then a summary run with the cells as a table and all curves in one chart."""
         os.environ.setdefault("WANDB_SILENT", "true")  # it greets before it reads the settings of a run
+        if not os.environ.get("WANDB_MODE"):
+            os.environ.pop("WANDB_MODE", None)  # set to nothing it would be refused
         curves = _curves(report)
         for name, curve in curves.items():
             self._log_curve(report, name=name, curve=curve)

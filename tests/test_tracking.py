@@ -1,0 +1,225 @@
+"""wandb: the offline runs read back from disk, a repeat, and everything that can be wrong with it, without account."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_runs import Small, contents, fresh, manifest, offline
+from small_runs import run as command
+from wandb_files import OfflineRun, offline_runs
+
+from caa_bench.__main__ import main
+
+SETTINGS = (
+    "bases=[none, system_prompt_positive]",
+    "vectors=[caa, random]",
+    "caa.layers=[0, 2]",
+    "caa.multipliers=[8, -8, 2]",  # not ascending, on purpose
+    "report_to=[wandb]",
+    "limit=6",
+)
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Of a user with a home of their own, no account, and nothing said of wandb but `more`."""
+    return {"HOME": str(home), "WANDB_MODE": "", "WANDB_API_KEY": "", "NETRC": str(home / "netrc"), **more}
+
+
+@pytest.fixture(scope="module")
+def tracked(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a comparison in a fresh interpreter, with no network where that can be, and no account."""
+    folder = tmp_path_factory.mktemp("tracked")
+    done = fresh(small.compare(*SETTINGS), folder=folder, env=environment(folder), prefix=offline())
+    assert done.returncode == 0, done.stderr
+    assert "wandb" not in done.stderr + done.stdout, "nothing said, nothing asked"
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def runs(tracked: Path) -> dict[str, OfflineRun]:
+    """What is in its dashboard."""
+    return offline_runs(tracked)
+
+
+def test_a_run_a_curve_and_a_summary(runs: dict[str, OfflineRun], tracked: Path) -> None:
+    curves = {
+        f"{base} + {vector}, layer {layer}"
+        for base in ("none", "system_prompt_positive")
+        for vector in ("caa", "random")
+        for layer in (0, 2)
+    }
+    assert runs.keys() == curves | {"summary"}
+    assert Counter(run.job_type for run in runs.values()) == {"curve": 8, "summary": 1}
+    assert {run.project for run in runs.values()} == {"caa_bench"}
+    assert len({run.group for run in runs.values()}) == 1
+    assert all(run.finished for run in runs.values())
+    recipe = manifest(tracked)["recipe"]
+    for run in runs.values():
+        assert {key: value for key, value in run.config.items() if key != "_wandb"} == recipe
+
+
+def test_a_curve_is_probability_against_ascending_multipliers(runs: dict[str, OfflineRun], tracked: Path) -> None:
+    cells = pd.read_csv(tracked / "cells.csv")
+    for name, run in runs.items():
+        if name == "summary":
+            continue
+        assert run.steps["behavior/*"] == "multiplier"
+        assert [step["multiplier"] for step in run.history] == [-8, 0, 2, 8]
+        base, _, rest = name.partition(" + ")
+        vector, _, layer = rest.partition(", layer ")
+        for step in run.history:
+            own = cells[(cells["base"] == base) & (cells["multiplier"] == step["multiplier"])]
+            own = own[own["vector"].isna() if not step["multiplier"] else (own["vector"] == vector)]
+            own = own[own["layer"].isna() | (own["layer"] == float(layer))]
+            assert len(own) == 1
+            for metric in ("p_balanced", "log_odds", "option_mass", "letter_bias"):
+                assert step[f"behavior/{metric}"] == pytest.approx(own[metric].item())
+            assert "behavior/p_balanced_low" not in step, "6 items have no interval, and none is shown as 0"
+
+
+def test_the_summary_holds_the_cells_as_a_table_and_every_curve_in_one_chart(
+    runs: dict[str, OfflineRun], tracked: Path
+) -> None:
+    (logged,) = runs["summary"].history
+    media = next(tracked.glob(f"wandb/*-{runs['summary'].id}/files"))
+    table = json.loads((media / logged["cells.path"]).read_text())
+    cells = pd.read_csv(tracked / "cells.csv")
+    assert table["columns"] == list(cells.columns)
+    shown = pd.DataFrame(table["data"], columns=table["columns"])
+    assert shown["p_balanced"].tolist() == pytest.approx(cells["p_balanced"].tolist())
+    chart = json.loads((media / logged["curves_table.path"]).read_text())
+    assert len(chart["data"]) == 8 * 4
+    assert {row[1] for row in chart["data"]} == runs.keys() - {"summary"}
+
+
+def test_a_repeat_replaces_its_runs(small: Small, runs: dict[str, OfflineRun], tracked: Path) -> None:
+    folder = tracked.parent
+    before = contents(folder)
+    assert command(small.compare(*SETTINGS), folder=folder, env=environment(folder)) == 0
+    again = offline_runs(tracked)
+    assert {name: run.id for name, run in again.items()} == {name: run.id for name, run in runs.items()}
+    results = {name for name in before if "wandb" not in name and not name.startswith(".c")}
+    assert {name: contents(folder)[name] for name in results} == {name: before[name] for name in results}
+
+
+def test_another_run_has_other_ids(small: Small, runs: dict[str, OfflineRun], tmp_path: Path) -> None:
+    assert command(small.compare(*SETTINGS, "seed=1"), folder=tmp_path, env=environment(tmp_path)) == 0
+    assert not {run.id for run in offline_runs(tmp_path / "run").values()} & {run.id for run in runs.values()}
+
+
+FAULTY = {
+    "absent": "raise ImportError('No module named wandb')",
+    "broken on import": "raise RuntimeError('broken\\nover two lines')",
+    "broken on init": """
+class Settings:
+    def __init__(self, **settings): pass
+def init(**settings): raise RuntimeError('no\\ninit')
+""",
+    "broken on log": """
+class Settings:
+    def __init__(self, **settings): pass
+class Run:
+    def define_metric(self, *args, **more): pass
+    def log(self, values): raise ConnectionError('log is down')
+    def finish(self): raise ConnectionError('finish is down')
+def init(**settings): return Run()
+""",
+}
+
+
+@pytest.fixture
+def finished(tracked: Path, tmp_path: Path) -> Path:
+    """A copy of the working folder with everything measured and no dashboard yet: what follows costs no forward."""
+    shutil.copytree(tracked.parent, tmp_path / "copy", symlinks=True)
+    shutil.rmtree(tmp_path / "copy/run/wandb")
+    return tmp_path / "copy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """The same command once more, in this process."""
+
+    small: Small
+    folder: Path
+    patch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+    logged: pytest.LogCaptureFixture
+
+    def __call__(self, **env: str) -> list[str]:
+        """Run it; its results are complete. Returns the warnings."""
+        before = contents(self.folder / "run")
+        self.patch.chdir(self.folder)
+        for name, value in environment(self.folder, **env).items():
+            self.patch.setenv(name, value)
+        assert main(self.small.compare(*SETTINGS)) == 0
+        after = contents(self.folder / "run")
+        assert all(after[name] == before[name] for name in ("rows.jsonl", "cells.csv", "stacking.csv"))
+        assert manifest(self.folder / "run")["status"] == "success"
+        said = self.capsys.readouterr()
+        assert "p(matching)" in said.out
+        assert "Traceback" not in said.err
+        return [record.getMessage() for record in self.logged.records if record.levelname == "WARNING"]
+
+
+@pytest.fixture
+def again(
+    small: Small,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Again:
+    """In a folder where all is measured."""
+    return Again(small=small, folder=finished, patch=monkeypatch, capsys=capsys, logged=caplog)
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_faulty_wandb_costs_one_line_that_the_report_repeats(fault: str, again: Again, finished: Path) -> None:
+    package = finished / "faulty"
+    package.mkdir()
+    (package / "wandb.py").write_text(FAULTY[fault])
+    again.patch.syspath_prepend(package)
+    again.patch.delitem(sys.modules, "wandb", raising=False)
+    (line,) = again()
+    assert line.startswith("wandb failed in on_report (")
+    assert line.endswith("); the results are complete without it")
+    assert line in manifest(finished / "run")["facts"]["warnings"]
+    assert "wandb failed in on_report" in (finished / "run/report.html").read_text()
+
+
+def test_a_place_that_wandb_cannot_write_costs_nothing_but_its_runs(again: Again, finished: Path) -> None:
+    (finished / "run/wandb").write_text("a file is in the way")
+    assert len(again()) <= 1
+
+
+def test_an_unreachable_server_is_one_line_and_the_curves_are_kept(
+    again: Again, runs: dict[str, OfflineRun], finished: Path
+) -> None:
+    """Logged in, but nobody answers: offline after one timeout, with the same ids for a later `wandb sync`."""
+    again.patch.setattr("caa_bench.tracking.INIT_TIMEOUT_S", 2)
+    (line,) = again(WANDB_API_KEY="a" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    assert line.startswith("wandb cannot be reached (")
+    assert line.endswith("); the curves are kept offline")
+    kept = offline_runs(finished / "run")
+    assert {name: run.id for name, run in kept.items()} == {name: run.id for name, run in runs.items()}
+    assert not list((finished / "run/wandb").glob("run-*"))
+
+
+def test_wandb_mode_disabled_is_obeyed(again: Again, finished: Path) -> None:
+    assert again(WANDB_MODE="disabled") == []
+    assert not list(finished.glob("run/wandb/*run-*"))
+
+
+def test_report_to_nothing_needs_no_wandb(small: Small, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main(small.compare(*SETTINGS, "report_to=[]")) == 0
+    assert manifest(finished / "run")["facts"]["warnings"] == []
+    assert not (finished / "run/wandb").exists()
