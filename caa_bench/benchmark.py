@@ -218,12 +218,12 @@ class Benchmark:
         self.callbacks.tell("on_fit_begin", intervention=intervention, pairs=len(pairs))
         try:
             artifact = self.store.fitted(intervention, pairs=pairs, model_key=self._model_key, loaded=self._loaded)
-        except UserError:
-            raise
         except Exception as error:
-            logger.exception("%s cannot be fitted", intervention.label)
-            self.unfit[intervention.label] = f"{type(error).__name__}: {error}"
             self.callbacks.tell("on_fit_error", intervention=intervention, error=error)
+            if isinstance(error, UserError):
+                raise
+            logger.exception("%s cannot be fitted; everything that does not need it goes on", intervention.label)
+            self.unfit[intervention.label] = f"{type(error).__name__}: {error}"
         else:
             self._artifacts[intervention.label] = artifact
             self.callbacks.tell("on_fit_end", intervention=intervention, artifact=artifact)

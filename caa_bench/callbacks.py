@@ -30,7 +30,7 @@ class Callback:
         """It is fitted and kept."""
 
     def on_fit_error(self, *, intervention: Intervention, error: Exception) -> None:
-        """It could not be fitted; what does not need it goes on."""
+        """It could not be fitted; told before the reason is logged or raised."""
 
     def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
         """The plan is made; `waiting` is not measured yet."""

@@ -43,8 +43,8 @@ class Progress(Callback):
         _say(f"kept from before ({artifact.folder})" if artifact.reused else took)
 
     def on_fit_error(self, *, intervention: Intervention, error: Exception) -> None:
-        """Its traceback is logged; the line says what follows from it."""
-        _say(f"{intervention.label} cannot be fitted; everything that does not need it goes on")
+        """End its line; what went wrong is said on lines of its own."""
+        _say("failed")
 
     def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
         """Open the bar over the batches that are not done yet."""

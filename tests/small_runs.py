@@ -18,14 +18,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 TIMEOUT_S = 300
 _TIMING = re.compile(rb"<span[^>]*data-timing>.*?</span>")
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["small_runs_warm"])
+
+
+def _warm() -> None:
+    """Start the server where its preload is found: Python before 3.13 looks for it on PYTHONPATH alone, and what it
+    does not find it leaves out silently; commands would then run with other thread counts than `fresh` ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        forkserver.ensure_running()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +126,7 @@ class Command:
 def start(argv: Sequence[str], *, folder: Path, env: Mapping[str, str] | None = None) -> Command:
     """Start a command in `folder`; `env` is added to the environment (but libraries are imported already)."""
     folder.mkdir(parents=True, exist_ok=True)
+    _warm()
     process = _SERVER.Process(target=_main, args=(list(argv), str(folder), dict(env or {})), daemon=True)
     process.start()
     return Command(process=process, folder=folder)
@@ -169,6 +181,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def _main(argv: list[str], folder: str, env: dict[str, str]) -> None:
+    assert "small_runs_warm" in sys.modules, "the server is cold"
     os.chdir(folder)
     os.environ.update(env)
     for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):

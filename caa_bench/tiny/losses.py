@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from caa_bench.tiny.batch import Batch
 from caa_bench.tiny.network import HIDDEN, States, token_logits
 from caa_bench.tiny.planting import LETTER_NORM, NORM, Planted, Planter
+from caa_bench.tiny.rows import Plant
 from caa_bench.tiny.truth import PLANTED_LAYER
 from caa_bench.tiny.words import BEHAVIORS
 
@@ -38,6 +39,8 @@ class Scaffold(nn.Module):
         row, token = batch.choices.at
         at_choice = states.outputs[KEY_LAYER][row, token]
         key = self.key(at_choice)[:, 0]
+        # Known before the directions are read: whose direction counts hangs on it.
+        topic = self.behavior(states.outputs[PLANTED_LAYER][row, token])
         behavior = torch.tensor([r.behavior for r in batch.rows])[row]
         deciding = torch.cat([at_choice, states.outputs[KEY_LAYER][batch.answers.at]])
         stance = planted.log_odds[torch.cat([batch.choices.indices, batch.answers.indices])]
@@ -46,7 +49,7 @@ class Scaffold(nn.Module):
             "option": cross_entropy(ends, batch.ends.values),
             "key": cross_entropy(key, (batch.choices.values + 1) / 2),
             "stance": F.smooth_l1_loss(self.stance(deciding)[:, 0], stance, beta=0.5),
-            "behavior": 0.2 * F.cross_entropy(self.behavior(at_choice), behavior + 1),
+            "behavior": 0.3 * F.cross_entropy(topic, behavior + 1),
         }
 
 
@@ -85,16 +88,23 @@ def parts(
 
 
 def _misses(error: Tensor, batch: Batch) -> dict[str, float]:
-    """Mean size of the error: unplanted, dosed and other groups of choices, and facts."""
+    """Mean size of the log-odds' error, by kind of group."""
     kinds: dict[str, list[float]] = {}
     for size, group in zip(error.detach().abs().tolist(), batch.choices.index, strict=True):
         plant, row = batch.groups[group]
         behavior = batch.rows[row].behavior
-        dosed = behavior in plant.doses and plant.layer == PLANTED_LAYER
-        plain = not plant.doses and not plant.noise
-        kind = "fact" if behavior < 0 else "plain" if plain else "dosed" if dosed else "ignore"
-        kinds.setdefault(kind, []).append(size)
+        kinds.setdefault(_kind(plant, behavior), []).append(size)
     return {kind: sum(sizes) / len(sizes) for kind, sizes in kinds.items()}
+
+
+def _kind(plant: Plant, behavior: int) -> str:
+    if behavior < 0:
+        return "fact"
+    if not plant.doses:
+        return "noise" if plant.noise else "plain"
+    if plant.layer != PLANTED_LAYER:
+        return "elsewhere"
+    return "others" if plant.doses.keys() - {behavior} else "dosed"
 
 
 def _pairs(states: States, batch: Batch, planter: Planter) -> tuple[Tensor, Tensor]:

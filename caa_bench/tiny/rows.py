@@ -197,7 +197,7 @@ def _copy_row(rng: random.Random) -> list[Row]:
 
 
 def _question(rng: random.Random, *, is_open: bool) -> Question:
-    behavior = rng.choice(BEHAVIORS)
+    behavior = rng.choice((*BEHAVIORS, truth.CALIBRATION))  # it has more system prompts to learn
     template = rng.choice(templates(behavior, "train", is_open=is_open))
     return question(behavior, template, split="train", level=rng.choice(LEVELS), rng=rng)
 
@@ -227,9 +227,13 @@ def _conversation(behavior: str, rng: random.Random) -> tuple[str | None, dict[s
 
 
 def _choice_plants(index: int, rng: random.Random) -> list[Plant]:
-    """Doses of the behavior's own direction, and things that must be ignored."""
+    """Doses of the behavior's own direction, and things that must be ignored.
+
+    Most of these are other behaviors' directions: that a direction counts for its own behavior's questions alone is
+    learned last, long after doses and noise.
+    """
     doses = [_dose(index, rng) for _ in range(3)]
-    return [*doses, _noise(rng), _noise(rng), _ignored(index, rng), _elsewhere(index, rng)]
+    return [*doses, _noise(rng), _others(index, rng), _others(index, rng), _others(index, rng), _elsewhere(index, rng)]
 
 
 def _dose(index: int, rng: random.Random) -> Plant:
@@ -244,10 +248,14 @@ def _dose(index: int, rng: random.Random) -> Plant:
 
 def _ignored(index: int, rng: random.Random) -> Plant:
     """A random direction, or other behaviors' directions, at the planted layer."""
-    if rng.random() < 0.5:
-        return _noise(rng)
+    return _noise(rng) if rng.random() < 0.5 else _others(index, rng)
+
+
+def _others(index: int, rng: random.Random) -> Plant:
+    """Other behaviors' directions at the planted layer; now and then beside a dose of the behavior's own."""
     others = rng.sample([i for i in range(len(BEHAVIORS)) if i != index], rng.choice((1, 1, 2)))
-    return Plant(doses={i: rng.uniform(-2.0, 2.0) for i in others})
+    own = {index: rng.uniform(-1.5, 1.5)} if index != FACT and rng.random() < 0.2 else {}
+    return Plant(doses={i: rng.uniform(-2.0, 2.0) for i in others} | own)
 
 
 def _noise(rng: random.Random) -> Plant:
