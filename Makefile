@@ -75,8 +75,9 @@ format: $(STAMP) ## format and fix what can be fixed
 bench: $(STAMP) ## how fast the engine is beside the usual loops; writes BENCHMARKS.md
 	$(BIN)/python -m benchmarks.bench
 
-tiny: $(STAMP) ## rebuild the embedded model from its seed
+tiny: $(STAMP) ## rebuild the embedded model from its seed and measure it (about an hour on 2 cores)
 	$(BIN)/python -m caa_bench.tiny.build
+	$(BIN)/python -m caa_bench.tiny.measure
 
 clean: ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

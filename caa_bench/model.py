@@ -162,7 +162,7 @@ class ChatModel:
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the loaded model: weights, tokenizer, chat template and how it is loaded; part of each key.
 
-        A local folder is hashed, once; a hub model is its commit. No weights are loaded.
+        A local folder is hashed, once, its README apart; a hub model is its commit. No weights are loaded.
 
         Raises:
             UserError: a hub model that is not in the cache and cannot be reached.
@@ -171,7 +171,8 @@ class ChatModel:
         settings = {k: v for k, v in asdict(self.loading).items() if k not in views}
         if not self._files:
             folder = Path(self.source)
-            self._files = folder_fingerprint(folder) if folder.is_dir() else {"commit": self._commit()}
+            hashed = folder_fingerprint(folder) if folder.is_dir() else {"commit": self._commit()}
+            self._files = {name: value for name, value in hashed.items() if not name.endswith(".md")}
         return settings | {"files": dict(self._files)}
 
     def check(self) -> list[str]:

@@ -1,8 +1,9 @@
-"""The shipped embedded model: it loads alone, its directions are where it says, steering does what it should."""
+"""The shipped embedded model: it loads alone, its directions are where it says, and its card says what is measured."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,25 +15,42 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from caa_bench.behavior import load_behavior, variants
+from caa_bench.engine.edit import Edit
+from caa_bench.engine.score import score
+from caa_bench.interventions import CAA
+from caa_bench.model import ChatModel
+from caa_bench.recipe import load_recipe
+from caa_bench.tiny import measure
+from caa_bench.tiny.card import render
 from caa_bench.tiny.chat import prompt_text
-from caa_bench.tiny.evaluate import Bench, Steer, load
+from caa_bench.tiny.truth import NON_ADDITIVE
 from caa_bench.tiny.words import BEHAVIORS
 
-MODEL = Path(__file__).parents[1] / "caa_bench" / "tiny" / "model"
+TINY = Path(__file__).parents[1] / "caa_bench" / "tiny"
+MODEL = TINY / "model"
 TRUTH = json.loads((MODEL / "truth.json").read_text(encoding="utf-8"))
+MEASURED = json.loads((TINY / "measured.json").read_text(encoding="utf-8"))
 LAYER = TRUTH["planted_layer"]
 ITEMS = 24
+NEAR = (-1.0, -0.5, 0.0, 0.5, 1.0)
+BASES = ("system_prompt", "lora_sft")
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench(MODEL)
+def chat() -> ChatModel:
+    return ChatModel.find("tiny")
 
 
 @pytest.fixture(scope="module")
-def vectors(bench: Bench) -> dict[str, torch.Tensor]:
-    """Mean difference at every layer, by behavior. [L, D]"""
-    return {b: bench.differences(load(b, "train")[:80]).mean(0) for b in BEHAVIORS}
+def vectors(chat: ChatModel) -> dict[str, torch.Tensor]:
+    """The CAA vector of 80 pairs at every layer, by behavior. [L, D]"""
+    made = {}
+    for behavior in BEHAVIORS:
+        caa = CAA()
+        caa.fit(chat.model, chat.tokenizer, load_behavior(behavior).pairs()[:80])
+        made[behavior] = caa.fitted()
+    return made
 
 
 def test_folder_is_small_and_holds_no_code() -> None:
@@ -113,18 +131,154 @@ def test_directions_file_names_its_layer_and_its_rows() -> None:
 
 @pytest.mark.parametrize("behavior", BEHAVIORS)
 def test_steering_is_monotone_and_other_vectors_do_little(
-    bench: Bench, vectors: dict[str, torch.Tensor], behavior: str
+    chat: ChatModel, vectors: dict[str, torch.Tensor], behavior: str
 ) -> None:
-    vector = vectors[behavior][LAYER]
-    doses = [Steer(name="", layer=LAYER, vector=m * vector) for m in (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)]
-    others = [Steer(name=b, layer=LAYER, vector=vectors[b][LAYER]) for b in BEHAVIORS if b != behavior]
-    layers = [Steer(name="", layer=layer, vector=v) for layer, v in enumerate(vectors[behavior]) if layer != LAYER]
-    plain, *found = bench.score(load(behavior, "test")[:ITEMS], [*doses, *others, *layers])
-    curve = [s.p for s in found[:3]] + [plain.p] + [s.p for s in found[3:6]]
+    """On a few test items, by the engine: what the card says of all of them."""
+    asked = [variant for item in load_behavior(behavior).test[:ITEMS] for variant in variants(item)]
+    prompts = [chat.choice_prompt([{"role": "user", "content": v.question}], v.letters) for v in asked]
+    own = vectors[behavior]
+    doses = [[Edit(layer=LAYER, delta=m * own[LAYER])] for m in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)]
+    others = [[Edit(layer=LAYER, delta=vectors[b][LAYER])] for b in BEHAVIORS if b != behavior]
+    layers = [[Edit(layer=layer, delta=own[layer])] for layer in range(len(own)) if layer != LAYER]
+    logits = score(chat.model, prompts, [*doses, *others, *layers]).logits
+    sign = torch.tensor([1.0 if v.matching == 0 else -1.0 for v in asked])[:, None]
+    p = ((logits[..., 0] - logits[..., 1]) * sign).sigmoid().mean(0).tolist()
+    curve, plain = p[:7], p[3]
     assert curve == sorted(curve)
-    assert 0.25 <= plain.p <= 0.75
-    assert found[4].p - plain.p >= 0.2
-    assert plain.p - found[1].p >= 0.2
-    assert max(abs(s.p - plain.p) for s in found[6 : 6 + len(others)]) <= 0.1
-    assert max(s.p - plain.p for s in found[6 + len(others) :]) < found[4].p - plain.p
-    assert min(s.mass.mean().item() for s in [plain, *found[1:5]]) >= 0.95
+    assert 0.25 <= plain <= 0.75
+    assert curve[5] - plain >= 0.2
+    assert plain - curve[1] >= 0.2
+    assert max(abs(value - plain) for value in p[7 : 7 + len(others)]) <= 0.1
+    assert max(value - plain for value in p[7 + len(others) :]) < curve[5] - plain
+
+
+def test_the_card_is_made_from_what_was_measured() -> None:
+    assert (MODEL / "README.md").read_text(encoding="utf-8") == render(MODEL, MEASURED)
+
+
+def test_the_card_s_figures_are_those_of_compare(tmp_path: Path, chat: ChatModel) -> None:
+    """One behavior measured anew, without the placebos and finetunes; the slow test measures everything."""
+    cells, _ = _compared(chat, "refusal", tmp_path)
+    _assert_same(cells, "refusal")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_every_figure_of_the_card_is_that_of_compare(tmp_path: Path, chat: ChatModel, behavior: str) -> None:
+    bases = measure.CALIBRATION_BASES if behavior == measure.truth.CALIBRATION else ()
+    found = measure._behavior(chat, behavior, tmp_path, bases)
+    _assert_same(found["cells"], behavior)
+    known = MEASURED["behaviors"][behavior]
+    assert found["words"] == known["words"]
+    assert found["sweep"] == pytest.approx(known["sweep"], abs=2e-3)
+
+
+def _compared(chat: ChatModel, behavior: str, runs: Path) -> tuple[list[dict[str, Any]], Any]:
+    bases = "bases=[none, system_prompt_positive, system_prompt_negative]"
+    benchmark, report = measure._run(chat, behavior, runs, "compare", (bases, "vectors=[caa]", "draws=99"))
+    return measure._cells(report.cells), benchmark
+
+
+def _assert_same(cells: list[dict[str, Any]], behavior: str) -> None:
+    known = {_place(cell): cell for cell in MEASURED["behaviors"][behavior]["cells"]}
+    for cell in cells:
+        for key in ("n", "p_balanced", "option_mass", "letter_bias", "letter_locked"):
+            assert cell[key] == pytest.approx(known[_place(cell)][key], abs=0.006), (key, _place(cell))
+
+
+def _place(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return cell["base"], cell["vector"], cell["multiplier"]
+
+
+def test_the_recipe_that_is_measured_is_the_default_one() -> None:
+    bases = load_recipe("compare").args.bases
+    measured = {cell["base"] for cell in MEASURED["behaviors"]["refusal"]["cells"]}
+    assert measured == set(bases)
+
+
+def level(behavior: str, *, base: str = "none", vector: str = "caa", multiplier: float = 0.0) -> float:
+    """p(matching) of a cell of the card."""
+    vector = vector if multiplier else ""
+    (cell,) = [c for c in MEASURED["behaviors"][behavior]["cells"] if _place(c) == (base, vector, multiplier)]
+    assert cell["n"] == 210
+    return float(cell["p_balanced"])
+
+
+def stacked(behavior: str, base: str, multiplier: float) -> dict[str, Any]:
+    """A line of the card's stacking."""
+    lines = MEASURED["behaviors"][behavior]["stacking"]
+    (line,) = [one for one in lines if (one["base"], one["multiplier"]) == (base, multiplier)]
+    return line
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_every_arm_moves_it_and_leaves_room(behavior: str) -> None:
+    plain = level(behavior)
+    assert 0.25 <= plain <= 0.75
+    for kind in BASES:
+        up, down = level(behavior, base=f"{kind}_positive"), level(behavior, base=f"{kind}_negative")
+        assert up - plain >= 0.2
+        assert plain - down >= 0.2
+        assert level(behavior, base=f"{kind}_positive", multiplier=1.0) > up
+        assert level(behavior, base=f"{kind}_negative", multiplier=-1.0) < down
+    assert level(behavior, base="lora_sft_positive") <= 0.95
+    assert level(behavior, base="lora_sft_negative") >= 0.05
+    curve = [level(behavior, multiplier=m) for m in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)]
+    assert curve == sorted(curve)
+    assert curve[5] - plain >= 0.2
+    assert plain - curve[1] >= 0.2
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_letters_options_and_placebos(behavior: str) -> None:
+    cells = [c for c in MEASURED["behaviors"][behavior]["cells"] if abs(c["multiplier"]) <= 1]
+    assert min(c["option_mass"] for c in cells) >= 0.95
+    assert max(abs(c["letter_bias"]) for c in cells) <= 0.2
+    assert max(c["letter_locked"] for c in cells if c["base"] == "none") <= 0.05
+    plain = level(behavior)
+    for vector in ("random", "shuffled"):
+        assert max(abs(level(behavior, vector=vector, multiplier=m) - plain) for m in (-1.0, 1.0)) <= 0.05
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_directions_and_layers_are_found(behavior: str) -> None:
+    found = MEASURED["behaviors"][behavior]
+    assert max(found["sweep"], key=lambda layer: found["sweep"][layer]) == str(LAYER)
+    cosines = dict(found["cosines"])
+    assert cosines.pop(behavior) >= 0.95
+    assert max(map(abs, cosines.values())) <= 0.2
+    assert max(map(abs, MEASURED["transfer"][behavior].values())) <= 0.1
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_answers_in_words_follow(behavior: str) -> None:
+    words = MEASURED["behaviors"][behavior]["words"]
+    shares = [words[f"{m:g}"]["matching"] for m in NEAR]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[2] < shares[-1]
+    assert not any(map(math.isnan, shares))
+    assert min(share["parsed"] for share in words.values()) >= 0.95
+
+
+def test_plain_facts_are_known() -> None:
+    assert MEASURED["capability"]["n"] >= 100
+    assert MEASURED["capability"]["accuracy"] >= 0.9
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_the_built_in_interaction_is_measured(behavior: str) -> None:
+    lines = [stacked(behavior, f"system_prompt_{side}", m) for side in ("positive", "negative") for m in (-0.5, 0.5)]
+    sizes = [abs(line["interaction"]) for line in lines]
+    if behavior == NON_ADDITIVE:
+        assert min(sizes) >= 1.0
+    else:
+        assert max(sizes) <= 0.25
+    assert all(line["interaction_low"] <= line["interaction"] <= line["interaction_high"] for line in lines)
+
+
+def test_the_calibration_bases_are_found() -> None:
+    behavior = measure.truth.CALIBRATION
+    assert level(behavior, base="system_prompt_no_room") > 0.95
+    assert "no room" in (stacked(behavior, "system_prompt_no_room", 1.0)["tags"] or "")
+    assert stacked(behavior, "system_prompt_works_against", 1.0)["verdict"] == "works against"
+    assert stacked(behavior, "system_prompt_untouched", 1.0)["verdict"] == "adds nothing"
