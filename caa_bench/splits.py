@@ -34,12 +34,14 @@ class Keys:
     Args:
         question / matching / other: the text, and the letters of the two answers.
         category: what an item is grouped by, as a part of its id; "" for files without.
+        blank: whether an option may have no text.
     """
 
     question: str = QUESTION
     matching: str = MATCHING
     other: str = OTHER
     category: str = ""
+    blank: bool = False
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -47,7 +49,8 @@ class Keys:
         return tuple(filter(None, (self.question, self.matching, self.other, self.category)))
 
 
-CAPABILITY = Keys(question="prompt", matching="correct", other="incorrect", category="category")
+# Five of the published TruthfulQA items have an option without text; the paper asked them so.
+CAPABILITY = Keys(question="prompt", matching="correct", other="incorrect", category="category", blank=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ def _item(entry: dict[str, str], name: str, behavior: str, keys: Keys) -> Item:
     """Raises ValueError, saying what is wrong and what to do."""
     parsed = parse_options(entry[keys.question])
     for index, option in enumerate(parsed.options):
-        if not option:
+        if not option and not keys.blank:
             raise ValueError(f"option ({LETTERS[index]}) has no text; write one")
         if (first := parsed.options.index(option)) != index:
             raise ValueError(f"options ({LETTERS[first]}) and ({LETTERS[index]}) are the same text; change one")
