@@ -131,8 +131,9 @@ class Session:
     def _use(self, base: str, *, chat: ChatModel | None) -> None:
         recipe = load_recipe(self.settings.recipe, self._overrides(base))
         benchmark = Benchmark.from_recipe(recipe, chat=chat, callbacks=[Progress()]).fit()
-        for label, why in benchmark.unfit.items():
-            raise UserError(f"{label}: could not be fitted ({why}); choose another base or model")
+        if benchmark.unfit:
+            failed = [f"{label}: could not be fitted ({why})" for label, why in benchmark.unfit.items()]
+            raise UserError(*(f"{line}; choose another base or model" for line in failed))
         (self.vector,) = benchmark.vectors
         self.base = benchmark.bases[-1]
         self.behavior, self.chat = benchmark.behavior, benchmark.chat

@@ -1,4 +1,4 @@
-"""Means over items that are unweighted means over their categories (paper section 8: MMLU's subjects, TruthfulQA's).
+"""Means over items that are unweighted means over their categories, as the paper averages MMLU and TruthfulQA.
 
 Shapes: N items, C cells.
 """

@@ -1,7 +1,7 @@
 """What steering costs: plain two-option questions, scored exactly as the A/B test on the correct option.
 
-The paper's MMLU and TruthfulQA items (its section 8), or facts that the embedded model was trained on. A cell's level
-is the unweighted mean over categories, as there: `caa_bench.analysis.macro`.
+The paper's MMLU and TruthfulQA items, or facts that the embedded model was trained on. A cell's level is the unweighted
+mean over categories, as there: `caa_bench.analysis.macro`.
 """
 
 from __future__ import annotations

@@ -56,18 +56,18 @@ def capability(report: Report, chosen: Headline) -> Capability | None:
 def loss_clause(found: Capability, chosen: Headline) -> tuple[str | Quote | Span, ...]:
     """From which dose on it has fallen by LOSS: on each base the first of either sign, or the base alone."""
     fallen = list(_fallen(found))
+    known = [line for line in found.lines if line["total_p"] == line["total_p"] and _name(line, chosen) != "none"]
     parts: list[str | Quote | Span] = []
-    if not fallen:
-        known = [line for line in found.lines if line["total_p"] == line["total_p"] and _name(line, chosen) != "none"]
-        parts = ["no measured dose costs .05 of capability"]
-        if known:
-            worst = min(known, key=lambda line: float(line["total_p"]))
-            parts += [" (most: ", _change(worst), f" at {_name(worst, chosen)})"]
+    if not fallen and not known:
+        parts = ["the capability of no arm is known"]
+    elif not fallen:
+        worst = min(known, key=lambda line: float(line["total_p"]))
+        parts = ["no measured dose costs .05 of capability (most: ", _change(worst), f" at {_name(worst, chosen)})"]
     for place, line in enumerate(fallen[:_NAMED]):
         parts += [", " if place else "capability falls by .05 at ", f"{_name(line, chosen)} (", _change(line), ")"]
     if len(fallen) > _NAMED:
         parts.append(f" and {len(fallen) - _NAMED} more")
-    if fallen and chosen.vector and all(line["base"] != "none" for line in fallen):
+    if any(line["base"] == "none" for line in known) and fallen and all(line["base"] != "none" for line in fallen):
         parts.append(f", at no measured dose of {words.vector_name(chosen.vector)} alone")
     return (*parts, "; unchanged p(correct) ", found.unchanged, f", {found.questions}")
 
