@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from caa_bench.errors import UserError as UserError
     from caa_bench.evaluators import AnswerProbability as AnswerProbability
     from caa_bench.evaluators import Evaluator as Evaluator
+    from caa_bench.evaluators.capability import Capability as Capability
     from caa_bench.interventions import CAA as CAA
     from caa_bench.interventions import Condition as Condition
     from caa_bench.interventions import Intervention as Intervention
@@ -37,6 +38,7 @@ _HOMES = {
     "Callback": "callbacks",
     "UserError": "errors",
     "AnswerProbability": "evaluators",
+    "Capability": "evaluators.capability",
     "Evaluator": "evaluators",
     "CAA": "interventions",
     "Condition": "interventions",

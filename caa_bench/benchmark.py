@@ -141,7 +141,8 @@ class Benchmark:
             raise UserError(*mistakes)
         pairs = self.behavior.pairs()
         # Reads the other behaviors that a vector is transferred from or normalized over.
-        all_made(*(partial(item.learned_from, pairs) for item in self.interventions if item.trains))
+        learned = [partial(item.learned_from, pairs) for item in self.interventions if item.trains]
+        all_made(*learned, *(partial(one.items, self.behavior, split=self.args.split) for one in self.evaluators))
 
     def fit(self) -> Self:
         """Fit every intervention on the same training pairs, or take its artifact where one is kept.

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caa_bench.behavior import variants
-from caa_bench.evaluators import Job
+from caa_bench.evaluators import Evaluator, Job
+from caa_bench.plan import measured_on_top
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
@@ -33,9 +34,10 @@ BESIDE_WEIGHTS_GB = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One base at one dose, and what runs on top of it.
+    """One base at one dose under one evaluator, and what runs on top of it.
 
     Args:
+        evaluator: what asks.
         base / dose: what stands below.
         prompts: number of prompts.
         tokens: of all of them.
@@ -43,6 +45,7 @@ class Arm:
         alone: conditions that need full forwards of their own.
     """
 
+    evaluator: Evaluator
     base: Intervention
     dose: Condition
     prompts: int
@@ -85,12 +88,16 @@ def render(benchmark: Benchmark) -> str:
 
 
 def arms_of(benchmark: Benchmark, layers: Layers) -> list[Arm]:
-    """Every base at every dose, with its prompts counted in tokens."""
+    """Every base at every dose under each evaluator, with its prompts counted in tokens."""
+    return [arm for evaluator in benchmark.evaluators for arm in _arms_under(evaluator, benchmark, layers)]
+
+
+def _arms_under(evaluator: Evaluator, benchmark: Benchmark, layers: Layers) -> list[Arm]:
     count = token_counter(benchmark.chat.source)
-    questions = _questions(benchmark)
+    questions = _questions(evaluator, benchmark)
     shared: list[Condition] = []
     alone: list[Condition] = []
-    for vector in benchmark.vectors:
+    for vector in measured_on_top(benchmark.vectors, evaluator):
         for condition in vector.conditions(layers):
             (shared if benchmark.args.share_prefix and _has_edits(vector, condition) else alone).append(condition)
     arms = []
@@ -99,6 +106,7 @@ def arms_of(benchmark: Benchmark, layers: Layers) -> list[Arm]:
         tokens = sum(count(turn["content"]) + TEMPLATE_TOKENS for turn in turns)
         arms += [
             Arm(
+                evaluator=evaluator,
                 base=base,
                 dose=dose,
                 prompts=len(questions),
@@ -122,12 +130,10 @@ def token_counter(source: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _questions(benchmark: Benchmark) -> list[str]:
-    """What is asked under every base: each item of each evaluator in each of its orders."""
+def _questions(evaluator: Evaluator, benchmark: Benchmark) -> list[str]:
+    """What is asked under every base: each item in each of its orders."""
     args = benchmark.args
-    items = [
-        item for one in benchmark.evaluators for item in one.items(benchmark.behavior, split=args.split)[: args.limit]
-    ]
+    items = evaluator.items(benchmark.behavior, split=args.split)[: args.limit]
     return [text.question for item in items for text in variants(item, protocol=args.protocol)]
 
 
@@ -141,8 +147,8 @@ def _has_edits(intervention: Intervention, condition: Condition) -> bool:
 
 def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
     """The base alone, then a line for each vector's cells."""
-    lines = [f"  {arm.base.label} x{arm.dose.multiplier:g}: alone"]
-    for vector in benchmark.vectors:
+    lines = [f"  {arm.evaluator.name}: {arm.base.label} x{arm.dose.multiplier:g}: alone"]
+    for vector in measured_on_top(benchmark.vectors, arm.evaluator):
         grid = ", ".join(_dose(condition) for condition in vector.conditions(layers))
         lines.append(f"    + {vector.label}: {grid}")
     return lines

@@ -93,6 +93,11 @@ def bases_of(
     return [Unchanged(), *(many[0] if len(many) == 1 else Stack(*many) for many in stacked)]
 
 
+def measured_on_top(vectors: Sequence[Intervention], evaluator: Evaluator) -> list[Intervention]:
+    """The vectors that an evaluator measures: placebos only where the behavior itself is measured."""
+    return [vector for vector in vectors if evaluator.of_behavior or not vector.placebo_of]
+
+
 def make_plan(
     *,
     args: BenchmarkArguments,
@@ -117,6 +122,7 @@ def make_plan(
     how = {name: getattr(args, name) for name in ("protocol", "share_prefix", "batch_size", "seed")}
     common = {"schema": SCHEMA, "model": model_key} | how
     for evaluator in evaluators:
+        on_top = measured_on_top(vectors, evaluator)
         items = _in_batches(evaluator.items(behavior, split=args.split), limit=args.limit, size=args.batch_size)
         measured = common | {"evaluator": evaluator.name, "config": asdict(evaluator.config)}
         for base, dose in _grid(bases, layers):
@@ -131,7 +137,7 @@ def make_plan(
                     "base": base.label,
                     "base_dose": dose.multiplier,
                 },
-                treatments=[(None, Condition(multiplier=0.0)), *_grid(vectors, layers)],  # the base alone first
+                treatments=[(None, Condition(multiplier=0.0)), *_grid(on_top, layers)],  # the base alone first
                 learned=learned,
             )
             cells += [cell for cell, _ in own]

@@ -95,6 +95,7 @@ class Progress(Callback):
             what = f"{line['vector']} layer {line['layer']:.0f} x{line['multiplier']:+g}" if line["vector"] else "alone"
             low, high = _p(line["p_balanced_low"]), _p(line["p_balanced_high"])
             level = f"p {_p(line['p_balanced'])} [{low}, {high}] n {line['n']}"
+            level += "" if line["evaluator"] == "answer_probability" else f" {line['evaluator']}"
             tqdm.write(f"  {line['base']:<28} {what:<26} {level}", file=sys.stderr)
 
 

@@ -138,7 +138,8 @@ class Recipe:
             raise UserError(
                 *(self.located(f"evaluators: {name!r} is unknown; use {', '.join(known)}") for name in unknown)
             )
-        return [known[name](self.sections[name]) for name in self.args.evaluators]
+        data_dir = None if self.args.data_dir is None else Path(self.args.data_dir)
+        return [known[name].build(self.sections[name], data_dir=data_dir) for name in self.args.evaluators]
 
     def _labels(self) -> list[tuple[str, str]]:
         bases = [("bases", part) for base in self.args.bases for part in base.split("+")]

@@ -1,8 +1,9 @@
 """A split's JSON file -> checked items, or one line a fault with its file and line.
 
 A split is a list of {"question", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)", "cluster"}
-(`cluster` optional), an open-ended one of {"question", "cluster"}. A file with CRLF line ends is read like any other,
-as JSON takes them for space; a carriage return INSIDE a text is a fault, as it would reach the model as a token.
+(`cluster` optional), an open-ended one of {"question", "cluster"}; capability items are named as in `CAPABILITY`. A
+file with CRLF line ends is read like any other, as JSON takes them for space; a carriage return INSIDE a text is a
+fault, as it would reach the model as a token.
 """
 
 from __future__ import annotations
@@ -27,6 +28,32 @@ _ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keys:
+    """How a file calls the parts of a multiple-choice item.
+
+    Args:
+        question / matching / other: the text, and the letters of the two answers.
+        category: what an item is grouped by, as a part of its id; "" for files without.
+        blank: whether an option may have no text.
+    """
+
+    question: str = QUESTION
+    matching: str = MATCHING
+    other: str = OTHER
+    category: str = ""
+    blank: bool = False
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Those that every item needs."""
+        return tuple(filter(None, (self.question, self.matching, self.other, self.category)))
+
+
+# Five of the published TruthfulQA items have an option without text; the paper asked them so.
+CAPABILITY = Keys(question="prompt", matching="correct", other="incorrect", category="category", blank=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OpenQuestion:
     """A question that the model answers in its own words.
 
@@ -41,15 +68,20 @@ class OpenQuestion:
     cluster: str
 
 
-def read_items(path: Path, *, behavior: str, split: str, faults: Faults) -> list[Located[Item]]:
-    """The sound items of a multiple-choice split; what is wrong with the others goes to `faults`."""
+def read_items(path: Path, *, behavior: str, split: str, faults: Faults, keys: Keys = Keys()) -> list[Located[Item]]:
+    """The sound items of a multiple-choice split; what is wrong with the others goes to `faults`.
+
+    Returns:
+        Items with the id `<split>/<index>`, or `<split>/<category>/<index>` where the file has categories.
+    """
     items = []
     for index, entry in enumerate(read_entries(path, faults)):
-        name = f"{split}/{index:04d}"
-        problems = _field_problems(entry.value, (QUESTION, MATCHING, OTHER))
+        problems = _field_problems(entry.value, keys.required)
         if not problems:
+            category = f"{entry.value[keys.category].strip()}/" if keys.category else ""
+            name = f"{split}/{category}{index:04d}"
             try:
-                items.append(Located(line=entry.line, value=_item(entry.value, name, behavior)))
+                items.append(Located(line=entry.line, value=_item(entry.value, name, behavior, keys)))
             except ValueError as error:
                 problems = [str(error)]
         for problem in problems:
@@ -74,21 +106,21 @@ def read_open_questions(path: Path, *, faults: Faults) -> list[Located[OpenQuest
     return questions
 
 
-def _item(entry: dict[str, str], name: str, behavior: str) -> Item:
+def _item(entry: dict[str, str], name: str, behavior: str, keys: Keys) -> Item:
     """Raises ValueError, saying what is wrong and what to do."""
-    parsed = parse_options(entry[QUESTION])
+    parsed = parse_options(entry[keys.question])
     for index, option in enumerate(parsed.options):
-        if not option:
+        if not option and not keys.blank:
             raise ValueError(f"option ({LETTERS[index]}) has no text; write one")
         if (first := parsed.options.index(option)) != index:
             raise ValueError(f"options ({LETTERS[first]}) and ({LETTERS[index]}) are the same text; change one")
-    matching, other = (_place(entry, key, len(parsed.options)) for key in (MATCHING, OTHER))
+    matching, other = (_place(entry, key, len(parsed.options)) for key in (keys.matching, keys.other))
     if matching == other:
         raise ValueError(f'both answers are "({LETTERS[matching]})"; name two different options')
     return Item(
         id=name,
         behavior=behavior,
-        question=entry[QUESTION],
+        question=entry[keys.question],
         head=parsed.head,
         options=parsed.options,
         separators=parsed.separators,
@@ -119,14 +151,15 @@ def _refuse_duplicates(path: Path, read: Sequence[Located[Any]], faults: Faults)
 def _field_problems(entry: Any, required: Sequence[str]) -> list[str]:
     """What is wrong with one entry before its question is taken apart."""
     if not isinstance(entry, JsonObject):
-        return [f'{_kind(entry)} in place of an item; write {{"{QUESTION}": ...}}']
+        return [f'{_kind(entry)} in place of an item; write {{"{required[0]}": ...}}']
+    known = (*required, CLUSTER)
     problems = [f'the key "{key}" stands twice; delete one' for key in entry.repeated]
     for key in required:
         if key not in entry:
-            problems.append(f'"{key}" is missing{_misspelt(key, entry)}')
-    if CLUSTER not in entry and (hint := _misspelt(CLUSTER, entry)):
+            problems.append(f'"{key}" is missing{_misspelt(key, entry, known)}')
+    if CLUSTER not in entry and (hint := _misspelt(CLUSTER, entry, known)):
         problems.append(f'unknown key{hint}, or name it "{CLUSTER}"')
-    for key in (*required, CLUSTER):
+    for key in known:
         if key in entry and (problem := _text_problem(entry[key])):
             problems.append(f'"{key}" {problem}')
     return problems
@@ -144,8 +177,8 @@ def _text_problem(value: Any) -> str:
     return ""
 
 
-def _misspelt(key: str, entry: dict[str, Any]) -> str:
-    others = {name.lower(): name for name in entry if name not in (QUESTION, MATCHING, OTHER, CLUSTER)}
+def _misspelt(key: str, entry: dict[str, Any], known: Sequence[str]) -> str:
+    others = {name.lower(): name for name in entry if name not in known}
     close = get_close_matches(key, others, n=1, cutoff=0.8)
     return f'; is "{_shown(others[close[0]])}" meant to be it? Rename it' if close else ""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -67,10 +67,14 @@ class WandbTracker(Callback):
         self._log_summary(report, curves)
 
     def _log_curve(self, report: Report, *, name: str, curve: pd.DataFrame) -> None:
+        from caa_bench.report.conditions import capability_lines, condition_of
+
         with self._run(report, name=name, job_type="curve") as run:
             run.define_metric("behavior/*", step_metric="multiplier")
+            run.define_metric("capability/*", step_metric="multiplier")
+            beside = capability_lines(report.cells)
             for line in curve.to_dict("records"):
-                known = {f"behavior/{metric}": line[metric] for metric in METRICS if line[metric] == line[metric]}
+                known = _known("behavior", line) | _known("capability", beside.get(condition_of(line), {}))
                 run.log({"multiplier": line["multiplier"]} | known)
 
     def _log_summary(self, report: Report, curves: dict[str, pd.DataFrame]) -> None:
@@ -124,11 +128,18 @@ class WandbTracker(Callback):
         return wandb.init(mode=self.mode, settings=wandb.Settings(**QUIET), **settings)
 
 
+def _known(family: str, line: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that have a number, by their name in the dashboard."""
+    return {f"{family}/{name}": line[name] for name in METRICS if name in line and line[name] == line[name]}
+
+
 def _curves(report: Report) -> dict[str, pd.DataFrame]:
     """`base + vector, layer` -> its cells by ascending multiplier, the base's own unsteered cell among them."""
     import pandas as pd
 
-    cells = report.cells
+    from caa_bench.report.headline import measured
+
+    cells = measured(report.cells)
     found = {}
     for (base, dose, vector, layer), part in cells[cells["vector"] != ""].groupby(
         ["base", "base_dose", "vector", "layer"], sort=True

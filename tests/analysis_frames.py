@@ -70,6 +70,7 @@ def scores(log_odds: Mapping[str, np.ndarray], *, clusters: Sequence[str] | None
     table = pd.concat(parts, ignore_index=True)
     table = table.assign(option_mass=1.0, option_mass_min=1.0, mass_p=table["p_balanced"], letter_bias=0.0)
     table = table.assign(letter_locked=0.0, error=False, orders=2, log_odds_given=table["log_odds"])
+    table = table.assign(accuracy=np.heaviside(table["log_odds"], 0.5))
     return table.assign(p_given=table["p_balanced"], p_swapped=table["p_balanced"])
 
 

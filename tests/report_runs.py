@@ -38,6 +38,8 @@ class Simulated:
         layers: steered blocks; the gain halves with every block away from block 3.
         failed: cells' positions whose rows are errors.
         dropped: how many of the last batches were never written.
+        loss: (base, multiplier) -> what it takes from the log-odds of the correct option, at every layer, NaN for
+            answers in error; None where capability was not measured.
     """
 
     bases: Sequence[str] = BASES
@@ -57,6 +59,7 @@ class Simulated:
     mass: float = 0.99
     failed: Sequence[int] = ()
     dropped: int = 0
+    loss: Mapping[tuple[str, float], float] | None = None
     seed: int = 0
 
 
@@ -87,16 +90,21 @@ def simulate(folder: Path, simulated: Simulated | None = None, **changes: Any) -
 
 
 def _cells(plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
+    cells = _cells_of("answer_probability", plan.vectors, plan, recipe)
+    return cells if plan.loss is None else [*cells, *_cells_of("capability", ("caa",), plan, recipe)]
+
+
+def _cells_of(evaluator: str, vectors: Sequence[str], plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
     cells = []
     for base in plan.bases:
-        grid = [(v, layer, m) for v in plan.vectors for layer in plan.layers for m in plan.multipliers]
+        grid = [(v, layer, m) for v in vectors for layer in plan.layers for m in plan.multipliers]
         for vector, layer, multiplier in [("", None, 0.0), *grid]:
             identity = {
                 "model": recipe["model"],
                 "protocol": recipe["protocol"],
                 "split": recipe["split"],
                 "behavior": plan.behavior,
-                "evaluator": "answer_probability",
+                "evaluator": evaluator,
                 "base": base,
                 "base_dose": 1.0,
                 "vector": vector,
@@ -118,6 +126,9 @@ def _rows(
     for number in chunk:
         level, slope, bias, noise = np.random.default_rng([plan.seed, number]).normal(size=4)
         for cell in cells:
+            if cell.evaluator == "capability":
+                rows += _correct(plan, cell, number, level)
+                continue
             y = -0.1 + 1.2 * level + SHIFT.get(cell.base, 1.0)
             if cell.vector:
                 kept = plan.kept.get(cell.base, 0.85)
@@ -129,6 +140,17 @@ def _rows(
                 key_a = 1 if matching == 0 else -1
                 odds = y + key_a * plan.letter_bias * (1 + bias)
                 rows.append(_row(plan, cell, number, order, matching, odds, failed=cell.key in failed))
+    return rows
+
+
+def _correct(plan: Simulated, cell: Cell, number: int, level: float) -> list[dict[str, Any]]:
+    """Both orders of a plain fact, of one of four categories."""
+    lost = (plan.loss or {}).get((cell.base, cell.multiplier), 0.0)
+    rows = []
+    for order in (0, 1):
+        odds = 0.0 if math.isnan(lost) else 1.5 + 0.5 * level - lost
+        row = _row(plan, cell, number, order, (number + order) % 2, odds, failed=math.isnan(lost))
+        rows.append(row | {"item": f"own/kind {number % 4}/{number:04d}"} | {"cluster": f"own/{number:04d}"})
     return rows
 
 

@@ -57,6 +57,7 @@ class Small:
             "behavior": str(self.behavior),
             "bases": "[none, system_prompt_positive, lora_sft_positive]",
             "vectors": "[caa]",
+            "evaluators": "[answer_probability]",
             "caa.multipliers": "[-8, 8]",  # of a random model; 1 would move nothing that a test could see
             "lora_sft.learning_rate": "0.05",
             "batch_size": "8",

@@ -18,6 +18,7 @@ HEAVY = ("torch", "transformers", "pandas", "numpy", "scipy", "wandb", "peft", "
 QUICK = {
     "help": ["--help"],
     "help of a command": ["compare", "--help"],
+    "help of one that speaks": ["generate", "--help"],
     "list": ["list"],
     "check": ["check", "behavior=refusal"],
     "check of every behavior": ["check", "behavior=all"],

@@ -75,6 +75,7 @@ extends: compare.yaml
 behavior: politeness
 bases: [none, reminder_kind, reminder_stern+lora_sft_positive]
 vectors: [first_pairs, caa]
+evaluators: [answer_probability]
 caa:
   multipliers: [8]
 first_pairs:

@@ -106,6 +106,7 @@ def test_a_local_folder_of_any_family_is_compared(family: str, tmp_path: Path) -
     behavior = write_behavior(tmp_path / "small", train=6, test=2)
     settings = ["vectors=[caa]", "bases=[none, system_prompt_positive]", "report_to=[]", "draws=9", "caa.layers=range"]
     paths = [f"model={folder}", f"behavior={behavior}", f"output_dir={tmp_path / 'runs'}"]
+    paths += ["evaluators=[answer_probability]"]
     assert main(["compare", *paths, *settings]) == 0
     (manifest,) = (tmp_path / "runs").glob("*/*/manifest.json")
     cells = json.loads(manifest.read_text())["facts"]["cells"]

@@ -7,6 +7,7 @@ import pandas as pd
 
 from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
 from caa_bench.analysis.intervals import bootstrap_mean
+from caa_bench.analysis.macro import macro
 from caa_bench.analysis.resample import DRAWS
 
 LOW_MASS = 0.5
@@ -16,7 +17,7 @@ COLUMNS = [
     "cell", *RUN, *CONDITION, "fit", "n", "n_clusters", "n_items", "errors", "p_balanced", "p_balanced_low",
     "p_balanced_high", "p_given", "p_swapped", "log_odds", "log_odds_low", "log_odds_high", "option_mass",
     "option_mass_min", "mass_low_share", "p_low_bound", "p_high_bound", "letter_bias", "letter_bias_abs",
-    "letter_locked", "saturated_share",
+    "letter_locked", "saturated_share", "accuracy", "accuracy_low", "accuracy_high",
 ]  # fmt: skip
 
 
@@ -29,7 +30,8 @@ def cell_table(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 0,
 
     Returns:
         `COLUMNS`, one line a cell, sorted by condition. `n` counts scored items, `errors` items in error, `n_items` the
-        items of the behavior and split seen in any cell, so `n_items - n - errors` were not asked in this one.
+        items of the behavior and split seen in any cell, so `n_items - n - errors` were not asked in this one. Levels
+        with an interval (p, log-odds, accuracy) are unweighted means over the items' categories.
         Probabilities 0-1, log-odds in nats; n/a is NaN.
     """
     parts = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells)]
@@ -38,13 +40,14 @@ def cell_table(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 0,
 
 def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION, "fit"]].copy()
-    p, y = group.matrix("p_balanced"), group.matrix("log_odds")
-    level = bootstrap_mean(p, group.clusters, within=(0, 1), seed=seed, draws=draws)
-    log_odds = bootstrap_mean(y, group.clusters, seed=seed, draws=draws)
-    table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
+    y = group.matrix("log_odds")
+    for name, within in (("p_balanced", (0.0, 1.0)), ("log_odds", (-np.inf, np.inf)), ("accuracy", (0.0, 1.0))):
+        values = macro(group.matrix(name), group.categories)
+        level = bootstrap_mean(values, group.clusters, within=within, seed=seed, draws=draws)
+        table[name], table[f"{name}_low"], table[f"{name}_high"] = level.point, level.low, level.high
+        if name == "p_balanced":
+            table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
     table["errors"] = np.nansum(group.matrix("error"), axis=0).astype(int)
-    table["p_balanced"], table["p_balanced_low"], table["p_balanced_high"] = level.point, level.low, level.high
-    table["log_odds"], table["log_odds_low"], table["log_odds_high"] = log_odds.point, log_odds.low, log_odds.high
     mass, mass_p, bias = group.matrix("option_mass"), group.matrix("mass_p"), group.matrix("letter_bias")
     table["option_mass"] = column_mean(mass)
     table["option_mass_min"] = _column_min(group.matrix("option_mass_min"))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from caa_bench.analysis.macro import category_of
+
 RUN = ["model", "protocol", "split", "evaluator", "behavior"]
 VECTOR = ["vector", "vector_behavior", "vector_model", "vector_layer", "layer"]
 CONDITION = ["base", "base_dose", *VECTOR, "multiplier"]
@@ -30,6 +32,7 @@ class Group:
         scores: the item scores of these cells.
         items: sorted item ids. [N]
         clusters: 0-based cluster code of each item, in the sorted order of the cluster names. [N]
+        categories: 0-based category code of each item (`macro.category_of`). [N]
     """
 
     keys: dict[str, str]
@@ -37,6 +40,7 @@ class Group:
     scores: pd.DataFrame
     items: pd.Index
     clusters: np.ndarray
+    categories: np.ndarray
 
     def matrix(self, column: str) -> np.ndarray:
         """One score as [N, C] float64; NaN where the item has no row or an error in that cell."""
@@ -76,7 +80,15 @@ def groups(scores: pd.DataFrame, cells: pd.DataFrame) -> Iterator[Group]:
         cluster = here[["item", "cluster"]].drop_duplicates().sort_values("item").set_index("item")["cluster"]
         if cluster.index.has_duplicates:
             raise ValueError(f"{keys}: an item stands in two clusters: {cluster.index[cluster.index.duplicated()][0]}")
-        _, codes = np.unique(cluster.astype(str).to_numpy(), return_inverse=True)
         yield Group(
-            keys=dict(zip(RUN, keys, strict=True)), cells=part, scores=here, items=cluster.index, clusters=codes
+            keys=dict(zip(RUN, keys, strict=True)),
+            cells=part,
+            scores=here,
+            items=cluster.index,
+            clusters=_codes(cluster.astype(str)),
+            categories=_codes(cluster.index.astype(str).map(category_of)),
         )
+
+
+def _codes(names: pd.Series | pd.Index) -> np.ndarray:
+    return np.unique(names.to_numpy(dtype=str), return_inverse=True)[1]

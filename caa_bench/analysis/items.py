@@ -15,7 +15,7 @@ Protocol = Literal["balanced", "caa"]
 
 SCORES = [
     "cluster", "orders", "log_odds", "p_balanced", "log_odds_given", "p_given", "p_swapped", "letter_bias",
-    "letter_locked", "option_mass", "option_mass_min", "mass_p", "error",
+    "letter_locked", "option_mass", "option_mass_min", "mass_p", "accuracy", "error",
 ]  # fmt: skip
 
 
@@ -32,7 +32,8 @@ def item_scores(rows: pd.DataFrame, *, protocol: str = "balanced") -> pd.DataFra
     Returns:
         One line per (cell, item), sorted, columns `cell, item` and `SCORES`. An item with an error or a NaN or
         infinite logit in ANY of its orders is an item error: `error` is True and its scores are NaN, because a mean
-        over the orders that are left would be another quantity. `log_odds` is never clipped.
+        over the orders that are left would be another quantity. `log_odds` is never clipped; `accuracy` is the share
+        of orders in which the matching option has the largest logit, half a share where two have it.
     """
     rows = rows.sort_values(["cell", "item", "order"], kind="stable").reset_index(drop=True)
     scored = _row_scores(rows, protocol=protocol)
@@ -45,6 +46,7 @@ def item_scores(rows: pd.DataFrame, *, protocol: str = "balanced") -> pd.DataFra
         option_mass=("mass", "mean"),
         option_mass_min=("mass", "min"),
         mass_p=("mass_p", "mean"),
+        accuracy=("right", "mean"),
         error=("error", "any"),
     )
     given = scored[scored["order"] == 0].set_index(["cell", "item"])
@@ -91,10 +93,17 @@ def _row_scores(rows: pd.DataFrame, *, protocol: str) -> pd.DataFrame:
     frame = rows[["cell", "item", "cluster", "order", "matching"]].copy()
     frame["y"] = np.where(error | ~keyed, np.nan, y)
     frame["p"] = np.where(error, np.nan, p)
+    frame["right"] = np.where(error, np.nan, _leads(safe, right, keyed=keyed))
     frame["mass"] = np.where(error, np.nan, mass)
     frame["mass_p"] = frame["mass"] * frame["p"]
     frame["two"], frame["error"] = (options == 2) & keyed, error
     return frame
+
+
+def _leads(logits: np.ndarray, right: np.ndarray, *, keyed: np.ndarray) -> np.ndarray:
+    """1 where the right option's logit is the largest, 1/2 where it shares that place, 0 else. [R, K] -> [R]"""
+    lead = logits[right] - np.where(right, -np.inf, logits).max(axis=1)
+    return np.where(keyed, np.heaviside(lead, 0.5), 0.0)
 
 
 def _letter_scores(scored: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from caa_bench.analysis.cells import column_mean
 from caa_bench.analysis.effects import STILL, UNCHANGED, cell_places, find_cell, pick
 from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
 from caa_bench.analysis.intervals import bootstrap_mean
+from caa_bench.analysis.macro import macro
 from caa_bench.analysis.resample import DRAWS
 
 COLUMNS = [
@@ -26,7 +27,8 @@ def shift_table(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 0
     Returns:
         One line a cell (each fit its own). `shift` = y[cell] - y[its base, 0], what the vector does there (0 for an
         unsteered cell); `total` = y[cell] - y[none, 0], what the whole stack does. Log-odds, and probability with
-        `_p`; NOT signed by the multiplier; NaN where the reference was not run.
+        `_p`; unweighted means over the items' categories; NOT signed by the multiplier; NaN where the reference was
+        not run.
     """
     parts = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells)]
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
@@ -47,9 +49,9 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
     table["option_mass"] = column_mean(group.matrix("option_mass"))
     for score, suffix in (("p_balanced", "_p"), ("log_odds", "")):
         values = group.matrix(score)
-        table[score] = column_mean(values)
+        table[score] = column_mean(macro(values, group.categories))
         for name, columns in references(group).items():
-            moved = values - pick(values, columns)
+            moved = macro(values - pick(values, columns), group.categories)
             found = bootstrap_mean(moved, group.clusters, seed=seed, draws=draws)
             table[f"{name}{suffix}"] = found.point
             table[f"{name}{suffix}_low"], table[f"{name}{suffix}_high"] = found.low, found.high

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from caa_bench.interventions.base import Condition, Intervention
 
@@ -114,6 +115,8 @@ class Evaluator:
     """
 
     name: ClassVar[str] = ""
+    of_behavior: ClassVar[bool] = True
+    """Whether it measures the behavior itself: verdicts and warnings are about these alone, and so are placebos."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -121,6 +124,15 @@ class Evaluator:
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = self.Config() if config is None else config
+
+    @classmethod
+    def build(cls, config: Any, *, data_dir: Path | None) -> Self:
+        """One instance from a recipe section.
+
+        Args:
+            data_dir: the folder of the published data; None for what `caa-bench data download` fetched.
+        """
+        return cls(config)
 
     def items(self, behavior: Behavior, *, split: str) -> Sequence[Any]:
         """What is measured; every item has `id`, `cluster` and `question`."""

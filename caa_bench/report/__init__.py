@@ -95,6 +95,7 @@ def make_report(folder: Path) -> Report:
     from caa_bench.analysis.shifts import shift_table
     from caa_bench.analysis.stacking import stacking_table
     from caa_bench.report.attention import notices
+    from caa_bench.report.conditions import of_behavior
 
     manifest = read_manifest(folder)
     facts, recipe = manifest["facts"], manifest["recipe"]
@@ -104,15 +105,16 @@ def make_report(folder: Path) -> Report:
         raise UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; run the same command again to go on")
     items = item_scores(store.frame(), protocol=recipe["protocol"])
     settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
+    behavior = of_behavior(cells)
     report = Report(
         folder=folder,
         manifest=manifest,
         cells=_in_plan_order(cell_table(items, cells, **settings), cells),
-        stacking=_in_plan_order(stacking_table(items, cells, **settings), cells),
+        stacking=_in_plan_order(stacking_table(items, behavior, **settings), cells),
         items=items,
         shifts=shift_table(items, cells, **settings),
-        reliability=reliability_table(items, cells, **settings),
-        item_reliability=item_reliability(items, cells),
+        reliability=reliability_table(items, behavior, **settings),
+        item_reliability=item_reliability(items, behavior),
     )
     return replace(report, notices=tuple(notices(report, done=store.done)))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from caa_bench.analysis.placebo import within_placebo
 from caa_bench.report import words
+from caa_bench.report.conditions import capability_lines, condition_of
 from caa_bench.report.headline import Headline, at_headline, measured, placebos
 from caa_bench.report.quotes import Quote, Span, cell_quote, cell_span, line_key, line_quote, line_span
 
@@ -29,6 +30,7 @@ class Row:
         retention, room, detectable, verdict, tags, caveats: of the stacking line.
         told: verdict and tags in words, "no room" first, without the numbers that stand beside them anyway.
         option_mass: in the row's own cell.
+        capability: change of p(correct) from the unchanged model.
         line: the stacking line's key.
         cell: the row's own cell.
     """
@@ -46,6 +48,7 @@ class Row:
     retention: Span | None = None
     room: Quote | None = None
     detectable: Quote | None = None
+    capability: Span | None = None
     verdict: str = ""
     told: str = ""
     tags: tuple[str, ...] = ()
@@ -66,7 +69,12 @@ class Row:
 
 def rows(report: Report, chosen: Headline) -> list[Row]:
     """Every row, base by base in the recipe's order: the base alone, then the vector on it at each headline dose."""
-    return list(_rows(report, chosen))
+    losses, conditions = capability_lines(report.shifts), report.cells.set_index("cell")
+    made = []
+    for row in _rows(report, chosen):
+        lost = None if row.kind == "none" else losses.get(condition_of(conditions.loc[row.cell]))
+        made.append(row if lost is None else replace(row, capability=cell_span(lost, "total_p", words.signed)))
+    return made
 
 
 def _rows(report: Report, chosen: Headline) -> Iterator[Row]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.analysis.warn import RANK, find_warnings
 from caa_bench.analysis.warn_facts import RunFacts, Tables
+from caa_bench.report.conditions import of_behavior
 from caa_bench.report.headline import headline
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def notices(report: Report, *, done: Set[str]) -> list[Notice]:
     """
     layer, manifest = headline(report).layer, report.manifest
     names = ("cells", "stacking", "shifts", "reliability")
-    tables = Tables(**{name: _leading(getattr(report, name), layer) for name in names})
+    tables = Tables(**{name: _leading(of_behavior(getattr(report, name)), layer) for name in names})
     facts, behavior = manifest["facts"], manifest["facts"]["behavior"]["id"]
     known = RunFacts(test_opened=manifest["test_opened"] or None)
     found = find_warnings(tables, {behavior: known})

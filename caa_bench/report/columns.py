@@ -22,7 +22,7 @@ def columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, wrap_last: bo
     lines = [list(head), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     if wrap_last:
-        rest = max(WIDTH - sum(widths[:-1]) - 2 * len(widths), 18)
+        rest = max(WIDTH - sum(widths[:-1]) - 2 * len(widths), 16)
         lines = [broken for line in lines for broken in _broken(line, rest)]
         widths[-1] = min(widths[-1], rest)
     padded = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from caa_bench.analysis.fairness import Choice, choose_dose
 from caa_bench.interventions import registry
+from caa_bench.report.conditions import with_capability_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,7 @@ def headline(report: Report) -> Headline:
             vector="", layer=None, layer_reason="", layers=(), doses=(), choices=(), bases=bases or (("none", 1.0),)
         )
     layers = tuple(sorted(steered["layer"].dropna().unique()))
-    choices = _choices(steered)
+    choices = _choices(with_capability_loss(steered, report.shifts))
     layer, reason = _layer(layers, choices, default=report.manifest["facts"].get("layers", {}).get("default"))
     here = steered if layer is None else steered[steered["layer"] == layer]
     doses = tuple(

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from caa_bench.report import words
 from caa_bench.report.arms import Row, rows
+from caa_bench.report.capability import capability, capability_grid
 from caa_bench.report.costs import Cost, Timing, costs
 from caa_bench.report.curves import curves
 from caa_bench.report.grids import cells_grid, items_grid, letters_grid, reliability_grid, stacks_grid
@@ -34,6 +35,7 @@ def render_page(report: Report) -> str:
     found = curves(report, chosen)
     stacks = stacks_grid(report, chosen, everything=False)
     every = stacks_grid(report, chosen, everything=True)
+    ability = capability(report, chosen)
     answer = sentence(report, chosen, rows=arms, costs=fits)
     return (
         environment()
@@ -49,6 +51,7 @@ def render_page(report: Report) -> str:
             overlay=overlay(found, chosen),
             panels=panels(found, chosen),
             layers=layer_chart(report, chosen),
+            capability=capability_grid(ability) if ability else None,
             costs=_priced(arms, fits, chosen),
             stacks=stacks,
             every_stack=every if len(every.rows) > len(stacks.rows) else None,

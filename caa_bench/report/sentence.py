@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from caa_bench.report import words
 from caa_bench.report.arms import Row
+from caa_bench.report.capability import capability, loss_clause
 from caa_bench.report.costs import Cost, Timing
 from caa_bench.report.headline import Headline, placebos
 from caa_bench.report.quotes import Quote, Span
@@ -44,6 +45,8 @@ def sentence(report: Report, chosen: Headline, *, rows: Sequence[Row], costs: Se
     alone = list(_alone(chosen, rows)) if any(row.kind == "base" for row in rows) else []
     where = _where(chosen) if not alone else []
     clauses = [(*_movers(title, chosen, rows), *where), *alone, *_stacks(chosen, rows), *_fits(costs), *_mass(rows)]
+    if (found := capability(report, chosen)) is not None:
+        clauses.append(loss_clause(found, chosen))
     return Sentence(clauses=tuple(clauses))
 
 

@@ -9,7 +9,7 @@ from caa_bench.files import terminal_safe
 from caa_bench.report import words
 from caa_bench.report.arms import Row, rows
 from caa_bench.report.columns import WIDTH, columns
-from caa_bench.report.headline import Headline, headline
+from caa_bench.report.headline import Headline, headline, measured
 from caa_bench.report.sentence import leading_stacks
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _most(arms: Sequence[Row], sign: int) -> str:
 
 
 def _told(report: Report) -> list[str]:
-    cells = report.cells["n"]
+    cells = measured(report.cells)["n"]
     grave = sum(notice.severity in ("missing", "severe") for notice in report.notices)
     return [
         str(int(cells.max())) if len(cells) else "0",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from caa_bench.files import terminal_safe
 from caa_bench.report import words
 from caa_bench.report.arms import Row, rows
+from caa_bench.report.capability import capability, capability_text
 from caa_bench.report.columns import WIDTH, columns, level_text
 from caa_bench.report.costs import costs
 from caa_bench.report.details import every_level, every_stack
@@ -31,6 +32,7 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
     """Plain text. With `detail`, every vector, layer, dose and warning."""
     chosen = headline(report)
     arms = rows(report, chosen)
+    cost = capability(report, chosen)
     answer = sentence(report, chosen, rows=arms, costs=costs(report)).lines(timings=timings)
     swept = layer_lines(report, chosen) if len(chosen.layers) > 1 else []
     parts = [
@@ -39,6 +41,7 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
         "" if swept and len(chosen.bases) == 1 else _arms(arms, chosen),
         _layers(swept, chosen),
         _levels(report, chosen),
+        capability_text(cost, chosen) if cost else "",
         _placebos(measured(report.shifts)),
         *([every_level(report), every_stack(report)] if detail else []),
         _notices(report, all_of_them=detail),
@@ -64,6 +67,7 @@ def head(report: Report, chosen: Headline) -> str:
 
 
 def _arms(arms: Sequence[Row], chosen: Headline) -> str:
+    costly = any(row.capability is not None for row in arms)
     lines = []
     for row in arms:
         indent = "  + " if row.kind in ("vector", "stack") else ""
@@ -76,11 +80,15 @@ def _arms(arms: Sequence[Row], chosen: Headline) -> str:
                 _or_blank(row.retention),
                 _or_blank(row.room),
                 str(row.option_mass),
+                *([_or_blank(row.capability and row.capability.point)] if costly else []),
                 row.told,
             ]
         )
-    heads = ["arm or stack", "p(matching)", "shift in log-odds", "retention", "room", "mass", "verdict"]
-    return "Effects with 95% intervals; shift: + is towards matching\n" + columns(heads, lines, wrap_last=True)
+    heads = ["arm or stack", "p(matching)", "shift in log-odds", "retention", "room", "mass"]
+    heads += ["cap.", "verdict"] if costly else ["verdict"]
+    title = "Effects with 95% intervals; shift: + is towards matching"
+    title += "; cap.: change of capability from the unchanged model" if costly else ""
+    return f"{title}\n{columns(heads, lines, wrap_last=True)}"
 
 
 def _or_blank(shown: object) -> str:

@@ -1,0 +1,96 @@
+"""`generate`: a question answered at several multipliers, one below the other."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from caa_bench.commands.base import Command, quiet
+from caa_bench.errors import UserError
+from caa_bench.safe_text import terminal_safe
+
+if TYPE_CHECKING:
+    from caa_bench.session import Answer, Session
+
+
+class SteeredCommand(Command):
+    """A command that lets the model speak."""
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        """The behavior, the model, what stands below and where it is steered."""
+        parser.add_argument("--behavior", help="a behavior's name or folder (default: the recipe's)")
+        parser.add_argument("--model", help="a model's name, folder or hub name (default: the recipe's)")
+        parser.add_argument("--base", default="none", help="what CAA is put on top of, as in a recipe (%(default)s)")
+        parser.add_argument("--layer", type=int, help="the block to steer, from 0 (default: the recipe's)")
+        parser.add_argument("--max-new-tokens", type=int, default=100, help="longest answer (%(default)s)")
+        parser.add_argument("--recipe", default="compare", help="where all other settings are from (%(default)s)")
+        parser.add_argument("--set", default="", metavar="TEXT", help='changes of the recipe: "seed=1 data=caa"')
+
+    def session(self, options: Namespace) -> Session:
+        """The loaded model with its vector and base.
+
+        Raises:
+            UserError: one line a mistake.
+        """
+        from caa_bench.session import Session, Settings
+
+        quiet()
+        settings = Settings(
+            recipe=options.recipe,
+            changes=options.set,
+            behavior=options.behavior,
+            model=options.model,
+            layer=options.layer,
+            max_new_tokens=options.max_new_tokens,
+        )
+        return Session(settings, base=options.base)
+
+
+class Generate(SteeredCommand):
+    """All multipliers are decoded together."""
+
+    name = "generate"
+    help = "answer a question at several multipliers, side by side"
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        """The question and the doses."""
+        parser.add_argument("question", help="what the model is asked")
+        parser.add_argument(
+            "--multipliers", type=float, nargs="+", default=[-1.0, 0.0, 1.0], help="doses of CAA (-1 0 1)"
+        )
+        super().add_options(parser)
+
+    def run(self, options: Namespace) -> int:
+        """A block a multiplier."""
+        for multiplier in options.multipliers:
+            check_multiplier(multiplier)
+        session = self.session(options)
+        asked = [{"role": "user", "content": options.question}]
+        answers = session.answers(asked, multipliers=options.multipliers)
+        print(described(session))
+        for multiplier, answer in zip(options.multipliers, answers, strict=True):
+            print(f"\nCAA {multiplier:+g}\n{shown(answer, indent='    ')}")
+        return 0
+
+
+def described(session: Session) -> str:
+    """What speaks, in a line."""
+    where = "" if session.layer is None else f", layer {session.layer}"
+    return f"{session.behavior.title} on {session.chat.name}{where}, base {session.base.label}"
+
+
+def shown(answer: Answer, *, indent: str = "") -> str:
+    """The answer's lines, inert: a model's words cannot drive the reader's terminal."""
+    lines = [terminal_safe(line).rstrip() for line in answer.text.split("\n")] if answer.text else ["(nothing)"]
+    return "\n".join(indent + line for line in [*lines, *(["(cut at --max-new-tokens)"] if answer.cut else [])])
+
+
+def check_multiplier(multiplier: float) -> None:
+    """Refuse what is no dose.
+
+    Raises:
+        UserError: infinite, or not a number.
+    """
+    if not math.isfinite(multiplier):
+        raise UserError(f"multiplier: {multiplier} is no dose; give a finite number, for example 1.5")

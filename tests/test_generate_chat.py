@@ -1,0 +1,243 @@
+"""`generate` and `chat` on a small random model: what they say, reuse, refuse, and how they print it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from plain_loop import plain_forward
+from small_runs import TIMEOUT_S, Small
+
+from caa_bench.__main__ import main
+from caa_bench.commands.chat import Conversation
+from caa_bench.commands.generate import shown
+from caa_bench.errors import UserError
+from caa_bench.interventions import Condition
+from caa_bench.prompts import chat_prompt
+from caa_bench.session import Answer, Session, Settings
+
+QUESTION = "Please mend 3 drums."
+DOSES = (-8.0, 0.0, 8.0)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder, in which artifacts are kept."""
+    return tmp_path_factory.mktemp("talk")
+
+
+@pytest.fixture(autouse=True)
+def there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs in it."""
+    monkeypatch.chdir(here)
+
+
+def options(small: Small, *more: str) -> list[str]:
+    """The small model and behavior as a command takes them."""
+    return ["--model", str(small.model), "--behavior", str(small.behavior), "--max-new-tokens", "12", *more]
+
+
+def session(small: Small, *, base: str = "none", tokens: int = 12) -> Session:
+    """The same from Python."""
+    return Session(Settings(model=str(small.model), behavior=str(small.behavior), max_new_tokens=tokens), base=base)
+
+
+def plain_text(talk: Session, messages: Sequence[dict[str, str]], multiplier: float) -> str:
+    """Greedy decoding by whole forwards of one row, without the engine."""
+    prompt = chat_prompt(talk.chat.tokenizer, talk.base.rewrite(messages))
+    ids, end = list(prompt.ids), talk.chat.tokenizer.eos_token_id
+    edits = talk.vector.edits(Condition(multiplier=multiplier, layer=talk.layer))
+    with talk.base.attach(talk.chat.model, Condition(), prompts=[prompt]):
+        while len(ids) < len(prompt.ids) + talk.settings.max_new_tokens:
+            logits, _ = plain_forward(talk.chat.model, ids, prompt.first_position, edits or ())
+            if (token := int(logits[-1].argmax())) == end:
+                break
+            ids.append(token)
+    return str(talk.chat.tokenizer.decode(ids[len(prompt.ids) :], skip_special_tokens=True)).strip()
+
+
+@pytest.mark.parametrize(
+    "base", ["none", "system_prompt_positive", "lora_sft_positive", "system_prompt_negative+lora_sft_positive"]
+)
+def test_answers_are_those_of_a_plain_loop(small: Small, base: str) -> None:
+    """Every multiplier in one batch, on prompts and adapters, equals one row alone without the engine."""
+    talk = session(small, base=base)
+    before = {name: weight.clone() for name, weight in talk.chat.model.state_dict().items()}
+    asked = [{"role": "user", "content": QUESTION}]
+    answers = talk.answers(asked, multipliers=DOSES)
+    assert [answer.text for answer in answers] == [plain_text(talk, asked, dose) for dose in DOSES]
+    assert len({answer.text for answer in answers}) > 1, "steering shows"
+    for name, weight in talk.chat.model.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+
+def test_the_zero_dose_is_the_models_own_answer(small: Small) -> None:
+    talk = session(small)
+    asked = [{"role": "user", "content": QUESTION}]
+    (answer,) = talk.answers(asked, multipliers=[0.0])
+    prompt = chat_prompt(talk.chat.tokenizer, asked)
+    said = talk.chat.model.generate(
+        torch.tensor([prompt.ids]), max_new_tokens=12, do_sample=False, eos_token_id=talk.chat.tokenizer.eos_token_id
+    )[0, len(prompt.ids) :]
+    assert answer.text == str(talk.chat.tokenizer.decode(said, skip_special_tokens=True)).strip()
+
+
+def test_generate_prints_a_block_a_multiplier(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", QUESTION, *options(small), "--multipliers", "-8", "0", "8", "--layer", "1"]
+    assert main(command) == 0
+    first = capsys.readouterr()
+    head, *blocks = first.out.split("\n\n")
+    assert head == f"Small on {small.model}, layer 1, base none"
+    assert [block.splitlines()[0] for block in blocks] == ["CAA -8", "CAA +0", "CAA +8"]
+    assert all(line.startswith("    ") for block in blocks for line in block.splitlines()[1:])
+    assert not {"\x1b", "\r"} & set(first.out)
+    assert main(command) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert "kept from before" in again.err
+
+
+def test_generate_takes_what_compare_has_fitted(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = "lora_sft.max_pairs=4"
+    assert (
+        main(["compare", *small.settings("vectors=[caa]", "lora_sft.learning_rate=0.0004", "lora_sft.max_pairs=4")])
+        == 0
+    )
+    kept = sorted(path.name for path in Path("runs/artifacts").iterdir() if path.is_dir())
+    capsys.readouterr()
+    assert main(["generate", QUESTION, *options(small, "--base", "lora_sft_positive", "--set", few)]) == 0
+    assert capsys.readouterr().err.count("kept from before") == 2
+    assert sorted(path.name for path in Path("runs/artifacts").iterdir() if path.is_dir()) == kept
+
+
+def talk(small: Small, said: bytes, *more: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    """`caa-bench chat` in a process of its own, its input from a pipe."""
+    return subprocess.run(
+        [sys.executable, "-m", "caa_bench", "chat", *options(small, *more)],
+        cwd=folder,
+        input=said,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def test_a_piped_conversation_changes_dose_and_base_while_talking(small: Small, here: Path) -> None:
+    """Each answer is what the session gives to the conversation so far; nothing is read behind /quit."""
+    typed = [QUESTION, "", "/multiplier -8", "Why?", "/reset", "/base system_prompt_positive", QUESTION, "/quit", "no"]
+    done = talk(small, "\n".join(typed).encode(), "--multiplier", "8", folder=here)
+    assert done.returncode == 0, done.stderr
+    one, two = session(small), session(small, base="system_prompt_positive")
+    asked = [{"role": "user", "content": QUESTION}]
+    (first,) = one.answers(asked, multipliers=[8.0])
+    more = [*asked, {"role": "assistant", "content": first.text}, {"role": "user", "content": "Why?"}]
+    (second,) = one.answers(more, multipliers=[-8.0])
+    (third,) = two.answers(asked, multipliers=[-8.0])
+    expected = [
+        f"Small on {small.model}, layer 1, base none, CAA +8; /help lists what can be changed",
+        shown(first),
+        "CAA -8",
+        shown(second),
+        "a new conversation",
+        "base system_prompt_positive",
+        shown(third),
+    ]
+    assert done.stdout.decode() == "\n".join(expected) + "\n"
+
+
+def test_a_mistake_while_talking_is_a_line_and_the_conversation_goes_on(small: Small, here: Path) -> None:
+    typed = [
+        "/multiplier much",
+        "/multiplier nan",
+        "/dose 3",
+        "/base",
+        "/base lora",
+        "x" * 600,
+        "/help",
+        "/multiplier 2",
+    ]
+    done = talk(small, "\n".join(typed).encode(), folder=here)
+    assert done.returncode == 0
+    lines = [line for line in done.stderr.decode().splitlines() if line.startswith("caa-bench: ")]
+    says = [
+        "/multiplier: 'much' is no number",
+        "multiplier: nan is no dose",
+        "/dose: no such command; use /multiplier, /base, /reset, /help, /quit",
+        "/base: no name",
+        "'lora' is no intervention",
+        "the model takes 512, the answer's 12 included; shorten it, or start anew",
+    ]
+    assert len(lines) == len(says), lines
+    assert all(words in line for words, line in zip(says, lines, strict=True))
+    assert b"Traceback" not in done.stderr
+    out = done.stdout.decode().splitlines()
+    assert out[-1] == "CAA +2"
+    assert "/quit             leave (or end the input)" in out
+
+
+def test_a_base_that_is_not_there_leaves_everything_as_it_was(small: Small) -> None:
+    talk = session(small, base="system_prompt_positive")
+    conversation = Conversation(talk, multiplier=1.0)
+    with pytest.raises(UserError, match="no system prompt called 'loud'"):
+        conversation.take("/base system_prompt_loud")
+    assert talk.base.label == "system_prompt_positive"
+    assert conversation.take("/quit") is None
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--multipliers", "inf"], "multiplier: inf is no dose; give a finite number"),
+        (["--multipliers", "few"], "argument --multipliers: invalid float value: 'few'"),
+        (["--layer", "9"], "caa.layers: "),
+        (["--base", "lora"], "'lora' is no intervention"),
+        (["--base", "system_prompt_loud"], "no system prompt called 'loud'"),
+        (["--behavior", "refusl"], "did you mean 'refusal'?"),
+        (["--behavior", "all"], "there is no behavior 'all'"),
+        (["--model", "tini"], "did you mean 'tiny'?"),
+        (["--max-new-tokens", "0"], "--max-new-tokens: 0 is too few; give 1 or more"),
+        (["--recipe", "compar"], "did you mean 'compare'?"),
+        (["--set", "sed=1"], "did you mean 'seed'?"),
+    ],
+)
+def test_mistakes_are_one_line(more: list[str], says: str, small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(["generate", QUESTION, *options(small, *more)])
+    except SystemExit as error:
+        status = int(error.code or 0)
+    said = capsys.readouterr()
+    assert status == 2
+    assert says in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(("question", "says"), [(" ", "the question is empty"), ("a\udcff", "is not UTF-8 text")])
+def test_questions_that_are_none_are_one_line(
+    question: str, says: str, small: Small, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", question, *options(small)]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_pipe_that_is_no_text_is_one_line(small: Small, here: Path) -> None:
+    done = talk(small, b"caf\xe9\n", folder=here)
+    lines = done.stderr.decode().splitlines()
+    assert "Traceback" not in done.stderr.decode()
+    assert lines[-1].endswith("convert it first, for example with iconv") or "is not UTF-8 text" in lines[-1]
+
+
+def test_what_a_model_says_cannot_drive_a_terminal() -> None:
+    """Lines stay lines; escapes, carriage returns and direction marks do not."""
+    text = shown(Answer(text="one\x1b[2J\ntwo\rthree\u202e\x1b]0;title\x07", cut=True), indent="  ")
+    assert text == "  one\n  two three\n  (cut at --max-new-tokens)"
+    assert shown(Answer(text="", cut=False)) == "(nothing)"
