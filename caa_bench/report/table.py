@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from caa_bench.files import terminal_safe
 from caa_bench.report import words
+from caa_bench.report.answers import section
 from caa_bench.report.arms import Row, rows
 from caa_bench.report.columns import WIDTH, columns, level_text
 from caa_bench.report.costs import costs
@@ -39,6 +40,7 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
         "" if swept and len(chosen.bases) == 1 else _arms(arms, chosen),
         _layers(swept, chosen),
         _levels(report, chosen),
+        section(report, chosen),
         _placebos(measured(report.shifts)),
         *([every_level(report), every_stack(report)] if detail else []),
         _notices(report, all_of_them=detail),
