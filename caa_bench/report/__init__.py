@@ -121,7 +121,8 @@ def make_report(folder: Path) -> Report:
         item_reliability=item_reliability(items, cells),
     )
     if worded.any():
-        report = replace(report, answers=find_answers(folder, store.answers(), every[worded], facts=facts, **settings))
+        answers = find_answers(folder, store.answers(), every[worded], facts=facts, **settings)
+        report = replace(report, answers=replace(answers, cells=_in_plan_order(answers.cells, every)))
     return replace(report, notices=tuple(notices(report, done=store.done)))
 
 
