@@ -26,14 +26,13 @@ class ClassifierJudge(Judge):
     name = "classifier"
 
     def check(self, behavior: Behavior) -> list[str]:
-        """Each fold needs texts of both sides."""
-        sides = [side for _, side in labeled_texts(behavior)]
-        fewest = min(sides.count(True), sides.count(False))
-        if fewest >= FOLDS:
+        """Something to learn, and something to hold out, of both sides."""
+        fewest = _fewest(labeled_texts(behavior))
+        if fewest >= 2:
             return []
         return [
-            f"open_ended.judges: classifier has {fewest} different answer texts of one side in the train split of "
-            f"{behavior.id!r} and needs {FOLDS}; give more items, or use model or api"
+            f"open_ended.judges: classifier needs two different answer texts of each side in the train split of "
+            f"{behavior.id!r}, and finds {fewest}; give more items, or use model or api"
         ]
 
     def settings(self, behavior: Behavior) -> dict[str, Any]:
@@ -41,7 +40,7 @@ class ClassifierJudge(Judge):
         return {"name": self.name, "train": behavior.fingerprint("train")}
 
     def reliability(self, behavior: Behavior) -> dict[str, float]:
-        """Accuracy on texts held out in `FOLDS` folds, the same text never on both sides of a fold."""
+        """Accuracy on texts held out in up to `FOLDS` folds, the same text never on both sides of a fold."""
         return {"held_out_accuracy": held_out_accuracy(labeled_texts(behavior))}
 
     def judge(self, asked: Sequence[Asked], *, behavior: Behavior, chat: ChatModel) -> Judging:
@@ -69,8 +68,14 @@ def held_out_accuracy(labeled: tuple[tuple[str, bool], ...]) -> float:
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 
     texts, sides = zip(*labeled, strict=True)
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    folds = StratifiedGroupKFold(min(FOLDS, _fewest(labeled)), shuffle=True, random_state=0)
     return float(cross_val_score(_pipeline(), list(texts), list(sides), groups=texts, cv=folds).mean())
+
+
+def _fewest(labeled: Sequence[tuple[str, bool]]) -> int:
+    """Texts of the side that has fewer."""
+    sides = [side for _, side in labeled]
+    return min(sides.count(True), sides.count(False))
 
 
 def _pipeline() -> Any:
