@@ -22,6 +22,7 @@ from caa_bench.behavior import Behavior, Pairs, load_behavior, variants
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError, all_made
 from caa_bench.evaluators import AnswerProbability, Evaluator
+from caa_bench.evaluators.base import Aftermath
 from caa_bench.files import content_key
 from caa_bench.hub import unreachable
 from caa_bench.interventions import Intervention, Unchanged
@@ -139,6 +140,9 @@ class Benchmark:
             mistakes += [line for item in self.interventions for line in item.check(layers)]
         if mistakes:
             raise UserError(*mistakes)
+        mistakes = [x for one in self.evaluators for x in one.check(self.behavior, self.chat, split=self.args.split)]
+        if mistakes:
+            raise UserError(*mistakes)
         pairs = self.behavior.pairs()
         # Reads the other behaviors that a vector is transferred from or normalized over.
         learned = [partial(item.learned_from, pairs) for item in self.interventions if item.trains]
@@ -195,11 +199,13 @@ class Benchmark:
                 run.open_test(content_key(keys))
             waiting = [batch for batch in plan.batches if batch.key not in rows.done]
             self.callbacks.tell("on_compare_begin", plan=plan, waiting=waiting, folder=self.folder)
+            self.callbacks.tell("on_costs", lines=self.costs(len(plan.cells) // len(self.evaluators)))
             chat = self._loaded() if waiting else self.chat
             measurement = Measurement(chat, args=self.args, run=run, rows=rows, callbacks=self.callbacks)
             failed = measurement.of(waiting, stop=stop)
             rows.rewrite_in_order(keys)
-            run.set_status("error" if failed or self.unfit else "success")
+            missing = self._afterwards(Aftermath(chat=self.chat, behavior=self.behavior, run=run, rows=rows, stop=stop))
+            run.set_status("error" if failed or missing or self.unfit else "success")
             self.callbacks.tell("on_compare_end", folder=self.folder, failed=failed)
             stop.leave_if_asked()
         return self
@@ -214,6 +220,30 @@ class Benchmark:
             self._remember(self.callbacks.mistakes)
             report = write_report(self.folder)
         return report
+
+    def costs(self, cells: int) -> list[str]:
+        """What the evaluators say it costs beside forwards over their prompts, for so many cells an evaluator."""
+        counts = {
+            one: len(one.items(self.behavior, split=self.args.split)[: self.args.limit]) for one in self.evaluators
+        }
+        return [
+            x for one, items in counts.items() for x in one.costs(self.behavior, self.chat, items=items, cells=cells)
+        ]
+
+    def _afterwards(self, work: Aftermath) -> list[str]:
+        """What the evaluators do with the finished rows; logs what is still missing then."""
+        missing: list[str] = []
+        for evaluator in self.evaluators:
+            try:
+                missing += evaluator.afterwards(work)
+            except Exception as error:
+                if isinstance(error, UserError):
+                    raise
+                logger.exception("%s: its rows are kept, but what follows from them failed", evaluator.name)
+                missing.append(f"{type(error).__name__}: {error}")
+        for line in missing:
+            logger.error(line)
+        return missing
 
     def _fit(self, intervention: Intervention, pairs: Pairs) -> None:
         self.callbacks.tell("on_fit_begin", intervention=intervention, pairs=len(pairs))

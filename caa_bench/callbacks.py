@@ -35,6 +35,9 @@ class Callback:
     def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
         """The plan is made; `waiting` is not measured yet."""
 
+    def on_costs(self, *, lines: Sequence[str]) -> None:
+        """What the run will ask for beside the model's forwards, told before it begins."""
+
     def on_batch_end(self, *, batch: Batch, rows: Sequence[Row]) -> None:
         """A batch is measured and its rows are on the disk."""
 

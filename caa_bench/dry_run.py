@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caa_bench.behavior import variants
 from caa_bench.evaluators import Evaluator, Job
 from caa_bench.plan import measured_on_top
 
@@ -80,6 +79,7 @@ def render(benchmark: Benchmark) -> str:
             f"cells: {sum(1 + len(arm.shared) + len(arm.alone) for arm in arms)}",
             f"evaluation: about {sum(arm.forwards() for arm in arms):,} forwards over {sum(a.prompts for a in arms):,} "
             f"prompts, {work:,} token-layers ({loop:,} without shared prefixes)",
+            *benchmark.costs(sum(1 + len(arm.shared) + len(arm.alone) for arm in arms)),
             f"fitting: about {training:,} token-layers, less what is kept from before",
             f"time: {_time((work + training) * 24 * layers.hidden**2)}",
             f"memory: {_memory(benchmark)}",
@@ -134,7 +134,7 @@ def _questions(evaluator: Evaluator, benchmark: Benchmark) -> list[str]:
     """What is asked under every base: each item in each of its orders."""
     args = benchmark.args
     items = evaluator.items(benchmark.behavior, split=args.split)[: args.limit]
-    return [text.question for item in items for text in variants(item, protocol=args.protocol)]
+    return [question for item in items for question in evaluator.questions(item, protocol=args.protocol)]
 
 
 def _has_edits(intervention: Intervention, condition: Condition) -> bool:

@@ -72,6 +72,7 @@ class Measurement:
                 protocol=self.args.protocol,
                 share_prefix=self.args.share_prefix,
                 prompts_per_pass=prompts_per_pass,
+                seed=self.args.seed,
             )
         )
 

@@ -124,7 +124,7 @@ def make_plan(
     for evaluator in evaluators:
         on_top = measured_on_top(vectors, evaluator)
         items = _in_batches(evaluator.items(behavior, split=args.split), limit=args.limit, size=args.batch_size)
-        measured = common | {"evaluator": evaluator.name, "config": asdict(evaluator.config)}
+        measured = common | {"evaluator": evaluator.name, "config": evaluator.settings()}
         for base, dose in _grid(bases, layers):
             own = _cells(
                 measured | {"base": _identity(base, dose, learned)},

@@ -57,6 +57,11 @@ class Progress(Callback):
         # disable=None: no bar where stderr is a file, the cells' lines are enough there
         self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
 
+    def on_costs(self, *, lines: Sequence[str]) -> None:
+        """One line each, over the bar."""
+        for line in lines:
+            tqdm.write(line, file=sys.stderr)
+
     def on_batch_end(self, *, batch: Batch, rows: Sequence[Row]) -> None:
         """Move the bar; print the cells that this batch finished."""
         self.left.subtract(treatment.cell for treatment in batch.treatments)
@@ -89,7 +94,9 @@ class Progress(Callback):
         from caa_bench.rows import RowStore, frame_of
 
         cells = pd.DataFrame([vars(self.cells[key]) for key in keys]).rename(columns={"key": "cell"}).set_index("cell")
-        rows = frame_of(row for row in RowStore(self.rows_path).rows() if row["cell"] in set(keys))
+        rows = frame_of(row for row in RowStore(self.rows_path).rows() if row["cell"] in set(keys) and "letters" in row)
+        if rows.empty:
+            return  # answers in words are not judged yet
         table = cell_table(item_scores(rows, protocol=self.cells[keys[0]].protocol), cells, draws=DRAWS)
         for line in table.to_dict("records"):
             what = f"{line['vector']} layer {line['layer']:.0f} x{line['multiplier']:+g}" if line["vector"] else "alone"

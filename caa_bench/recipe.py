@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from caa_bench import evaluators, interventions
+from caa_bench import evaluators, interventions, judges
 from caa_bench.behavior import Behavior
 from caa_bench.errors import UserError
 from caa_bench.interventions import Intervention
@@ -90,6 +90,7 @@ class Recipe:
         loading: the model config's keys that this recipe changes.
         args: the top-level keys.
         sections: one config an intervention and evaluator, by section name.
+        judges: one config a judge, by name.
         where: dotted key -> `file:line` or `override`, for messages.
     """
 
@@ -100,6 +101,7 @@ class Recipe:
     args: BenchmarkArguments
     sections: Mapping[str, Any]
     where: Mapping[str, str]
+    judges: Mapping[str, Any] = field(default_factory=dict)
 
     def flat(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON; the run folder is bound to it."""
@@ -107,6 +109,9 @@ class Recipe:
         for view in ("report_to", "project", "output_dir"):
             del args[view]
         sections = {name: asdict(config) for name, config in self.sections.items() if name in self._used()}
+        if named := [name for name in self._judges() if name in self.judges]:
+            known = judges.registry()
+            sections["judges"] = {name: judges.deciding(self.judges[name], known[name].manner) for name in named}
         return {"model": self.model, "behavior": self.behavior, "loading": dict(self.loading)} | args | sections
 
     def interventions(self, behavior: Behavior) -> list[Intervention]:
@@ -139,7 +144,15 @@ class Recipe:
                 *(self.located(f"evaluators: {name!r} is unknown; use {', '.join(known)}") for name in unknown)
             )
         data_dir = None if self.args.data_dir is None else Path(self.args.data_dir)
-        return [known[name].build(self.sections[name], data_dir=data_dir) for name in self.args.evaluators]
+        return [
+            known[name].build(self.sections[name], data_dir=data_dir, judges=self.judges)
+            for name in self.args.evaluators
+        ]
+
+    def _judges(self) -> list[str]:
+        """The judges that the used evaluators name."""
+        used = [self.sections[name] for name in self.args.evaluators if name in self.sections]
+        return [judge for config in used for judge in getattr(config, "judges", ())]
 
     def _labels(self) -> list[tuple[str, str]]:
         bases = [("bases", part) for base in self.args.bases for part in base.split("+")]
@@ -174,7 +187,7 @@ def intervention_class(label: str) -> type[Intervention] | None:
 
 
 def schema() -> type:
-    """The recipe file as a dataclass: arguments, then a section for each intervention and evaluator there is."""
+    """The recipe file as a dataclass: arguments, then a section for each intervention, evaluator and judge there is."""
     plain: list[Any] = [
         ("model", str, field(default="tiny")),
         ("behavior", str, field(default="refusal")),
@@ -183,9 +196,15 @@ def schema() -> type:
     types = get_type_hints(BenchmarkArguments)
     plain += [(f.name, types[f.name], field(default=f.default)) for f in fields(BenchmarkArguments)]
     known: dict[str, Any] = {**interventions.registry(), **evaluators.registry()}
-    sections = [(name, cls.Config, field(default_factory=cls.Config)) for name, cls in known.items()]
-    namespace = {"__doc__": "A recipe file."}
-    return make_dataclass("RecipeFile", plain + sections, frozen=True, kw_only=True, namespace=namespace)
+    judged = _sections("Judges", judges.registry())
+    plain.append(("judges", judged, field(default_factory=judged)))
+    return _sections("RecipeFile", known, plain)
+
+
+def _sections(name: str, known: Mapping[str, Any], plain: Sequence[Any] = ()) -> type:
+    """A dataclass with the `plain` fields, then a section for each of the known."""
+    sections = [(section, cls.Config, field(default_factory=cls.Config)) for section, cls in known.items()]
+    return make_dataclass(name, [*plain, *sections], frozen=True, kw_only=True, namespace={"__doc__": name})
 
 
 def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -212,6 +231,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         args=BenchmarkArguments(**{f.name: values[f.name] for f in fields(BenchmarkArguments)}),
         sections={name: values[name] for name in (*interventions.registry(), *evaluators.registry())},
         where=parsed.where,
+        judges={name: getattr(values["judges"], name) for name in judges.registry()},
     )
 
 

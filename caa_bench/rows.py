@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIELDS = ("cell", "item", "cluster", "order", "matching", "letters", "logits", "log_z", "error")
+ANSWER_FIELDS = (
+    "cell", "item", "cluster", "question", "text", "tokens", "ended", "temperature", "max_new_tokens", "seed",
+    "log_prob", "plain_log_prob", "error",
+)  # fmt: skip
+"""A row of an answer in words: `tokens` of it, why it `ended` (stop or length), the `seed` of its generator (None where
+it is greedy), its log-probability where it was made and under the plain model that is asked the plain question."""
 NOT_FINITE = "the logits hold NaN or infinity"
 
 _END = b'{"batch":'
@@ -62,8 +68,9 @@ class RowStore:
 
         Args:
             key: the batch's content key.
-            rows: dicts of exactly FIELDS. `logits` [K] and `log_z` may be None where `error` says why. Logits or
-                log_z that are not finite are written as null with an error, never as a number.
+            rows: dicts of exactly FIELDS, or of exactly ANSWER_FIELDS. `logits` [K] and `log_z` may be None where
+                `error` says why. Logits or log_z that are not finite are written as null with an error, never as a
+                number.
 
         Raises:
             ValueError: the batch is already there, or a row has other fields.
@@ -93,8 +100,12 @@ class RowStore:
             yield from json.loads(b"[" + b",".join(lines) + b"]")
 
     def frame(self) -> pd.DataFrame:
-        """All rows as `frame_of` lays them out."""
-        return frame_of(self.rows())
+        """The rows of answer letters as `frame_of` lays them out."""
+        return frame_of(row for row in self.rows() if "letters" in row)
+
+    def answers(self) -> list[dict[str, Any]]:
+        """The rows of answers in words: dicts of ANSWER_FIELDS."""
+        return [row for row in self.rows() if "text" in row]
 
     def refuse_strangers(self, keys: Sequence[str]) -> None:
         """Refuse a file with batches that are not among the plan's keys.
@@ -161,6 +172,8 @@ def _read(path: Path) -> bytes:
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
+    if set(row) == set(ANSWER_FIELDS):
+        return _json({name: row[name] for name in ANSWER_FIELDS})
     if set(row) != set(FIELDS):
         raise ValueError(f"a row needs exactly the fields {FIELDS}, got {tuple(row)}")
     values = {name: row[name] for name in FIELDS}
@@ -175,6 +188,10 @@ def _line(row: Mapping[str, Any]) -> bytes:
         values |= {"logits": [None] * len(row["letters"]), "log_z": None, "error": row["error"] or NOT_FINITE}
     if len(values["logits"]) != len(row["letters"]):
         raise ValueError(f"{len(values['logits'])} logits for the letters {row['letters']!r}")
+    return _json(values)
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 

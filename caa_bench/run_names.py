@@ -40,7 +40,9 @@ def settings_of(benchmark: Benchmark) -> dict[str, Any]:
     for view in ("report_to", "project", "output_dir"):
         del args[view]
     fitted = [one.settings() | asdict(one.config) for one in benchmark.interventions]
-    return {"model": benchmark.chat.name, "behavior": benchmark.behavior.id, "interventions": fitted} | args
+    measured = {one.name: config for one in benchmark.evaluators if (config := asdict(one.config))}
+    named = {"model": benchmark.chat.name, "behavior": benchmark.behavior.id, "interventions": fitted}
+    return named | measured | args
 
 
 def _part(name: str) -> str:

@@ -12,7 +12,7 @@ class ListNames(Command):
     """Names that recipes and the command line take."""
 
     name = "list"
-    help = "what there is: behaviors, models, recipes, interventions, evaluators"
+    help = "what there is: behaviors, models, recipes, interventions, evaluators, judges"
 
     def add_options(self, parser: ArgumentParser) -> None:
         """Where runs are."""
@@ -20,7 +20,7 @@ class ListNames(Command):
 
     def run(self, options: Namespace) -> int:
         """A line a kind."""
-        from caa_bench import evaluators, interventions
+        from caa_bench import evaluators, interventions, judges
         from caa_bench.behavior import behavior_names
         from caa_bench.model import model_names
         from caa_bench.paths import recipes_folder
@@ -31,6 +31,7 @@ class ListNames(Command):
             "recipes": sorted(path.stem for path in recipes_folder().glob("*.yaml")),
             "interventions": [*interventions.registry()],
             "evaluators": [*evaluators.registry()],
+            "judges": [*judges.registry()],
             "runs": [str(folder) for folder in run_folders(Path(options.runs))],
         }
         for kind, names in shown.items():

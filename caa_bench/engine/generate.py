@@ -6,7 +6,7 @@ Shapes: N prompts, C conditions, B prompts of a batch, R rows still speaking, S 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -32,10 +32,21 @@ class Continuation:
     Args:
         ids: new token ids, without the stop token.
         ended: `"stop"`, a stop token came; `"length"`, `max_new_tokens` were made.
+        log_probs: of each new token where it was picked, at temperature 1; last bits depend on the batch, so they are
+            no part of equality. Nats, as many as `ids`.
     """
 
     ids: tuple[int, ...]
     ended: Literal["stop", "length"]
+    log_probs: tuple[float, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picked:
+    """The next token of each row, and its log-probability."""
+
+    tokens: list[int]
+    log_probs: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +63,18 @@ class Decoding:
     stop_ids: frozenset[int]
     temperature: float
 
-    def pick(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
-        """The next token of each row. logits: [R, V]
+    def pick(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Picked:
+        """The next token of each row. logits: [R, V]"""
+        tokens = self._drawn(logits, generators) if self.temperature > 0 else logits.argmax(-1, keepdim=True)
+        log_probs = logits.log_softmax(-1).gather(-1, tokens)
+        return Picked(tokens=tokens[:, 0].tolist(), log_probs=log_probs[:, 0].tolist())
 
-        One draw a row from its own generator, by inverse distribution function in double precision: what a row says
-        does not depend on the rows beside it.
-        """
-        if self.temperature <= 0:
-            return [int(token) for token in logits.argmax(-1).tolist()]
+    def _drawn(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """One draw a row from its own generator, by inverse distribution function in double precision: what a row says
+        does not depend on the rows beside it. [R, 1]"""
         heap = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
         draws = torch.stack([torch.rand(1, generator=one, dtype=torch.float64) for one in generators]).to(heap.device)
-        tokens = torch.searchsorted(heap, draws * heap[:, -1:]).clamp(max=heap.shape[-1] - 1)
-        return [int(token) for token in tokens[:, 0].tolist()]
+        return torch.searchsorted(heap, draws * heap[:, -1:]).clamp(max=heap.shape[-1] - 1)
 
 
 def generate(
@@ -76,6 +87,7 @@ def generate(
     temperature: float = 0.0,
     seeds: Sequence[Sequence[int]] | None = None,
     batch_size: int = 16,
+    share_prefix: bool = True,
 ) -> list[list[Continuation]]:
     """Continue every prompt under every condition; edits go on from each prompt's first position to the end.
 
@@ -84,6 +96,7 @@ def generate(
         seeds: of each row's own generator, [N][C]; needed when temperature is above 0. A row's text is a function of
             its prompt, condition and seed, whatever it is decoded beside.
         batch_size: most prompts decoded together; each brings a row a condition.
+        share_prefix: False decodes every row alone, as a check.
 
     Returns:
         `[N][C]` continuations.
@@ -98,7 +111,8 @@ def generate(
     decoding = Decoding(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), temperature=temperature)
     said: dict[tuple[int, int], Continuation] = {}
     with frozen(model):
-        shared = [c for c, edits in enumerate(conditions) if shareable(edits) and can_share(model, prompts)]
+        sharing = share_prefix and can_share(model, prompts)
+        shared = [c for c, edits in enumerate(conditions) if sharing and shareable(edits)]
         for group in batched(prompts, batch_size, batch_cost=16 * max_new_tokens) if shared else []:
             size = max(1, _MOST_ROWS // len(group))
             for start in range(0, len(shared), size):
@@ -130,6 +144,7 @@ def _together(
     suffix = len(prompts[group[0]].ids) - prompts[group[0]].first_position
     prefix = split(model, [prompts[n] for n in group], suffix=suffix)
     new: list[list[int]] = [[] for _ in rows]
+    log_probs: list[list[float]] = [[] for _ in rows]
     ended: list[Literal["stop", "length"]] = ["length"] * len(rows)
     speakers = Speakers(
         prefix,
@@ -139,18 +154,22 @@ def _together(
     )
     alive = list(range(len(rows)))
     for _ in range(decoding.max_new_tokens):
-        tokens = decoding.pick(speakers.forward(model), [generators[row] for row in alive])
-        keep = [place for place, token in enumerate(tokens) if token not in decoding.stop_ids]
-        for row, token in zip(alive, tokens, strict=True):
+        picked = decoding.pick(speakers.forward(model), [generators[row] for row in alive])
+        keep = [place for place, token in enumerate(picked.tokens) if token not in decoding.stop_ids]
+        for row, token, log_prob in zip(alive, picked.tokens, picked.log_probs, strict=True):
             if token in decoding.stop_ids:
                 ended[row] = "stop"
             else:
                 new[row].append(token)
+                log_probs[row].append(log_prob)
         alive = [alive[place] for place in keep]
         if not alive:
             break
-        speakers.go_on(keep, [tokens[place] for place in keep])
-    return [Continuation(ids=tuple(ids), ended=why) for ids, why in zip(new, ended, strict=True)]
+        speakers.go_on(keep, [picked.tokens[place] for place in keep])
+    return [
+        Continuation(ids=tuple(ids), ended=why, log_probs=tuple(own))
+        for ids, why, own in zip(new, ended, log_probs, strict=True)
+    ]
 
 
 def _alone(
@@ -158,6 +177,7 @@ def _alone(
 ) -> Continuation:
     """One row by hooks and the model's own cache: what cannot share a prefix, and what the rest is tested against."""
     new: list[int] = []
+    log_probs: list[float] = []
     chunk, cache, seen = list(prompt.ids), None, 0
     with steered(model, edits, [prompt]):
         while len(new) < decoding.max_new_tokens:
@@ -167,8 +187,10 @@ def _alone(
                 input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
             cache, seen = output.past_key_values, seen + len(chunk)
-            chunk = decoding.pick(output.logits[:, -1].float(), [generator])
+            picked = decoding.pick(output.logits[:, -1].float(), [generator])
+            chunk = picked.tokens
             if chunk[0] in decoding.stop_ids:
-                return Continuation(ids=tuple(new), ended="stop")
+                return Continuation(ids=tuple(new), ended="stop", log_probs=tuple(log_probs))
             new += chunk
-    return Continuation(ids=tuple(new), ended="length")
+            log_probs += picked.log_probs
+    return Continuation(ids=tuple(new), ended="length", log_probs=tuple(log_probs))

@@ -6,13 +6,14 @@ edits that the engine runs as rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from caa_bench.interventions.base import Condition, Intervention
+from caa_bench.items import variants
 
 if TYPE_CHECKING:
     from caa_bench.behavior import Behavior
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from caa_bench.items import Protocol
     from caa_bench.model import ChatModel
     from caa_bench.prompts import Prompt
+    from caa_bench.results import RowStore, RunFolder
+    from caa_bench.signals import Stop
 
 
 Row = dict[str, Any]
@@ -53,6 +56,7 @@ class Job:
         protocol: `default` or `caa`.
         share_prefix: False recomputes every prompt in full.
         prompts_per_pass: at most so many prompts in one forward pass.
+        seed: of whatever is drawn at random.
     """
 
     chat: ChatModel
@@ -63,6 +67,7 @@ class Job:
     protocol: Protocol = "default"
     share_prefix: bool = True
     prompts_per_pass: int = 16
+    seed: int = 0
 
     def measure(self, prompts: Sequence[Prompt], rows_of: Callable[[Pass], list[Row]]) -> list[Row]:
         """Rows of all treatments: those with edits in one pass, each other one alone under `attach`.
@@ -107,6 +112,24 @@ class Pass:
     edits: list[list[Edit]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Aftermath:
+    """What an evaluator may work on once all rows are there.
+
+    Args:
+        chat: the measured model; loaded only where its weights are asked for.
+        run: the open run folder.
+        rows: every row that could be measured.
+        stop: asked whenever something is written.
+    """
+
+    chat: ChatModel
+    behavior: Behavior
+    run: RunFolder
+    rows: RowStore
+    stop: Stop
+
+
 class Evaluator:
     """Measures items under treatments.
 
@@ -126,18 +149,46 @@ class Evaluator:
         self.config: Any = self.Config() if config is None else config
 
     @classmethod
-    def build(cls, config: Any, *, data_dir: Path | None) -> Self:
-        """One instance from a recipe section.
+    def build(cls, config: Any, *, data_dir: Path | None, judges: Mapping[str, Any]) -> Self:
+        """One instance from a recipe.
 
         Args:
             data_dir: the folder of the published data; None for what `caa-bench data download` fetched.
+            judges: config of each judge there is, by name.
+
+        Raises:
+            UserError: the section names something that there is not.
         """
         return cls(config)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything in the config that decides a row, as JSON: part of every content key."""
+        return asdict(self.config)
+
+    def check(self, behavior: Behavior, chat: ChatModel, *, split: str) -> list[str]:
+        """One line for each thing that cannot work; run before any weights load."""
+        return []
 
     def items(self, behavior: Behavior, *, split: str) -> Sequence[Any]:
         """What is measured; every item has `id`, `cluster` and `question`."""
         raise NotImplementedError
 
+    def questions(self, item: Any, *, protocol: Protocol) -> list[str]:
+        """The texts that the model is asked for one item."""
+        return [variant.question for variant in variants(item, protocol=protocol)]
+
+    def costs(self, behavior: Behavior, chat: ChatModel, *, items: int, cells: int) -> list[str]:
+        """What it costs beside the forwards over its prompts, one line each, said before the run."""
+        return []
+
     def evaluate(self, job: Job) -> list[Row]:
         """One row an item, order and treatment (see results.RowStore for the columns)."""
         raise NotImplementedError
+
+    def afterwards(self, work: Aftermath) -> list[str]:
+        """What needs the rows and not their batches. Done by every `compare`; it repeats nothing that is kept.
+
+        Returns:
+            One line for each thing that is still missing, so that the run counts as unfinished.
+        """
+        return []

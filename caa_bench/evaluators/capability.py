@@ -7,7 +7,7 @@ mean over categories, as there: `caa_bench.analysis.macro`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -50,7 +50,7 @@ class Capability(Evaluator):
         self.data_dir = data_dir
 
     @classmethod
-    def build(cls, config: Any, *, data_dir: Path | None) -> Self:
+    def build(cls, config: Any, *, data_dir: Path | None, judges: Mapping[str, Any]) -> Self:
         """Reads the published items where the published behaviors are."""
         return cls(config, data_dir=data_dir)
 

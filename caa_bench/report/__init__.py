@@ -13,6 +13,7 @@ from caa_bench.results import RowStore, read_manifest
 if TYPE_CHECKING:
     import pandas as pd
 
+    from caa_bench.report.answers import Answers
     from caa_bench.report.attention import Notice
 
 
@@ -30,6 +31,7 @@ class Report:
         reliability: one line a dose curve: slope, rank correlation, anti-steerable share (reliability.csv).
         item_reliability: the same, one line an item (items.csv).
         notices: what a reader must know, worst first.
+        answers: the answers in words, where the run has some; None else.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class Report:
     reliability: pd.DataFrame
     item_reliability: pd.DataFrame
     notices: tuple[Notice, ...] = ()
+    answers: Answers | None = None
 
     def text(self, *, detail: bool = False, timings: bool = True) -> str:
         """The tables as printed.
@@ -69,8 +72,8 @@ def write_report(folder: Path) -> Report:
     from caa_bench.report.repeat import recipe_yaml
 
     report = make_report(folder)
-    for name in ("cells", "stacking", "shifts", "reliability"):
-        write_atomic(folder / f"{name}.csv", to_csv(getattr(report, name)))
+    for name, table in _tables(report).items():
+        write_atomic(folder / f"{name}.csv", to_csv(table))
     write_atomic(folder / "items.csv", to_csv(report.item_reliability))
     write_atomic(folder / "table.txt", report.text(detail=True, timings=False) + "\n")
     write_atomic(folder / "recipe.yaml", recipe_yaml(report.manifest))
@@ -94,12 +97,15 @@ def make_report(folder: Path) -> Report:
     from caa_bench.analysis.reliability import item_reliability, reliability_table
     from caa_bench.analysis.shifts import shift_table
     from caa_bench.analysis.stacking import stacking_table
+    from caa_bench.report.answers import EVALUATOR, find_answers
     from caa_bench.report.attention import notices
     from caa_bench.report.conditions import of_behavior
 
     manifest = read_manifest(folder)
     facts, recipe = manifest["facts"], manifest["recipe"]
-    cells = pd.DataFrame(facts["cells"]).rename(columns={"key": "cell"}).set_index("cell")
+    every = pd.DataFrame(facts["cells"]).rename(columns={"key": "cell"}).set_index("cell")
+    worded = every["evaluator"] == EVALUATOR
+    cells = every[~worded]
     store = RowStore(folder / "rows.jsonl")
     if not store.done:
         raise UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; run the same command again to go on")
@@ -116,7 +122,24 @@ def make_report(folder: Path) -> Report:
         reliability=reliability_table(items, behavior, **settings),
         item_reliability=item_reliability(items, behavior),
     )
+    if worded.any():
+        answers = find_answers(folder, store.answers(), every[worded], facts=facts, **settings)
+        report = replace(report, answers=replace(answers, cells=_in_plan_order(answers.cells, every)))
     return replace(report, notices=tuple(notices(report, done=store.done)))
+
+
+def _tables(report: Report) -> dict[str, pd.DataFrame]:
+    """What is written as CSV, by name; answers in words have lines and columns of their own, where there are any."""
+    import pandas as pd
+
+    from caa_bench.analysis.transfer import beside
+
+    tables = {name: getattr(report, name) for name in ("cells", "stacking", "shifts", "reliability")}
+    if report.answers is not None:
+        tables["cells"] = pd.concat([report.cells, report.answers.cells], ignore_index=True)
+        tables["stacking"] = beside(report.stacking, report.answers.effects)
+        tables["judges"] = report.answers.judges
+    return tables
 
 
 def _in_plan_order(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:

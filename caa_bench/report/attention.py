@@ -6,15 +6,17 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from caa_bench.analysis.warn import RANK, find_warnings
+from caa_bench.analysis.warn_answers import answer_warnings
 from caa_bench.analysis.warn_facts import RunFacts, Tables
 from caa_bench.report.conditions import of_behavior
 from caa_bench.report.headline import headline
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from caa_bench.report import Report
+    from caa_bench.report.answers import Answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +42,39 @@ def notices(report: Report, *, done: Set[str]) -> list[Notice]:
     names = ("cells", "stacking", "shifts", "reliability")
     tables = Tables(**{name: _leading(of_behavior(getattr(report, name)), layer) for name in names})
     facts, behavior = manifest["facts"], manifest["facts"]["behavior"]["id"]
-    known = RunFacts(test_opened=manifest["test_opened"] or None)
+    answers = report.answers
+    known = RunFacts(test_opened=manifest["test_opened"] or None, open_ended=_open_shifts(answers, layer))
     found = find_warnings(tables, {behavior: known})
     said = [Notice(severity=warning.severity, text=warning.text) for warning in found]
+    counted = [report.cells]
+    if answers is not None:
+        heard = answer_warnings(_leading(answers.cells, layer), answers.judges)
+        said += [Notice(severity=warning.severity, text=warning.text) for warning in heard]
+        said += [Notice(severity="missing", text=text) for text in _unjudged(answers)]
+        counted.append(answers.cells.assign(n=answers.cells["missing_share"].notna()))  # answered, whatever was judged
     said += [Notice(severity="caution", text=str(line)) for line in facts["warnings"]]
     said += [Notice(severity="note", text=f"Resumed with another version: {x}") for x in manifest["version_changes"]]
-    ordered = sorted(said, key=lambda notice: RANK[notice.severity])
-    return [*_missing(manifest, report.cells, done=done), *ordered]
+    ordered = sorted(said, key=lambda notice: RANK.get(notice.severity, -1))
+    scored = pd.concat([table[["n", "errors"]] for table in counted])
+    return [*_missing(manifest, scored, done=done), *ordered]
+
+
+def _unjudged(answers: Answers) -> Iterator[str]:
+    for judge in answers.judges[answers.judges["unjudged"] > 0].to_dict("records"):
+        yield (
+            f"The judge {judge['judge']} has not judged {judge['unjudged']:,} of {judge['answers']:,} answers: run the "
+            "same command again to ask for these alone."
+        )
+
+
+def _open_shifts(answers: Answers | None, layer: float | None) -> pd.DataFrame | None:
+    """The judged shift of CAA, as the rule that compares it with A/B answers takes it."""
+    if answers is None:
+        return None
+    cells = _leading(answers.cells, layer)
+    names = {f"score_shift{end}": f"shift{end}" for end in ("_low", "_high")}
+    columns = ["base", "base_dose", "layer", "multiplier", *names]
+    return cells.loc[cells["vector"] == "caa", columns].rename(columns=names)
 
 
 def _leading(table: pd.DataFrame, layer: float | None) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from caa_bench.report import words
+from caa_bench.report.answers_page import spoken
 from caa_bench.report.arms import Row, rows
 from caa_bench.report.capability import capability, capability_grid
 from caa_bench.report.costs import Cost, Timing, costs
@@ -55,6 +56,7 @@ def render_page(report: Report) -> str:
             costs=_priced(arms, fits, chosen),
             stacks=stacks,
             every_stack=every if len(every.rows) > len(stacks.rows) else None,
+            spoken=spoken(report, chosen),
             letters=letters_grid(report, chosen),
             reliability=reliability_grid(report, chosen),
             items=items_grid(report, chosen),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from caa_bench.files import terminal_safe
 from caa_bench.report import words
+from caa_bench.report.answers import section
 from caa_bench.report.arms import Row, rows
 from caa_bench.report.capability import capability, capability_text
 from caa_bench.report.columns import WIDTH, columns, level_text
@@ -42,6 +43,7 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
         _layers(swept, chosen),
         _levels(report, chosen),
         capability_text(cost, chosen) if cost else "",
+        section(report, chosen),
         _placebos(measured(report.shifts)),
         *([every_level(report), every_stack(report)] if detail else []),
         _notices(report, all_of_them=detail),

@@ -1,0 +1,65 @@
+"""Log-probabilities of given answers, teacher-forced: what decoding would have given each token. Knows no sampling.
+
+Shapes: N prompts, B rows of one batch, T tokens after padding, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from caa_bench.engine.batches import batched, pad
+from caa_bench.engine.blocks import frozen, input_device, num_layers
+from caa_bench.engine.edit import Edit
+from caa_bench.engine.steer import check_layers, steered
+from caa_bench.prompts import Prompt
+
+
+def token_log_probs(
+    model: nn.Module,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[int]],
+    edits: Sequence[Edit] = (),
+    *,
+    batch_size: int = 16,
+) -> list[list[float]]:
+    """log p of each token of each answer after its prompt, under one condition, in nats; edits go on into the answer.
+
+    Args:
+        prompts: one for each answer. [N]
+        answers: token ids; an empty one gives an empty list. [N]
+
+    Raises:
+        ValueError: an edit names a block that is not there, or prompts and answers are not as many.
+    """
+    check_layers(edits, num_layers(model))
+    found: list[list[float]] = [[] for _ in answers]
+    spoken = [n for n, (_, answer) in enumerate(zip(prompts, answers, strict=True)) if answer]
+    whole = [Prompt(ids=(*prompts[n].ids, *answers[n]), first_position=prompts[n].first_position) for n in spoken]
+    # Grouped by length alone: here nothing is split at the first position, so any two rows may stand together.
+    flat = [Prompt(ids=one.ids, first_position=len(one.ids) - 1) for one in whole]
+    with frozen(model):
+        for group in batched(flat, batch_size):
+            rows = [whole[place] for place in group]
+            longest = max(len(answers[spoken[place]]) for place in group)
+            log_probs = _answer_log_probs(model, rows, edits, keep=longest)
+            for place, own in zip(group, log_probs.tolist(), strict=True):
+                found[spoken[place]] = own[longest - len(answers[spoken[place]]) :]
+    return found
+
+
+def _answer_log_probs(model: nn.Module, rows: Sequence[Prompt], edits: Sequence[Edit], *, keep: int) -> Tensor:
+    """log p of the last `keep` tokens of each row. [B, keep] fp32"""
+    padded = pad([row.ids for row in rows], input_device(model))
+    with steered(model, edits, rows):
+        output = model(
+            input_ids=padded.ids,
+            attention_mask=padded.mask,
+            position_ids=padded.positions,
+            use_cache=False,
+            logits_to_keep=keep + 1,
+        )
+    logits = output.logits[:, -keep - 1 : -1].float()  # [B, keep, V]
+    return torch.log_softmax(logits, -1).gather(-1, padded.ids[:, -keep:, None])[..., 0]

@@ -1,0 +1,224 @@
+"""What the model says in its own words, and how a judge scores it (paper section 5).
+
+All treatments of a base are rows of one decoding batch. A row keeps the text and how it was made; the judges work on
+the finished rows, so that another try at a judge generates nothing again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from caa_bench.errors import UserError
+from caa_bench.evaluators.base import Aftermath, Evaluator, Job, Pass, Row, Treatment
+from caa_bench.files import content_key
+from caa_bench.judges import Judge, registry
+
+if TYPE_CHECKING:
+    from caa_bench.behavior import Behavior, OpenQuestion
+    from caa_bench.engine.generate import Continuation
+    from caa_bench.items import Protocol
+    from caa_bench.model import ChatModel
+    from caa_bench.prompts import Prompt
+
+DEFAULT = "default"
+
+
+class OpenEnded(Evaluator):
+    """Asks the open-ended questions and keeps the answers.
+
+    Args:
+        config: its recipe section.
+        judges: who scores the answers, the leading one first; those that `config.judges` names where not given.
+    """
+
+    name = "open_ended"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Recipe section `open_ended`.
+
+        Args:
+            judges: who scores the answers, the leading one first; `default` is `grammar` for the embedded model's own
+                behaviors, and `classifier` for all.
+            max_new_tokens: length at which an answer is cut off.
+            temperature: 0 always takes the likeliest token; above, tokens are drawn, repeatably by `seed`.
+            stop: texts that end an answer, beside the model's own end token.
+            limit: only the first so many questions; null: all.
+        """
+
+        judges: tuple[str, ...] = (DEFAULT,)
+        max_new_tokens: int = 60
+        temperature: float = 0.0
+        stop: tuple[str, ...] = ()
+        limit: int | None = None
+
+        def __post_init__(self) -> None:
+            few = {"max_new_tokens": self.max_new_tokens, "limit": self.limit}
+            lines = [f"{k}: {v} is too few; give 1 or more" for k, v in few.items() if v is not None and v < 1]
+            if self.temperature < 0:
+                lines.append(f"temperature: {self.temperature:g} is below 0; give 0 or more")
+            if "" in self.stop:
+                lines.append("stop: an empty text ends every answer; delete it")
+            if lines:
+                raise ValueError("\n".join(lines))
+
+    def __init__(self, config: Any = None, *, judges: Sequence[Judge] = ()) -> None:
+        super().__init__(config)
+        self.judges = list(judges)
+
+    @classmethod
+    def build(cls, config: Any, *, data_dir: Path | None, judges: Mapping[str, Any]) -> Self:
+        """With the judges that the section names."""
+        known = registry()
+        if config.judges == (DEFAULT,):
+            return cls(config)
+        unknown = [name for name in config.judges if name not in known]
+        if unknown or not config.judges:
+            wrong = ", ".join(map(repr, unknown)) or "an empty list"
+            raise UserError(f"open_ended.judges: {wrong}: no judge; use {DEFAULT} alone, or some of {', '.join(known)}")
+        return cls(config, judges=[known[name](judges.get(name)) for name in dict.fromkeys(config.judges)])
+
+    def settings(self) -> dict[str, Any]:
+        """Without the judges, who have no part in what is said."""
+        return {key: value for key, value in asdict(self.config).items() if key not in ("judges", "limit")}
+
+    def check(self, behavior: Behavior, chat: ChatModel, *, split: str) -> list[str]:
+        """Questions, and what the judges need."""
+        if not behavior.open_ended:
+            return [f"open_ended: {behavior.id!r} has no open_ended.json; add one, or take it out of evaluators"]
+        if split != "test":
+            return ["open_ended: its questions are test questions; set split=test, or take it out of evaluators"]
+        return [line for judge in self._judges(behavior, chat) for line in judge.check(behavior)]
+
+    def items(self, behavior: Behavior, *, split: str) -> Sequence[OpenQuestion]:
+        """The behavior's open-ended questions."""
+        return behavior.open_ended[: self.config.limit]
+
+    def questions(self, item: OpenQuestion, *, protocol: Protocol) -> list[str]:
+        """The question as it stands."""
+        return [item.question]
+
+    def costs(self, behavior: Behavior, chat: ChatModel, *, items: int, cells: int) -> list[str]:
+        """Tokens to decode, and what the judges say."""
+        answers = items * cells
+        said = f"open_ended: {items} questions x {cells} cells = {answers:,} answers of at most "
+        said += f"{self.config.max_new_tokens} tokens"
+        return [said, *(x for one in self._judges(behavior, chat) for x in one.costs(behavior, answers=answers))]
+
+    def evaluate(self, job: Job) -> list[Row]:
+        """One row a question and treatment."""
+        from caa_bench.engine.generate import generate
+        from caa_bench.engine.likelihood import token_log_probs
+
+        ids: list[tuple[int, ...]] = []
+        prompts = [_prompt(job, item.question, plain=False) for item in job.items]
+
+        def rows_of(one: Pass) -> list[Row]:
+            seeds = [[self._seed(job, item, treatment) for treatment in one.treatments] for item in job.items]
+            said = generate(
+                job.chat.model,
+                prompts,
+                one.edits,
+                max_new_tokens=self.config.max_new_tokens,
+                stop_ids=stop_ids(job.chat),
+                temperature=self.config.temperature,
+                seeds=seeds,
+                batch_size=job.prompts_per_pass,
+                share_prefix=job.share_prefix,
+            )
+            rows = []
+            for n, item in enumerate(job.items):
+                for c, treatment in enumerate(one.treatments):
+                    answer = cut(said[n][c], stop=self.config.stop, chat=job.chat)
+                    ids.append(answer.ids)
+                    rows.append(self._row(item, treatment, answer, seed=seeds[n][c], chat=job.chat))
+            return rows
+
+        rows = job.measure(prompts, rows_of)
+        # Out here nothing is attached any more: the model is the plain one.
+        plain = [_prompt(job, row["question"], plain=True) for row in rows]
+        known = token_log_probs(job.chat.model, plain, ids, batch_size=job.prompts_per_pass)
+        for row, log_probs in zip(rows, known, strict=True):
+            row["plain_log_prob"] = _sum(log_probs)
+        return rows
+
+    def afterwards(self, work: Aftermath) -> list[str]:
+        """Let the judges score what they have not scored yet."""
+        from caa_bench.judging import judge_answers
+
+        return judge_answers(self._judges(work.behavior, work.chat), work)
+
+    def _judges(self, behavior: Behavior, chat: ChatModel) -> list[Judge]:
+        if self.judges:
+            return self.judges
+        known = registry()
+        embedded = chat.loading.source == "package:tiny" and not known["grammar"]().check(behavior)
+        return [known[name]() for name in (("grammar",) if embedded else ()) + ("classifier",)]
+
+    def _seed(self, job: Job, item: OpenQuestion, treatment: Treatment) -> int:
+        """Of one row's own generator: the same alone and in any batch, another for every question and condition."""
+        on_top = None if treatment.intervention is None else treatment.intervention.label
+        condition = [job.base.label, asdict(job.dose), on_top, asdict(treatment.condition)]
+        return int(content_key([job.seed, item.question, condition])[:15], 16)
+
+    def _row(
+        self, item: OpenQuestion, treatment: Treatment, answer: Continuation, *, seed: int, chat: ChatModel
+    ) -> Row:
+        log_prob = _sum(answer.log_probs)
+        finite = log_prob is not None
+        return {
+            "cell": treatment.cell,
+            "item": item.id,
+            "cluster": item.cluster,
+            "question": item.question,
+            "text": _text(chat, answer.ids) if finite else None,
+            "tokens": len(answer.ids),
+            "ended": answer.ended,
+            "temperature": self.config.temperature,
+            "max_new_tokens": self.config.max_new_tokens,
+            "seed": seed if self.config.temperature > 0 else None,
+            "log_prob": log_prob,
+            "plain_log_prob": None,
+            "error": None if finite else "a logit is not finite",
+        }
+
+
+def stop_ids(chat: ChatModel) -> list[int]:
+    """Tokens that end an answer: the tokenizer's end token and those that the model's generation config names."""
+    named = getattr(chat.model.generation_config, "eos_token_id", None)
+    found = [chat.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+    return sorted({token for token in found if token is not None})
+
+
+def cut(answer: Continuation, *, stop: Sequence[str], chat: ChatModel) -> Continuation:
+    """The tokens in front of the first stop text, or the answer itself where none stands in it."""
+    from caa_bench.engine.generate import Continuation
+
+    text = chat.tokenizer.decode(answer.ids) if stop else ""
+    places = [text.index(end) for end in stop if end in text]
+    if not places:
+        return answer
+    # A stop text may begin inside a token, which then goes with it.
+    lengths = [len(chat.tokenizer.decode(answer.ids[:count])) for count in range(len(answer.ids) + 1)]
+    kept = max(count for count, length in enumerate(lengths) if length <= min(places))
+    return Continuation(ids=answer.ids[:kept], ended="stop", log_probs=answer.log_probs[:kept])
+
+
+def _prompt(job: Job, question: str, *, plain: bool) -> Prompt:
+    from caa_bench.prompts import chat_prompt
+
+    messages = [{"role": "user", "content": question}]
+    return chat_prompt(job.chat.tokenizer, messages if plain else job.base.rewrite(messages))
+
+
+def _text(chat: ChatModel, ids: Sequence[int]) -> str:
+    return str(chat.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def _sum(log_probs: Sequence[float]) -> float | None:
+    total = sum(log_probs)
+    return total if math.isfinite(total) else None

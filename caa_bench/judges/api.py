@@ -1,0 +1,184 @@
+"""`api`: a judge behind any OpenAI-compatible endpoint (OpenAI, vLLM, llama.cpp, Ollama, transformers serve).
+
+Each answer is one request at temperature 0 with the behavior's 0-10 rubric. What fails for now is tried again with
+growing waits, then left out, so that the next run asks only for that. The key is read from the environment and goes
+nowhere but into the request's header.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from caa_bench.judges.base import Asked, Judge, Judgement, Judging
+from caa_bench.judges.rubric import NOTHING, rating_request
+from caa_bench.judges.wire import Endpoint, Failed, Refused, parse_score
+
+if TYPE_CHECKING:
+    from caa_bench.behavior import Behavior
+    from caa_bench.model import ChatModel
+
+REPLY = 'Reply with JSON alone: {"score": n}, n a whole number from 0 to 10.'
+SCHEMA = {
+    "name": "rating",
+    "strict": True,
+    "schema": {
+        "type": "object",
+        "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 10}},
+        "required": ["score"],
+        "additionalProperties": False,
+    },
+}
+CHARACTERS_A_TOKEN = 4
+LONGEST_WAIT_S = 60.0
+
+
+class ApiJudge(Judge):
+    """Asks a server for a score from 0 to 10."""
+
+    name = "api"
+    manner = ("key_env", "requests_at_once", "max_requests", "timeout_s", "attempts", "first_wait_s")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Section `judges.api`.
+
+        Args:
+            base_url: up to and including `/v1`.
+            model: the model's name on that server.
+            key_env: the environment variable that holds the key; "" where the server wants none.
+            structured: ask for a reply in a JSON schema; false for servers that do not know `response_format`.
+            requests_at_once: answers asked about at the same time.
+            max_requests: most answers that one run asks about; null: all.
+            timeout_s: seconds without a reply after which a request counts as failed.
+            attempts: tries an answer gets in one run.
+            first_wait_s: seconds before the second try, doubled before each later one; a server's own wish goes first.
+        """
+
+        base_url: str = "http://127.0.0.1:8000/v1"
+        model: str = ""
+        key_env: str = ""
+        structured: bool = True
+        requests_at_once: int = 4
+        max_requests: int | None = None
+        timeout_s: float = 60.0
+        attempts: int = 5
+        first_wait_s: float = 1.0
+
+        def __post_init__(self) -> None:
+            lines = [
+                f"{name}: {value} is too few; give 1 or more"
+                for name, value in (
+                    ("requests_at_once", self.requests_at_once),
+                    ("attempts", self.attempts),
+                    ("max_requests", self.max_requests),
+                )
+                if value is not None and value < 1
+            ]
+            if lines:
+                raise ValueError("\n".join(lines))
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._faults: Counter[str] = Counter()
+        self._leaving = threading.Event()
+        self._refusal = ""
+
+    def check(self, behavior: Behavior) -> list[str]:
+        """An address, a model, and the key's variable."""
+        config, lines = self.config, []
+        address = urlsplit(config.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            lines.append("judges.api.base_url: no http(s) address; write one like https://api.openai.com/v1")
+        if "@" in address.netloc or address.query:
+            lines.append("judges.api.base_url: holds a key or a query; put the key in the variable that key_env names")
+        if not config.model:
+            lines.append("judges.api.model: empty; write the model's name on that server")
+        if config.key_env and not os.environ.get(config.key_env):
+            lines.append(
+                "judges.api.key_env: that environment variable is not set; put the key there, not in the recipe"
+            )
+        return lines
+
+    def settings(self, behavior: Behavior) -> dict[str, Any]:
+        """With the rubric."""
+        return super().settings(behavior) | {"request": rating_request(behavior, NOTHING, reply=REPLY)}
+
+    def costs(self, behavior: Behavior, *, answers: int) -> list[str]:
+        """Requests and tokens, at most."""
+        most = min(answers, self.config.max_requests or answers)
+        around = len(rating_request(behavior, NOTHING, reply=REPLY)) // CHARACTERS_A_TOKEN
+        limit = "" if self.config.max_requests is None else f" (max_requests; of {answers:,} answers)"
+        return [
+            f"judge api: at most {most:,} requests{limit} to {self.config.base_url}, model {self.config.model}, "
+            f"each of about {around} tokens and the answer; equal answers and what is kept from before cost none"
+        ]
+
+    def judge(self, asked: Sequence[Asked], *, behavior: Behavior, chat: ChatModel) -> Judging:
+        """As replies come in; those that fail for good in this run are left out."""
+        self._faults.clear()
+        self._leaving.clear()
+        self._refusal = ""
+        most = len(asked) if self.config.max_requests is None else self.config.max_requests
+        if len(asked) > most:
+            self._faults[f"beyond max_requests={most}"] += len(asked) - most
+        pool = ThreadPoolExecutor(self.config.requests_at_once)
+        try:
+            endpoint = self._endpoint()
+            waiting = {
+                pool.submit(self._patiently, endpoint, rating_request(behavior, one, reply=REPLY)): place
+                for place, one in enumerate(asked[:most])
+            }
+            for done in as_completed(waiting):
+                outcome = done.result()
+                if isinstance(outcome, Judgement):
+                    yield waiting[done], outcome
+                else:
+                    self._faults[outcome] += 1
+        finally:
+            self._leaving.set()  # nobody waits for a backoff that no one reads the end of
+            pool.shutdown(cancel_futures=True)
+
+    def complaints(self) -> list[str]:
+        """Each fault, and how many answers it left without a judgement."""
+        return [f"{count} x {fault}" for fault, count in sorted(self._faults.items())]
+
+    def _endpoint(self) -> Endpoint:
+        config = self.config
+        return Endpoint(
+            base_url=config.base_url,
+            key=os.environ.get(config.key_env, "") if config.key_env else "",
+            timeout_s=config.timeout_s,
+        )
+
+    def _patiently(self, endpoint: Endpoint, request: str) -> Judgement | str:
+        """One answer's judgement, or why there is none in this run."""
+        fault = "stopped"
+        for attempt in range(self.config.attempts):
+            if self._leaving.is_set():
+                return self._refusal or fault
+            try:
+                reply = endpoint.complete(self._body(request))
+                return Judgement(score=parse_score(reply), reply=reply)
+            except Refused as error:  # a wrong key is wrong for every answer: ask no more
+                self._refusal = str(error)
+                self._leaving.set()
+            except Failed as error:
+                fault = str(error)
+                wish = self.config.first_wait_s * 2**attempt if error.wait_s is None else error.wait_s
+                if attempt + 1 < self.config.attempts:
+                    self._leaving.wait(min(wish, LONGEST_WAIT_S))
+        return self._refusal or fault
+
+    def _body(self, request: str) -> dict[str, Any]:
+        messages = [{"role": "user", "content": request}]
+        body = {"model": self.config.model, "temperature": 0, "max_tokens": 64, "messages": messages}
+        if self.config.structured:
+            body["response_format"] = {"type": "json_schema", "json_schema": SCHEMA}
+        return body

@@ -1,0 +1,95 @@
+"""What a judge is: answers in words -> scores from 0 (not the behavior at all) to 1 (the behavior), or none."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from caa_bench.behavior import Behavior
+    from caa_bench.model import ChatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """An answer to be judged.
+
+    Args:
+        question: what the model was asked, without any system prompt.
+        text: what it said; never empty.
+    """
+
+    question: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a judge said.
+
+    Args:
+        score: 0-1; None where what was said holds no score, which is missing and not 0.
+        reply: the judge's own words, for whoever wants to look.
+    """
+
+    score: float | None
+    reply: str = ""
+
+
+Judging = Generator[tuple[int, Judgement], None, None]
+"""Places and judgements, as they come in; to be closed by whoever stops listening."""
+
+
+class Judge:
+    """Scores answers in words.
+
+    Args:
+        config: its section under `judges` in the recipe; `Config()` where not given.
+    """
+
+    name: ClassVar[str] = ""
+    manner: ClassVar[tuple[str, ...]] = ()
+    """Config keys that only say how patiently it is asked: no part of what a judgement or a run is bound to."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The recipe section's keys: none."""
+
+    def __init__(self, config: Any = None) -> None:
+        self.config: Any = self.Config() if config is None else config
+
+    def check(self, behavior: Behavior) -> list[str]:
+        """One line for each thing that cannot work; run before any weights load."""
+        return []
+
+    def settings(self, behavior: Behavior) -> dict[str, Any]:
+        """Everything that decides a judgement beside the answer, as JSON: part of each judgement's key."""
+        return {"name": self.name} | deciding(self.config, self.manner)
+
+    def reliability(self, behavior: Behavior) -> dict[str, float]:
+        """What is known of how good it is, by name (`held_out_accuracy`); empty where nothing is."""
+        return {}
+
+    def costs(self, behavior: Behavior, *, answers: int) -> list[str]:
+        """What judging so many answers may cost, one line each, said before the run."""
+        return []
+
+    def judge(self, asked: Sequence[Asked], *, behavior: Behavior, chat: ChatModel) -> Judging:
+        """Places in `asked` and their judgements, each as soon as it is there and in any order.
+
+        An answer that could not be judged for now (no server, say) is left out, and asked about again by the next run.
+
+        Args:
+            chat: the measured model, not loaded until its weights are asked for.
+        """
+        raise NotImplementedError
+
+    def complaints(self) -> list[str]:
+        """Why answers were left out by the last `judge`, in a few words each."""
+        return []
+
+
+def deciding(config: Any, manner: Sequence[str]) -> dict[str, Any]:
+    """The config's keys without those in `manner`."""
+    return {key: value for key, value in asdict(config).items() if key not in manner}
