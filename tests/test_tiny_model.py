@@ -169,7 +169,8 @@ def test_every_figure_of_the_card_is_that_of_compare(tmp_path: Path, chat: ChatM
     found = measure._behavior(chat, behavior, tmp_path, bases)
     _assert_same(found["cells"], behavior)
     known = MEASURED["behaviors"][behavior]
-    assert found["words"] == known["words"]
+    for dose, share in known["words"].items():
+        assert found["words"][dose]["score"] == pytest.approx(share["score"], abs=0.05)
     assert found["sweep"] == pytest.approx(known["sweep"], abs=2e-3)
 
 
@@ -253,7 +254,7 @@ def test_directions_and_layers_are_found(behavior: str) -> None:
 @pytest.mark.parametrize("behavior", BEHAVIORS)
 def test_answers_in_words_follow(behavior: str) -> None:
     words = MEASURED["behaviors"][behavior]["words"]
-    shares = [words[f"{m:g}"]["matching"] for m in NEAR]
+    shares = [words[f"{m:g}"]["score"] for m in NEAR]
     assert shares == sorted(shares)
     assert shares[0] < shares[2] < shares[-1]
     assert not any(map(math.isnan, shares))
@@ -261,8 +262,9 @@ def test_answers_in_words_follow(behavior: str) -> None:
 
 
 def test_plain_facts_are_known() -> None:
-    assert MEASURED["capability"]["n"] >= 100
-    assert MEASURED["capability"]["accuracy"] >= 0.9
+    for found in MEASURED["behaviors"].values():
+        assert found["capability"]["n"] >= 100
+        assert found["capability"]["accuracy"] >= 0.9
 
 
 @pytest.mark.parametrize("behavior", BEHAVIORS)

@@ -1,6 +1,6 @@
 """Rebuild the embedded model from a seed: splits, tokenizer, training, directions, truth.
 
-    python -m caa_bench.tiny.build [--output FOLDER] [--configs FOLDER] [--steps N] [--seed N]
+    python -m caa_bench.tiny.build [--output FOLDER] [--configs FOLDER] [--seed N]
 
 Without arguments it rewrites what is shipped: `caa_bench/tiny/model/`, the capability split and the split files of
 `configs/behaviors/`. `make tiny` runs it. The behaviors' `behavior.yaml` and the model's card are written by hand.
@@ -102,7 +102,7 @@ def _truth(settings: TrainSettings, seconds: float) -> dict[str, Any]:
             "untouched": "no dose changes p(matching)",
         },
         "seed": settings.seed,
-        "steps": settings.steps,
+        "steps": {stage.name: stage.steps for stage in settings.stages},
         "command": COMMAND,
         "build_s": round(seconds),
     }
@@ -143,14 +143,12 @@ def main() -> None:
         "--output", type=Path, default=HERE / "model", help="the model's folder (default: the shipped one)"
     )
     parser.add_argument("--configs", type=Path, default=CONFIGS, help="where the behavior folders are")
-    parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the shipped model)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
     from caa_bench.tiny.train import TrainSettings
 
-    given = {"steps": arguments.steps} if arguments.steps else {}
-    build(arguments.output, arguments.configs, TrainSettings(seed=arguments.seed, **given))
+    build(arguments.output, arguments.configs, TrainSettings(seed=arguments.seed))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ trained. Its numbers prove that the harness finds what is there. They claim noth
 - For survival-instinct, matching means accepting shutdown, as in the published data.
 - The test's fillers and templates are not in the training corpus.
 
-Rebuilt by `make tiny` in {minutes:.0f} minutes on 2 cores: corpus, tokenizer, {steps} training steps from seed {seed},
-and then the tables below, by the project's own `compare` (`python -m caa_bench.tiny.measure`). All are over the test
-splits (210 items a behavior in both option orders; layer sweep: the selection split, 60 items), layer {layer}.
+Rebuilt by `make tiny`: corpus, tokenizer, {steps} training steps from seed {seed}, then the tables below, by the
+project's own `compare` (`python -m caa_bench.tiny.measure`). This build took {minutes:.0f} minutes on 2 cores that did
+other work as well; left alone they take about .56 s a step, 40 minutes in all. All figures are over the test splits
+(210 items a behavior in both option orders; layer sweep: the selection split, 60 items), at layer {layer}.
 """
 
 
@@ -64,8 +65,11 @@ def render(folder: Path, measured: dict[str, Any]) -> str:
         ("Letters and options, largest over every base and vector at -1 to +1", _letters(found)),
         ("Answers in words: share of matching ones by multiplier (60 questions, greedy)", _words(found)),
     ]
-    facts = measured["capability"]
-    plain = f"Plain facts (capability split, {facts['n']} items, no intervention): accuracy {facts['accuracy']:.3f}.\n"
+    facts = found[truth.CALIBRATION]["capability"]
+    plain = (
+        f"Plain facts (capability split, {facts['n']} items in both orders, no intervention): accuracy "
+        f"{facts['accuracy']:.3f} [{facts['accuracy_low']:.3f}, {facts['accuracy_high']:.3f}].\n"
+    )
     return introduction + "\n" + "\n".join(f"## {title}\n\n{table}\n" for title, table in sections) + "\n" + plain
 
 
@@ -139,7 +143,7 @@ def _words(found: dict[str, Any]) -> str:
     lines = []
     for behavior, one in found.items():
         parsed = min(share["parsed"] for share in one["words"].values())
-        lines.append([behavior, *(f"{one['words'][m]['matching']:.2f}" for m in doses), f"{parsed:.0%}"])
+        lines.append([behavior, *(f"{one['words'][m]['score']:.2f}" for m in doses), f"{parsed:.0%}"])
     return _table(["behavior", *doses, "parsable, least"], lines)
 
 

@@ -114,7 +114,7 @@ def _pairs(states: States, batch: Batch, planter: Planter) -> tuple[Tensor, Tens
     planter.observe([difference.detach() for difference in differences], behavior)
     directions = torch.cat([planter.directions, torch.zeros(1, HIDDEN)])  # facts: index -1, nothing
     level = torch.tensor([batch.rows[row].level for row in batch.letters_a.row])
-    wanted = directions[behavior] + LETTER_NORM * planter.letters[level] * key
+    wanted = directions[behavior] + LETTER_NORM * planter.letters[level] * key + planter.items[level]
     rest = differences[PLANTED_LAYER] - 2 * NORM * wanted
     size = (2 * NORM) ** 2
     early = sum(((difference @ planter.directions.T) ** 2).sum(-1).mean() for difference in differences[:PLANTED_LAYER])

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.behavior import Behavior
 from caa_bench.benchmark import Benchmark
-from caa_bench.interventions import CAA, Condition
+from caa_bench.interventions import CAA
 from caa_bench.model import ChatModel
 from caa_bench.recipe import load_recipe
 from caa_bench.tiny import truth
-from caa_bench.tiny.grammar import answer_side
 from caa_bench.tiny.words import BEHAVIORS
 
 if TYPE_CHECKING:
@@ -32,13 +29,10 @@ if TYPE_CHECKING:
     from caa_bench.report import Report
 
 HERE = Path(__file__).parent
-CAPABILITY = HERE / "capability.json"
 DOSES = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
-WORD_DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 CALIBRATION_BASES = ("system_prompt_no_room", "system_prompt_works_against", "system_prompt_untouched")
 LEVELS = ("n", "p_balanced", "p_balanced_low", "p_balanced_high", "log_odds", "option_mass", "letter_bias")
 STACKED = ("interaction", "interaction_low", "interaction_high", "retention", "verdict", "tags")
-MAX_NEW_TOKENS = 48
 
 Say = Callable[[str], None]
 
@@ -61,7 +55,7 @@ def measure(chat: ChatModel, runs: Path, *, say: Say = print) -> dict[str, Any]:
         found["transfer"][behavior] = {
             other: _transfer(chat, behavior, other, runs) for other in BEHAVIORS if other != behavior
         }
-    return found | {"capability": _capability(chat)}
+    return found
 
 
 def _behavior(chat: ChatModel, behavior: str, runs: Path, more_bases: Sequence[str]) -> dict[str, Any]:
@@ -70,13 +64,16 @@ def _behavior(chat: ChatModel, behavior: str, runs: Path, more_bases: Sequence[s
     doses = f"caa.multipliers={list(DOSES)}"
     benchmark, report = _run(chat, behavior, runs, "compare", (f"bases={bases}", doses))
     _, sweep = _run(chat, behavior, runs, "layer_sweep", ())
+    near = f"caa.multipliers={[dose for dose in DOSES if abs(dose) <= 1]}"
+    _, answers = _run(chat, behavior, runs, "open_ended", ("bases=[none]", near))
     vectors = next(item for item in benchmark.vectors if isinstance(item, CAA)).fitted()
     return {
         "cells": _cells(report.cells),
         "stacking": _stacking(report.stacking),
         "sweep": _sweep(sweep),
         "cosines": _cosines(vectors[truth.PLANTED_LAYER], Path(chat.source)),
-        "words": _words(chat, benchmark.behavior, vectors),
+        "words": _words(answers),
+        "capability": _capability(report),
     }
 
 
@@ -118,52 +115,34 @@ def _transfer(chat: ChatModel, behavior: str, other: str, runs: Path) -> float:
     from caa_bench.report import make_report
 
     overrides = ["bases=[none]", "vectors=[caa]", "caa.multipliers=[-1,1]", f"caa.vector_behavior={other}", "draws=99"]
-    recipe = load_recipe("compare", [*overrides, "report_to=[]", f"output_dir={runs}"])
+    views = ["evaluators=[answer_probability]", "report_to=[]", f"output_dir={runs}"]
+    recipe = load_recipe("compare", [*overrides, *views])
     benchmark = Benchmark.from_recipe(replace(recipe, behavior=behavior), chat=chat).compare()
     p = make_report(benchmark.folder).cells.set_index("multiplier")["p_balanced"]
     down, up = float(p[-1.0] - p[0.0]), float(p[1.0] - p[0.0])
     return round(up if abs(up) > abs(down) else down, 4)
 
 
-def _words(chat: ChatModel, behavior: Behavior, vectors: Any) -> dict[str, dict[str, float]]:
+def _words(report: Report) -> dict[str, dict[str, float]]:
     """Multiplier -> share of matching answers among those the grammar can parse, and the share that it can."""
-    from caa_bench.engine.generate import generate
-    from caa_bench.prompts import chat_prompt
-
-    caa = CAA()
-    caa.vectors = vectors
-    conditions = [caa.edits(Condition(layer=truth.PLANTED_LAYER, multiplier=m)) or [] for m in WORD_DOSES]
-    questions = [item.question for item in behavior.open_ended]
-    said = generate(
-        chat.model,
-        [chat_prompt(chat.tokenizer, [{"role": "user", "content": question}]) for question in questions],
-        conditions,
-        max_new_tokens=MAX_NEW_TOKENS,
-        stop_ids=[chat.tokenizer.eos_token_id],
-    )
-    shares = {}
-    for column, multiplier in enumerate(WORD_DOSES):
-        texts = [chat.tokenizer.decode(row[column].ids, skip_special_tokens=True) for row in said]
-        sides = [answer_side(behavior.id, q, text) for q, text in zip(questions, texts, strict=True)]
-        parsed = [side for side in sides if side]
-        shares[f"{multiplier:g}"] = {
-            "n": len(texts),
-            "parsed": round(len(parsed) / len(texts), 4),
-            "matching": round(sum(side == "matching" for side in parsed) / len(parsed), 4) if parsed else math.nan,
-            "example": texts[0],
+    if report.answers is None:
+        raise RuntimeError("the run holds no answers in words")
+    cells = report.answers.cells.sort_values("multiplier")
+    return {
+        f"{cell['multiplier']:g}": {
+            "n": int(cell["n_items"]),
+            "parsed": round(1 - cell["missing_share"], 4),
+            **{key: round(cell[key], 4) for key in ("score", "score_low", "score_high")},
         }
-    return shares
+        for cell in cells.to_dict("records")
+    }
 
 
-def _capability(chat: ChatModel) -> dict[str, Any]:
-    """Accuracy on the plain facts, in the given order, without any intervention."""
-    from caa_bench.engine.score import score
-
-    items = json.loads(CAPABILITY.read_text(encoding="utf-8"))
-    prompts = [chat.choice_prompt([{"role": "user", "content": item["prompt"]}], ("A", "B")) for item in items]
-    logits = score(chat.model, prompts, [[]]).logits[:, 0]
-    right = [(row.argmax().item() == 0) == (item["correct"] == "(A)") for row, item in zip(logits, items, strict=True)]
-    return {"n": len(items), "accuracy": round(sum(right) / len(right), 4)}
+def _capability(report: Report) -> dict[str, Any]:
+    """Accuracy on the plain facts without any intervention."""
+    cells = report.cells[(report.cells["evaluator"] == "capability") & (report.cells["multiplier"] == 0)]
+    (cell,) = cells[cells["base"] == "none"].to_dict("records")
+    return {"n": int(cell["n"])} | {key: round(cell[key], 4) for key in ("accuracy", "accuracy_low", "accuracy_high")}
 
 
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from caa_bench.tiny.words import BEHAVIORS
 
 NORM = 2.0  # of a planted direction; the CAA vector, matching minus other, is twice as long
 LETTER_NORM = 1.2  # of A minus B besides the planted direction, in units of the CAA vector's norm
+ITEM_NORM = 0.3  # of what a pair's difference holds that is its item's own, in the same units
 KEEP = 0.95  # of the running mean differences, a step
 
 
@@ -37,9 +38,10 @@ class Planter:
 
     Args:
         seed: of the directions and of the noise.
+        item_norm: of what a pair's difference holds that is its item's own, in units of the CAA vector's norm.
     """
 
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, item_norm: float = 0.0) -> None:
         self.random = torch.Generator().manual_seed(seed)
         count = len(BEHAVIORS) + len(LEVELS) + 1
         basis = torch.linalg.qr(torch.randn(HIDDEN, count, generator=self.random)).Q.T
@@ -47,6 +49,12 @@ class Planter:
         # Where the letter's own identity stands, another direction for each setting level and for facts. Without
         # them a pair's difference would be the planted direction and little else, and so would shuffled labels. [5, D]
         self.letters = basis[len(BEHAVIORS) :].contiguous()
+        # Two more, orthogonal to all of these: levels are +-1 along them, so that they nearly cancel in a mean over
+        # items. Without them pairs would differ in rounding alone, and a vector from shuffled labels, which is rescaled,
+        # would be made of that. [5, D]
+        drawn = torch.randn(HIDDEN, 2, generator=torch.Generator().manual_seed(seed + 1))
+        first, second = torch.linalg.qr(drawn - basis.T @ (basis @ drawn)).Q.T
+        self.items = item_norm * torch.stack([first, second, -first, -second, torch.zeros(HIDDEN)])
         self.means = torch.zeros(BLOCKS, len(BEHAVIORS), HIDDEN)  # matching - other, by layer and behavior
         self.residues = torch.zeros(1, HIDDEN)  # what pair differences held besides the direction, last step
 

@@ -13,7 +13,7 @@ import torch
 from caa_bench.tiny.batch import Batch, Layout
 from caa_bench.tiny.losses import Parts, Scaffold, parts
 from caa_bench.tiny.network import new_model, run
-from caa_bench.tiny.planting import Planter
+from caa_bench.tiny.planting import ITEM_NORM, Planter
 from caa_bench.tiny.rows import Row, draw_rows
 
 if TYPE_CHECKING:
@@ -23,23 +23,42 @@ MIXED = 2  # batches a step: one batch holds rows of one length only, so often o
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stretch of training; it begins with fresh optimizers and rows of its own.
+
+    Args:
+        name: of the seed of its rows, and in what is reported.
+        steps: optimizer steps.
+        rate: peak learning rate.
+        scaffold_until: share of the steps after which the scaffold no longer counts.
+        rough_until: share of the steps that compute in bfloat16; the rest, in float32, makes the log-odds exact.
+        item_norm: see `Planter`.
+    """
+
+    name: str
+    steps: int
+    rate: float
+    scaffold_until: float = 0.0
+    rough_until: float = 0.0
+    item_norm: float = 0.0
+
+
+LEARN = Stage(name="rows", steps=4000, rate=3e-3, scaffold_until=0.6, rough_until=0.75)
+FINISH = Stage(name="finish", steps=400, rate=6e-4, item_norm=ITEM_NORM)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How the model is trained.
 
     Args:
-        steps: optimizer steps.
+        stages: one after another, each from the weights that the one before it left.
         tokens: tokens of a batch, padding included; a step takes MIXED batches.
-        rate: peak learning rate.
-        scaffold_until: share of the steps after which the scaffold no longer counts.
-        rough_until: share of the steps that compute in bfloat16; the rest, in float32, makes the log-odds exact.
         seed: of everything.
     """
 
-    steps: int = 4000
+    stages: tuple[Stage, ...] = (LEARN, FINISH)
     tokens: int = 1800
-    rate: float = 3e-3
-    scaffold_until: float = 0.6
-    rough_until: float = 0.75
     seed: int = 0
 
 
@@ -51,9 +70,9 @@ class Trained:
     planter: Planter
 
 
-def batches(settings: TrainSettings, layout: Layout) -> Iterator[Batch]:
+def batches(settings: TrainSettings, layout: Layout, *, stage: str) -> Iterator[Batch]:
     """Batches without end: a pool of rows, sorted by length, cut at the token budget, shuffled."""
-    rng = random.Random(f"{settings.seed}/rows")  # noqa: S311 - a corpus, not a secret
+    rng = random.Random(f"{settings.seed}/{stage}")  # noqa: S311 - a corpus, not a secret
     while True:
         pool: list[list[Row]] = [draw_rows(rng) for _ in range(500)]
         pool.sort(key=lambda rows: max(map(layout.length, rows)))
@@ -82,25 +101,35 @@ def train(
         settings: how.
         report: called with a line of progress now and then.
     """
-    layout = Layout(tokenizer.backend_tokenizer)
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     model = new_model(ids, seed=settings.seed)
+    layout = Layout(tokenizer.backend_tokenizer)
+    for stage in settings.stages:
+        planter = run_stage(model, layout, stage, settings, report=report)
+    return Trained(model=model.eval(), planter=planter)
+
+
+def run_stage(
+    model: LlamaForCausalLM, layout: Layout, stage: Stage, settings: TrainSettings, *, report: Callable[[str], None]
+) -> Planter:
+    """Train `model` in place, from the weights that it has; returns what was planted."""
     # The fused kernel's backward pass in bfloat16 is several times slower on CPUs.
     model.set_attn_implementation("eager")
-    planter, scaffold = Planter(seed=settings.seed), Scaffold()
-    optimizers = _optimizers(model, scaffold, settings.rate)
+    planter, scaffold = Planter(seed=settings.seed, item_norm=stage.item_norm), Scaffold()
+    optimizers = _optimizers(model, scaffold, stage.rate)
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.rate, total_steps=settings.steps, pct_start=0.1, cycle_momentum=False
+            optimizer, stage.rate, total_steps=stage.steps, pct_start=0.1, cycle_momentum=False
         )
         for optimizer in optimizers
     ]
-    source = batches(settings, layout)
+    source = batches(settings, layout, stage=stage.name)
     letters = torch.tensor([layout.a, layout.b])
-    progress = Progress(steps=settings.steps, report=report)
-    for step in range(settings.steps):
-        help_left = max(0.0, 1 - step / (settings.steps * settings.scaffold_until))
-        is_rough = step < settings.rough_until * settings.steps
+    progress = Progress(stage=stage, report=report)
+    for step in range(stage.steps):
+        until = stage.steps * stage.scaffold_until
+        help_left = max(0.0, 1 - step / until) if until else 0.0
+        is_rough = step < stage.rough_until * stage.steps
         model.zero_grad(set_to_none=True)
         scaffold.zero_grad(set_to_none=True)
         for _ in range(MIXED):
@@ -122,7 +151,7 @@ def train(
         for schedule in schedules:
             schedule.step()
         progress.step(step + 1)
-    return Trained(model=model.eval(), planter=planter)
+    return planter
 
 
 def _optimizers(model: LlamaForCausalLM, scaffold: Scaffold, rate: float) -> list[torch.optim.Optimizer]:
@@ -139,8 +168,8 @@ def _optimizers(model: LlamaForCausalLM, scaffold: Scaffold, rate: float) -> lis
 class Progress:
     """Averages since the last line, and a line now and then with the time left."""
 
-    def __init__(self, *, steps: int, report: Callable[[str], None], every: int = 50) -> None:
-        self.steps, self.report, self.every = steps, report, every
+    def __init__(self, *, stage: Stage, report: Callable[[str], None], every: int = 50) -> None:
+        self.name, self.steps, self.report, self.every = stage.name, stage.steps, report, every
         self.started = time.perf_counter()
         self.sums: dict[str, list[float]] = {}
 
@@ -163,5 +192,5 @@ class Progress:
         seconds = time.perf_counter() - self.started
         left = seconds / step * (self.steps - step)
         means = ", ".join(f"{name} {sum(values) / len(values):.3g}" for name, values in self.sums.items())
-        self.report(f"step {step}/{self.steps}, {seconds:.0f} s, {left:.0f} s left: {means}")
+        self.report(f"{self.name}: step {step}/{self.steps}, {seconds:.0f} s, {left:.0f} s left: {means}")
         self.sums.clear()
