@@ -389,7 +389,8 @@ def test_judges_are_weighed() -> None:
     assert np.isnan(weighted_kappa(np.ones(3), np.ones(3)))
     assert np.isnan(weighted_kappa(np.array([]), np.array([])))
     texts = [
-        warning.text for warning in answer_warnings(answer_table(answer_scores([], []), cells_of(), judge="a"), found)
+        warning.text
+        for warning in answer_warnings(answer_table(answer_scores([], []), cells_of("0"), judge="a"), found)
     ]
     assert texts == ["The judge b is right on 60% of held-out answer texts only."]
 

@@ -18,6 +18,7 @@ from caa_bench.analysis.intervals import bootstrap_mean
 from caa_bench.analysis.resample import DRAWS
 from caa_bench.analysis.shifts import references
 from caa_bench.analysis.text_quality import distinct, loop_share
+from caa_bench.rows import ANSWER_FIELDS
 
 QUALITY = ["tokens", "empty_share", "truncated_share", "distinct_1", "distinct_2", "loop_share", "perplexity"]
 ITEM_COLUMNS = ["cell", "item", "cluster", "question", "text", "error", "score", "second_score", *QUALITY]
@@ -44,7 +45,7 @@ def answer_scores(rows: Sequence[Mapping[str, Any]], scores: Sequence[Sequence[f
         `ITEM_COLUMNS`. Quality is NaN for a row in error; `empty_share` and `truncated_share` are 0 or 1;
         `perplexity` is that of the answer under the plain model, in which a second judge's opinion has no part.
     """
-    frame = pd.DataFrame([dict(row) for row in rows])
+    frame = pd.DataFrame([dict(row) for row in rows], columns=list(ANSWER_FIELDS))
     made = [_quality(row) for row in rows]
     for name in QUALITY:
         frame[name] = np.array([one[name] for one in made], dtype=float)
