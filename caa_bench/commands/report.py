@@ -17,12 +17,21 @@ class ReportCommand(Command):
     def add_options(self, parser: ArgumentParser) -> None:
         """The run."""
         parser.add_argument("folder", nargs="?", help="the run folder (default: the newest under runs/)")
+        parser.add_argument(
+            "--published", action="store_true", help="beside the paper's numbers, for a run with the paper's settings"
+        )
 
     def run(self, options: Namespace) -> int:
         """Write them, print the table."""
         from caa_bench.report import write_report
 
         folder = Path(options.folder) if options.folder else newest_run()
-        print(write_report(folder).text())
+        report = write_report(folder)
+        if options.published:
+            from caa_bench.report.published import published_text
+
+            print(published_text(report))
+        else:
+            print(report.text())
         print(f"\nwritten to {folder}")
         return 0
