@@ -131,13 +131,6 @@ def _in_plan_order(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def summary(reports: list[Report]) -> str:
-    """Several behaviors side by side, as printed after `compare-all`."""
-    from caa_bench.report.summary import render_summary
-
-    return render_summary(reports)
-
-
 def to_csv(table: pd.DataFrame) -> str:
     """CSV text: missing is empty, 9 significant digits, and no cell that a spreadsheet would run as a formula."""
     return str(table.map(csv_cell).to_csv(index=False, float_format="%.9g", lineterminator="\n"))
