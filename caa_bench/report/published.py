@@ -48,7 +48,8 @@ def published_text(report: Report) -> str:
             f"[N] with N in {layers[0]} to {layers[-1]} and multipliers of -1, -0.5, 0.5 or 1"
         )
     write_atomic(report.folder / "published.csv", to_csv(table))
-    return "\n".join(terminal_safe(line).rstrip() for line in _render(table, published, report.manifest).split("\n"))
+    text = _render(table, published, report.manifest).rstrip()
+    return "\n".join(terminal_safe(line).rstrip() for line in text.split("\n"))
 
 
 def _mistakes(report: Report, published: Published) -> list[str]:
@@ -114,7 +115,7 @@ def _render(table: pd.DataFrame, published: Published, manifest: Mapping[str, An
         for line in table.to_dict("records")
     ]
     head = ["base", "layer", "dose", "published", "here", "difference", "n", "agrees"]
-    return "\n".join([answer, "", columns(head, lines), *_notes(table, manifest["recipe"], dtype=dtype)])
+    return "\n".join([answer, "", columns(head, lines), "", *_notes(table, manifest["recipe"], dtype=dtype)])
 
 
 def _difference(line: dict[str, Any]) -> str:
