@@ -12,6 +12,7 @@ from typing import Any
 
 from caa_bench.atomic import unwritable
 from caa_bench.behavior import Pairs
+from caa_bench.cards import Origin, fitted_origin, write_card
 from caa_bench.errors import UserError
 from caa_bench.files import content_key, read_json, safe_name, sha256_file, write_json
 from caa_bench.interventions import Intervention
@@ -80,7 +81,8 @@ class ArtifactStore:
             reused = folder.is_dir()
             if not reused:
                 parts_s = self._fit_ingredients(intervention, pairs=pairs, model_key=model_key, loaded=loaded)
-                self._fit(intervention, loaded(), pairs=pairs, folder=folder, parts_s=parts_s)
+                origin = fitted_origin(pairs, model_key=model_key)
+                self._fit(intervention, loaded(), pairs=pairs, folder=folder, parts_s=parts_s, origin=origin)
             intervention.load(folder)
         return Artifact(
             folder=folder,
@@ -137,7 +139,16 @@ class ArtifactStore:
         """Where an artifact is made before it takes its place."""
         return folder.parent / f".{folder.name}.unfinished"
 
-    def _fit(self, intervention: Intervention, chat: ChatModel, *, pairs: Pairs, folder: Path, parts_s: float) -> None:
+    def _fit(
+        self,
+        intervention: Intervention,
+        chat: ChatModel,
+        *,
+        pairs: Pairs,
+        folder: Path,
+        parts_s: float,
+        origin: Origin,
+    ) -> None:
         """Fit and keep; a kill at any moment leaves nothing that the next use of the same does not clear away."""
         scratch, timing = self._scratch(folder), folder.with_suffix(".timing.json")
         started = time.monotonic()
@@ -151,6 +162,7 @@ class ArtifactStore:
                 ) from error
             raise
         intervention.save_pretrained(scratch / folder.name)
+        write_card(scratch / folder.name, intervention, origin)
         # Beside the folder, not in it: seconds differ between runs, the artifact's bytes must not.
         write_json(scratch / timing.name, {"fit_s": round(time.monotonic() - started + parts_s, 3)})
         (scratch / timing.name).replace(timing)

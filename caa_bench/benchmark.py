@@ -26,6 +26,7 @@ from caa_bench.evaluators.base import Aftermath
 from caa_bench.files import content_key
 from caa_bench.hub import unreachable
 from caa_bench.interventions import Intervention, Unchanged
+from caa_bench.items import text_key
 from caa_bench.measure import Measurement
 from caa_bench.model import ChatModel
 from caa_bench.plan import Plan, bases_of, make_plan
@@ -287,11 +288,13 @@ class Benchmark:
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         """What the report needs to know beside the rows."""
+        items = self.behavior.selection if self.args.split == "selection" else self.behavior.test
         unfit = [f"{label} could not be fitted ({why}); its cells are missing" for label, why in self.unfit.items()]
         return {
             "cells": [asdict(cell) for cell in plan.cells],
             "batches": [batch.key for batch in plan.batches],
             "behavior": {"id": self.behavior.id, "title": self.behavior.title, "matching": self.behavior.matching},
+            "items": {item.id: text_key(item) for item in items},
             "model": self._model_key,
             "layers": asdict(self.chat.loaded_layers()),
             "warnings": [*self.behavior.warnings, *unfit],

@@ -67,6 +67,18 @@ def write_artifact(folder: Path, *, tensors: Mapping[str, Tensor] | None, meta: 
         write_synced(staged / _MANIFEST, _rendered(manifest))
 
 
+def add_text(folder: Path, name: str, text: str) -> None:
+    """Put a text file into a fresh artifact that nobody reads yet, covered by its checksums; replaces one of that name.
+
+    Raises:
+        UserError: no artifact there, or the disk is full.
+    """
+    manifest = _read_manifest(folder / _MANIFEST)
+    write_atomic(folder / name, text)
+    manifest["files"] = dict(sorted((manifest["files"] | {name: sha256_bytes(text.encode())}).items()))
+    write_atomic(folder / _MANIFEST, _rendered(manifest))
+
+
 def read_artifact(folder: Path, *, expect: Mapping[str, Any] | None) -> Artifact:
     """The artifact in `folder`, after checking every byte of it. Reads safetensors and JSON only.
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from caa_bench.files import content_key
+
 LETTERS = "ABCDEFGH"
 MAX_ORDERS = 4
 Protocol = Literal["default", "caa"]
@@ -206,3 +208,8 @@ def _pair(item: Item, number: int, order: Sequence[int]) -> Pair:
         matching_text=item.options[item.matching],
         other_text=item.options[item.other],
     )
+
+
+def text_key(item: Item) -> str:
+    """12 hex digits of what is asked and which letter is right: by these, items of two sources are joined."""
+    return content_key([item.question.strip(), LETTERS[item.matching]])[:12]

@@ -35,10 +35,18 @@ QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": Fal
 
 
 def trackers(recipe: Recipe) -> list[Callback]:
-    """The callbacks that `report_to` names."""
+    """The callbacks that `report_to` names.
+
+    Raises:
+        UserError: one of them is not installed.
+    """
     made: list[Callback] = []
     if "wandb" in recipe.args.report_to:
         made.append(WandbTracker(project=recipe.args.project))
+    if "trackio" in recipe.args.report_to:
+        from caa_bench.tracking_trackio import TrackioTracker
+
+        made.append(TrackioTracker(project=recipe.args.project))
     return made
 
 
@@ -51,7 +59,7 @@ class WandbTracker(Callback):
 
     def __init__(self, *, project: str) -> None:
         self.project = project
-        self.mode = _mode()
+        self.mode = wandb_mode()
 
     def __str__(self) -> str:
         return "wandb"
@@ -61,7 +69,7 @@ class WandbTracker(Callback):
         os.environ.setdefault("WANDB_SILENT", "true")  # it greets before it reads the settings of a run
         if not os.environ.get("WANDB_MODE"):
             os.environ.pop("WANDB_MODE", None)  # set to nothing it would be refused
-        curves = _curves(report)
+        curves = curves_of(report)
         for name, curve in curves.items():
             self._log_curve(report, name=name, curve=curve)
         self._log_summary(report, curves)
@@ -133,7 +141,7 @@ def _known(family: str, line: Mapping[str, Any]) -> dict[str, float]:
     return {f"{family}/{name}": line[name] for name in METRICS if name in line and line[name] == line[name]}
 
 
-def _curves(report: Report) -> dict[str, pd.DataFrame]:
+def curves_of(report: Report) -> dict[str, pd.DataFrame]:
     """`base + vector, layer` -> its cells by ascending multiplier, the base's own unsteered cell among them."""
     import pandas as pd
 
@@ -150,7 +158,7 @@ def _curves(report: Report) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _mode() -> Literal["online", "offline", "disabled"]:
+def wandb_mode() -> Literal["online", "offline", "disabled"]:
     """Online where the user is logged in, unless WANDB_MODE says otherwise; else offline, so that nothing is asked."""
     asked = os.environ.get("WANDB_MODE", "")
     if asked == "disabled":

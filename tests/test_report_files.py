@@ -125,6 +125,19 @@ def test_the_latex_table_has_a_line_a_stack(folder: Path) -> None:
     assert escape("50% of a_b & {c}^~\\") == r"50\% of a\_b \& \{c\}\textasciicircum{}\textasciitilde{}\textbackslash{}"
 
 
+def test_the_methods_paragraph_is_the_run_s(folder: Path) -> None:
+    """Items, split, layers, doses and seed as they were; its citations are in the BibTeX file beside it."""
+    text = (folder / "figures" / "methods.tex").read_text()
+    for said in ("Refusal on tiny", "24 items of the test split", "both option orders", "layer 2, 3", "-1, 0, 1"):
+        assert said in text
+    assert "(999 draws, seed 0)" in text and r"system\_prompt\_positive" in text
+    (cited,) = re.findall(r"\\cite\{([^}]+)\}", text)
+    entries = (folder / "figures" / "references.bib").read_text()
+    assert re.findall(r"^@\w+\{(\w+),", entries, flags=re.M) == cited.split(",")
+    assert read_manifest(folder)["recipe_key"][:16] in entries
+    assert entries.count("{") == entries.count("}")
+
+
 def test_names_keep_their_gap_and_their_order() -> None:
     """Crowded at either end or in the middle, labels are a gap apart, in order, and no further than they must."""
     for wanted in ([5.0, 6, 7], [280.0, 281, 282], [100.0, 100, 100, 100], [10.0, 200, 90]):

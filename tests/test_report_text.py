@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from report_runs import simulate
 
-from caa_bench.report import Report, make_report, summary, words
+from caa_bench.report import Report, make_report, words
+from caa_bench.report.summary import render_summary
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_terminal_escapes_are_inert(tmp_path: Path) -> None:
 def test_the_summary_has_a_line_a_behavior(compared: Report, tmp_path: Path) -> None:
     """Several behaviors side by side, in 120 columns, each base with its verdict."""
     other = _report(tmp_path, behavior="sycophancy", title="Sycophancy", items=12, bases=("none", "lora_sft_positive"))
-    text = summary([compared, other])
+    text = render_summary([compared, other])
     assert max(map(len, text.splitlines())) <= 120
     lines = text.splitlines()
     assert sum(line.startswith("  refusal") for line in lines) == 2

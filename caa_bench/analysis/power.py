@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
@@ -30,10 +31,7 @@ def items_needed(effect: float, sd: float, *, power: float = 0.8) -> int:
         raise ValueError(f"effect ({effect}) must not be 0, sd ({sd}) not negative, power ({power}) between 0 and 1")
     if sd == 0:
         return 2
-    n = max(2, math.ceil((detectable_effect(sd, power=power) / effect) ** 2))
-    while t_test_power(effect, sd, n=n) < power:
-        n += 1
-    return n
+    return _fewest(lambda n: t_test_power(effect, sd, n=n) >= power)
 
 
 def items_to_settle(effect: float, sd: float, *, power: float = 0.8) -> int:
@@ -48,10 +46,14 @@ def items_to_settle(effect: float, sd: float, *, power: float = 0.8) -> int:
     """
     if effect <= 0:
         raise ValueError(f"effect ({effect}) must be positive: nothing can be kept of an effect that is not there")
-    n = max(2, items_needed(effect, sd, power=power))
-    while adds_fully_power(effect, sd, n=n) < power:
-        n += 1
-    return n
+    if not 0 <= sd < math.inf or not 0 < power < 1:
+        raise ValueError(f"sd ({sd}) must not be negative, power ({power}) between 0 and 1")
+    return _fewest(lambda n: adds_fully_power(effect, sd, n=n) >= power)
+
+
+def spread_of_items(detectable: float, n: int) -> float:
+    """The standard deviation of a per-item effect, from the detectable effect of its mean over n items."""
+    return float(detectable / detectable_effect(1.0) * math.sqrt(n))
 
 
 def adds_fully_power(effect: float, sd: float, *, n: int) -> float:
@@ -68,3 +70,15 @@ def t_test_power(effect: float, sd: float, *, n: int) -> float:
     """Power of the paired two-sided 5% t test with n items (noncentral t)."""
     shift, edge = abs(effect) / sd * math.sqrt(n), stats.t.ppf(1 - LEVEL / 2, n - 1)
     return float(stats.nct.sf(edge, n - 1, shift) + stats.nct.cdf(-edge, n - 1, shift))
+
+
+def _fewest(enough: Callable[[int], bool]) -> int:
+    """The smallest n from 2 on that is enough; more items are never fewer. Doubling, then halves."""
+    high = 2
+    while not enough(high):
+        high *= 2
+    low = max(high // 2, 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

@@ -19,11 +19,11 @@ class Compare(RecipeCommand):
 
     def work(self, made: Sequence[Benchmark]) -> int:
         """Exit 1 if a batch or a fit failed."""
-        from caa_bench.report import summary
+        from caa_bench.report.summary import render_summary
 
         reports = [benchmark.compare().report() for benchmark in made]
         if len(reports) > 1:
-            print("\n" + summary(reports))
+            print("\n" + render_summary(reports))
         return 1 if any(report.manifest["status"] == "error" for report in reports) else 0
 
 

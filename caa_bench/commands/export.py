@@ -11,7 +11,7 @@ from caa_bench.errors import UserError
 
 
 class Export(Command):
-    """Safetensors and JSON, every checksum checked."""
+    """Safetensors and JSON, every checksum checked, and a card that says what each did in the run."""
 
     name = "export"
     help = "copy a run's fitted artifacts to a folder of their own"
@@ -24,15 +24,23 @@ class Export(Command):
     def run(self, options: Namespace) -> int:
         """A line an artifact."""
         from caa_bench.artifacts import kept_at
+        from caa_bench.cards import write_card
         from caa_bench.files import inside, read_artifact
+        from caa_bench.interventions import Intervention
+        from caa_bench.report import make_report
+        from caa_bench.report.effects_card import run_effects, run_origin
         from caa_bench.results import read_manifest
 
         run, target = Path(options.folder), Path(options.target)
         if target.exists():
             raise UserError(f"{target}: exists already; give a new folder")
         found = {label: kept_at(run, path) for label, path in read_manifest(run)["facts"]["artifacts"].items()}
+        report = make_report(run)
         for label, folder in found.items():
             read_artifact(folder, expect=None)
-            shutil.copytree(folder, inside(target, label))
+            copy = inside(target, label)
+            shutil.copytree(folder, copy)
+            effects = run_effects(report, label)
+            write_card(copy, Intervention.from_pretrained(copy), run_origin(report, label), effects=effects)
             print(f"{label}: {target / label}")
         return 0

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from caa_bench.commands.base import Command, newest_run
+from caa_bench.errors import UserError
 
 
 class ReportCommand(Command):
@@ -15,14 +16,33 @@ class ReportCommand(Command):
     help = "rebuild the tables of a run from its rows; needs no model"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """The run."""
-        parser.add_argument("folder", nargs="?", help="the run folder (default: the newest under runs/)")
+        """The runs."""
+        parser.add_argument("folders", nargs="*", metavar="RUN", help="run folders (default: the newest under runs/)")
+        parser.add_argument("--page", metavar="FILE", help="where the page of several runs goes (./comparison.html)")
+        parser.add_argument(
+            "--published", action="store_true", help="beside the paper's numbers, for a run with the paper's settings"
+        )
 
     def run(self, options: Namespace) -> int:
-        """Write them, print the table."""
+        """Write them, print the tables; several runs get one page too."""
         from caa_bench.report import write_report
 
-        folder = Path(options.folder) if options.folder else newest_run()
-        print(write_report(folder).text())
-        print(f"\nwritten to {folder}")
+        folders = [Path(folder) for folder in options.folders] or [newest_run()]
+        if options.page and len(folders) < 2:
+            raise UserError("--page: is for several runs; give more than one run folder")
+        if options.published:
+            from caa_bench.report.published import published_text
+
+            print("\n\n".join(published_text(write_report(folder)) for folder in folders))
+            return 0
+        reports = [write_report(folder) for folder in folders]
+        if len(reports) == 1:
+            print(f"{reports[0].text()}\n\nwritten to {folders[0]}")
+            return 0
+        from caa_bench.report.comparison import write_comparison
+        from caa_bench.report.summary import render_summary
+
+        page = Path(options.page or "comparison.html")
+        write_comparison(reports, page)
+        print(f"{render_summary(reports)}\n\nwritten to each run and to {page}")
         return 0

@@ -78,6 +78,16 @@ def letter_differences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     Returns:
         Differences in fp32 on the CPU. [N, L, D]: N pairs, L layers, D hidden size
     """
+    activations = letter_sides(model, tokenizer, pairs)
+    return activations[:, 0] - activations[:, 1]
+
+
+def letter_sides(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
+    """Every block's output at the answer letter, the matching answer's and the other's.
+
+    Returns:
+        Activations in fp32 on the CPU. [N, 2, L, D]
+    """
     from caa_bench.engine.capture import letter_activations
     from caa_bench.prompts import choice_prompt
 
@@ -85,8 +95,7 @@ def letter_differences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         choice_prompt(tokenizer, [{"role": "user", "content": pair.question}], (pair.matching[1:-1], pair.other[1:-1]))
         for pair in pairs
     ]
-    activations = letter_activations(model, prompts)
-    return activations[:, 0] - activations[:, 1]
+    return letter_activations(model, prompts)
 
 
 def grid_mistakes(section: str, layers: tuple[int, ...], known: Layers) -> list[str]:

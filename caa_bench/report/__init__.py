@@ -60,14 +60,15 @@ class Report:
 def write_report(folder: Path) -> Report:
     """Compute everything that a run shows from its rows and write it beside them.
 
-    Tables (`*.csv`, `table.txt`), `recipe.yaml`, `report.html`, and `figures/` (SVG, PNG, CSV, LaTeX). The same rows
-    give the same bytes, but for the fit seconds in report.html, which are marked `data-timing`.
+    Tables (`*.csv`, `table.txt`), `recipe.yaml`, `report.html`, and `figures/` (SVG, PNG, CSV, LaTeX, BibTeX). The same
+    rows give the same bytes, but for the fit seconds in report.html, which are marked `data-timing`.
 
     Raises:
         UserError: no run folder, one that is damaged, or a full disk.
     """
     from caa_bench.report.figures import write_figures
     from caa_bench.report.latex import stacking_latex
+    from caa_bench.report.methods import bibtex, methods_latex
     from caa_bench.report.page import render_page
     from caa_bench.report.repeat import recipe_yaml
 
@@ -80,6 +81,8 @@ def write_report(folder: Path) -> Report:
     write_atomic(folder / "report.html", render_page(report))
     (folder / "figures").mkdir(exist_ok=True)
     write_atomic(folder / "figures" / "stacking.tex", stacking_latex(report))
+    write_atomic(folder / "figures" / "methods.tex", methods_latex(report))
+    write_atomic(folder / "figures" / "references.bib", bibtex(report.manifest))
     write_figures(report, folder / "figures")
     return report
 
@@ -151,13 +154,6 @@ def _in_plan_order(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         kind="stable",
         ignore_index=True,
     )
-
-
-def summary(reports: list[Report]) -> str:
-    """Several behaviors side by side, as printed after `compare-all`."""
-    from caa_bench.report.summary import render_summary
-
-    return render_summary(reports)
 
 
 def to_csv(table: pd.DataFrame) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,12 +46,17 @@ class Drawing:
 
 def write_figures(report: Report, folder: Path) -> None:
     """`dose_curves`, `stacking` and `layers` (where they apply) as .svg, .png and .csv."""
+    save_drawings(lambda: _drawings(report), folder)
+
+
+def save_drawings(drawn: Callable[[], Iterable[Drawing]], folder: Path) -> None:
+    """Each drawing as .svg, .png and .csv, drawn and saved in one style, the same bytes for the same numbers."""
     import matplotlib as mpl
 
     from caa_bench.report import to_csv
 
     with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **STYLE}):
-        for drawing in _drawings(report):
+        for drawing in drawn():
             write_atomic(folder / f"{drawing.name}.csv", to_csv(drawing.data))
             write_atomic(folder / f"{drawing.name}.svg", _saved(drawing.figure, "svg", {"Date": None}))
             write_atomic(folder / f"{drawing.name}.png", _saved(drawing.figure, "png", {"Software": None}))
@@ -82,7 +87,7 @@ def _dose_curves(found: list[Curve], chosen: Headline, look: dict[str, Look]) ->
 
     columns = min(3, len(found))
     height = -(-len(found) // columns)
-    figure, axes = _grid(height, columns, size=(2.3 * columns, 1.9 * height + 0.2))
+    figure, axes = panels(height, columns, size=(2.3 * columns, 1.9 * height + 0.2))
     unchanged = next((curve for curve in found if curve.base == "none"), None)
     for place, curve in zip(axes, found, strict=False):
         if unchanged is not None and curve is not unchanged:
@@ -111,7 +116,7 @@ def _curve(place: Axes, points: pd.DataFrame, look: Look) -> None:
 
 def _stacking(lines: pd.DataFrame, look: dict[str, Look]) -> Drawing:
     """CAA on top of each base (filled) beside CAA alone (open), a row a base and dose."""
-    figure, axes = _grid(1, 1, size=(5.2, 0.19 * len(lines) + 0.8))
+    figure, axes = panels(1, 1, size=(5.2, 0.19 * len(lines) + 0.8))
     place = axes[0]
     rows = lines.to_dict("records")
     for y, line in enumerate(rows):
@@ -138,7 +143,7 @@ def _layers(shifts: pd.DataFrame, chosen: Headline) -> Drawing:
     """The vector alone at the headline's doses, layer by layer."""
     alone = shifts[(shifts["base"] == "none") & (shifts["vector"] == chosen.vector)]
     alone = alone[alone["multiplier"].isin(chosen.doses)].sort_values(["multiplier", "layer"], kind="stable")
-    figure, axes = _grid(1, 1, size=(4.2, 2.6))
+    figure, axes = panels(1, 1, size=(4.2, 2.6))
     place = axes[0]
     for dose, part in alone.groupby("multiplier"):
         color, marker, line = ("#0072B2", "^", "-") if dose > 0 else ("#D55E00", "v", "--")
@@ -153,7 +158,8 @@ def _layers(shifts: pd.DataFrame, chosen: Headline) -> Drawing:
     return Drawing(name="layers", figure=figure, data=alone)
 
 
-def _grid(height: int, width: int, *, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def panels(height: int, width: int, *, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure of `height` x `width` axes, row by row; size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -65,8 +65,8 @@ def render_page(report: Report) -> str:
             recipe_yaml=recipe_yaml(report.manifest),
             command=COMMAND,
             report_command=REPORT_COMMAND,
-            style_hash=_hash("style.css.jinja"),
-            script_hash=_hash("script.js.jinja"),
+            style_hash=template_hash("style.css.jinja"),
+            script_hash=template_hash("script.js.jinja"),
         )
     )
 
@@ -105,7 +105,7 @@ def breakable(text: object) -> Markup:
     return Markup("_<wbr>").join(str(piece) for piece in typeset(text).split("_"))
 
 
-def _hash(name: str) -> str:
+def template_hash(name: str) -> str:
     """What the page's policy names its own style and script by: nothing else may run."""
     text = environment().get_template(name).render()
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

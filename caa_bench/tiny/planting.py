@@ -50,8 +50,8 @@ class Planter:
         # them a pair's difference would be the planted direction and little else, and so would shuffled labels. [5, D]
         self.letters = basis[len(BEHAVIORS) :].contiguous()
         # Two more, orthogonal to all of these: levels are +-1 along them, so that they nearly cancel in a mean over
-        # items. Without them pairs would differ in rounding alone, and a vector from shuffled labels, which is rescaled,
-        # would be made of that. [5, D]
+        # items. Without them pairs would differ in rounding alone, and a vector from shuffled labels, rescaled, would
+        # be made of that. [5, D]
         drawn = torch.randn(HIDDEN, 2, generator=torch.Generator().manual_seed(seed + 1))
         first, second = torch.linalg.qr(drawn - basis.T @ (basis @ drawn)).Q.T
         self.items = item_norm * torch.stack([first, second, -first, -second, torch.zeros(HIDDEN)])

@@ -1,0 +1,129 @@
+"""README.md of a saved intervention: what it is, what it learned from, where it acts, how to load it, what it did.
+
+The card that a fit leaves names its model by checksum alone: the same fit has the same bytes, whatever a user calls the
+model. `caa-bench export` writes it anew with the run's model, effects and side effects.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caa_bench.files import add_text, content_key, terminal_safe
+from caa_bench.interventions.vectors import SteeringVector
+from caa_bench.model import DEFAULT_DEPTH
+
+if TYPE_CHECKING:
+    from caa_bench.behavior import Pairs
+    from caa_bench.interventions import Intervention
+
+CARD = "README.md"
+VECTOR_RULE = (
+    "Added to the output of ONE decoder block (counted from 0), times the multiplier, at every position from the "
+    "last token of the instruction on: that token, the answer's opening and every new token"
+)
+ADAPTER_RULE = "Acts in every layer and at every position"
+LOAD = """```python
+import torch
+
+from caa_bench import Condition, Intervention
+from caa_bench.model import ChatModel
+from caa_bench.prompts import chat_prompt
+
+MODEL = {model}
+chat = ChatModel.find(MODEL)
+loaded = Intervention.from_pretrained(".")  # this folder; every byte is checked
+prompt = chat_prompt(chat.tokenizer, [{{"role": "user", "content": "Can you help me with something?"}}])
+with loaded.attach(chat.model, Condition({condition}), prompts=[prompt]):
+    ids = chat.model.generate(torch.tensor([prompt.ids]), max_new_tokens=20, do_sample=False)
+print(chat.tokenizer.decode(ids[0, len(prompt.ids) :]))
+```
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a fit comes from.
+
+    Args:
+        behavior: the behavior's id.
+        model: what names the model for a reader.
+        data: the training data in a few words.
+        loadable: what `ChatModel.find` takes; "" where the card cannot know it.
+        layer: the layer to load a vector at; None: the middle one.
+    """
+
+    behavior: str
+    model: str
+    data: str
+    loadable: str = ""
+    layer: int | None = None
+
+
+def fitted_origin(pairs: Pairs, *, model_key: Mapping[str, Any]) -> Origin:
+    """What is known when it is fitted.
+
+    Args:
+        model_key: what identifies the model (`ChatModel.fingerprint`).
+    """
+    files = model_key["files"]
+    return Origin(
+        behavior=pairs.behavior,
+        model=f"commit {files['commit']}" if "commit" in files else f"files with key {content_key(files)[:16]}",
+        data=f"{len(pairs)} contrast pairs of {pairs.behavior}, key {pairs.key[:16]}",
+    )
+
+
+def write_card(folder: Path, intervention: Intervention, origin: Origin, *, effects: str = "") -> None:
+    """Put the card into a freshly saved artifact, covered by its checksums.
+
+    Args:
+        effects: what a run measured, as Markdown.
+    """
+    add_text(folder, CARD, card(intervention, origin, effects=effects))
+
+
+def card(intervention: Intervention, origin: Origin, *, effects: str = "") -> str:
+    """The whole text, with a code block that runs in the artifact's folder."""
+    vectors = intervention.fitted() if isinstance(intervention, SteeringVector) else None
+    head: dict[str, Any] = {"library_name": "caa_bench", "tags": ["caa_bench", intervention.name]}
+    if on_the_hub(origin.loadable):
+        head["base_model"] = origin.loadable
+    facts = {
+        "behavior": origin.behavior,
+        "model": origin.model,
+        "learned from": origin.data,
+        "acts": ADAPTER_RULE if vectors is None else VECTOR_RULE,
+        **(
+            {} if vectors is None else {"holds": f"a vector a layer, {len(vectors)} layers of width {vectors.shape[1]}"}
+        ),
+        "settings": json.dumps(intervention.settings()),
+    }
+    condition = "multiplier=1.0"
+    if vectors is not None:
+        layer = round(DEFAULT_DEPTH * len(vectors)) if origin.layer is None else origin.layer
+        condition = f"layer={layer}, multiplier=1.0"
+    model = json.dumps(origin.loadable) if origin.loadable else '"..."  # the model that it was fitted on'
+    parts = [
+        "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
+        f"# {_plain(intervention.label)} for {_plain(origin.behavior)}",
+        (type(intervention).__doc__ or "").strip().split("\n")[0],
+        "\n".join(["| | |", "|---|---|", *(f"| {name} | {_plain(value)} |" for name, value in facts.items())]),
+        effects or "What it does was not measured when this card was written.",
+        "## Load it\n\n" + LOAD.format(model=model, condition=condition),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def on_the_hub(name: str) -> bool:
+    """Whether it reads as owner/model."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def _plain(text: str) -> str:
+    """One line of a table that shows as it is."""
+    return html.escape(terminal_safe(text), quote=False).replace("|", "&#124;").replace("`", "&#96;")

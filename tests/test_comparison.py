@@ -1,0 +1,63 @@
+"""One page for many runs: every number traceable to its run's own rows, links relative, text of others escaped."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from report_page import PageReader
+from report_runs import simulate
+
+from caa_bench.__main__ import main
+from caa_bench.report import make_report
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("many") / "runs" / "compare"
+    bases = ("none", "system_prompt_positive")
+    one = simulate(root / "one", items=24, bases=bases)
+    two = simulate(root / "two", items=30, bases=bases, behavior="b", title="<b>", matching="<i>", seed=3)
+    return [one, two]
+
+
+def test_many_runs_stand_on_one_page(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *map(str, folders)]) == 0
+    assert "2 behaviors on tiny" in capsys.readouterr().out
+    page = (tmp_path / "comparison.html").read_text()
+    assert "<b></a>" not in page and "&lt;b&gt;" in page
+    links = re.findall(r'<a href="([^"]+)"', page)
+    assert [(tmp_path / link).resolve() for link in links] == [folder / "report.html" for folder in folders]
+    tables = [make_report(folder) for folder in folders]
+    levels = {line["cell"]: line for table in tables for line in table.shifts.to_dict("records")}
+    for table in tables:
+        for line in table.cells.to_dict("records"):
+            levels[line["cell"]] = levels[line["cell"]] | line
+    shown = [entry for entry in PageReader(page).shown if entry.column in ("p_balanced", "shift", "total")]
+    assert len(shown) > 20
+    for entry in shown:
+        assert entry.value == pytest.approx(levels[entry.keys["cell"]][entry.column], abs=1e-8)
+
+
+def test_the_same_runs_give_the_same_page(folders: list[Path], tmp_path: Path) -> None:
+    pages = []
+    for name in ("a.html", "b.html"):
+        assert main(["report", *map(str, folders), "--page", str(tmp_path / name)]) == 0
+        pages.append((tmp_path / name).read_bytes())
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [(["{0}", "--page", "x.html"], "is for several runs"), (["{0}", "{1}", "--page", "x.txt"], "ends in .html")],
+)
+def test_mistakes_are_one_line(
+    argv: list[str], problem: str, folders: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", *(part.format(*folders) for part in argv)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert problem in line
