@@ -132,7 +132,7 @@ def _in_plan_order(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
 def summary(reports: list[Report]) -> str:
     """Several behaviors side by side, as printed after `compare-all`."""
-    from caa_bench.report.summary import render_summary
+    from caa_bench.report.side_by_side import render_summary
 
     return render_summary(reports)
 
