@@ -50,7 +50,7 @@ def fitted(behavior) -> dict[str, Intervention]:
     built: dict[str, Intervention] = {}
     for label in LABELS:
         cls = next(cls for name, cls in reversed(registry().items()) if label == name or label.startswith(f"{name}_"))
-        config = cls.Config(learning_rate=1e-2, max_pairs=16) if cls is LoraSFT else cls.Config()
+        config = cls.Config(learning_rate=3e-2, max_pairs=16) if cls is LoraSFT else cls.Config()
         variant = label.removeprefix(cls.name).removeprefix("_")
         built[label] = cls.build(config, variant=variant, behavior=behavior, built=built)
         built[label].fit(model(), tokenizer(), behavior.pairs())

@@ -9,7 +9,7 @@ import pytest
 from report_runs import simulate
 
 from caa_bench.report import Report, make_report, words
-from caa_bench.report.summary import render_summary
+from caa_bench.report.side_by_side import render_summary
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,12 @@ def test_the_summary_has_a_line_a_behavior(compared: Report, tmp_path: Path) -> 
     assert "adds less 0.7" in stacks[2]
     assert stacks[3].split()[1] == "n/a"
     assert stacks[3].endswith("no verdict (n < 20)  n/a") or "no verdict (n < 20)" in stacks[3]
+
+
+def test_the_summary_can_be_asked_for_again(compared: Report) -> None:
+    """No module takes the function's name once it is imported."""
+
+    assert render_summary([compared]) == render_summary([compared])
 
 
 def test_layers_on_the_test_split_are_never_chosen_by_their_results(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class Compare(RecipeCommand):
 
     def work(self, made: Sequence[Benchmark]) -> int:
         """Exit 1 if a batch or a fit failed."""
-        from caa_bench.report.summary import render_summary
+        from caa_bench.report.side_by_side import render_summary
 
         reports = [benchmark.compare().report() for benchmark in made]
         if len(reports) > 1:

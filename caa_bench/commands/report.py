@@ -40,7 +40,7 @@ class ReportCommand(Command):
             print(f"{reports[0].text()}\n\nwritten to {folders[0]}")
             return 0
         from caa_bench.report.comparison import write_comparison
-        from caa_bench.report.summary import render_summary
+        from caa_bench.report.side_by_side import render_summary
 
         page = Path(options.page or "comparison.html")
         write_comparison(reports, page)

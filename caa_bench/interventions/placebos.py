@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from caa_bench.behavior import Behavior, Pairs
 
 
+NOTHING = 1e-5
+"""Of the vector's own norm: less than that is rounding."""
+
+
 class Placebo(SteeringVector):
     """A vector with the grid, the layers and, per layer, the norm of a CAA intervention.
 
@@ -107,15 +111,20 @@ class RandomDirection(Placebo):
 class ShuffledLabels(Placebo):
     """The CAA recipe on shuffled labels: for a random half of the items "matching" and "other" are exchanged.
 
-    Exactly half: an unbalanced draw would leave a remainder of the true direction, which rescaling then blows up.
-    Both option orders of an item together: what the letters themselves add stays balanced, as it is for CAA.
+    Exactly half, and what is still left of the true direction by chance is taken out: rescaling would blow the
+    remainder up, and the noise floor would be made of the effect that has to clear it. Both option orders of an item
+    together: what the letters themselves add stays balanced, as it is for CAA.
     """
 
     name = "shuffled"
     placebo_of = "caa"
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
-        """Average the original's differences with shuffled signs."""
+        """Average the original's differences with shuffled signs.
+
+        Raises:
+            UserError: the pairs differ in nothing but the true direction, so that no other is left.
+        """
         labeled = self.original.own_pairs(pairs)
         differences = self.original.differences
         if differences is None:
@@ -123,4 +132,11 @@ class ShuffledLabels(Placebo):
         items = list(dict.fromkeys(pair.item for pair in labeled))
         flipped = set(random.Random(self.config.seed).sample(items, len(items) // 2))  # noqa: S311 - a draw, not a secret
         signs = differences.new_tensor([-1.0 if pair.item in flipped else 1.0 for pair in labeled])
-        self.vectors = self._rescaled(mean_vector(differences * signs[:, None, None]))
+        drawn, true = mean_vector(differences * signs[:, None, None]), self.original.fitted()
+        left = drawn - (drawn * true).sum(-1, keepdim=True) / true.pow(2).sum(-1, keepdim=True) * true
+        if (left.norm(dim=-1) <= NOTHING * true.norm(dim=-1)).any():
+            raise UserError(
+                f"shuffled: {len(items)} training items leave no direction but the true one; give more and different "
+                "ones, or take shuffled out of vectors"
+            )
+        self.vectors = self._rescaled(left)
