@@ -13,8 +13,8 @@ DRY_RUN ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHOSEN := $(if $(BEHAVIOR),behavior=$(BEHAVIOR)) $(if $(MODEL),model=$(MODEL))
-# SET may hold spaces and quotes, so it travels in the environment, not in the command line.
-export SET
+# SET and TORCH may hold spaces, quotes and <, so they travel in the environment, not in the command line.
+export SET TORCH
 OPTIONS = --set "$$SET" $(if $(RECIPE),--recipe $(RECIPE)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
@@ -29,7 +29,7 @@ install: $(STAMP) ## a virtual environment in .venv with pinned versions; TORCH=
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check $$TORCH -c constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	@touch $(STAMP)
 

@@ -65,7 +65,7 @@ def test_every_make_target_that_the_readme_names_is_there() -> None:
 
 def test_every_command_that_the_readme_names_is_there() -> None:
     code = " ".join(re.findall(r"`[^`]+`", README) + BLOCKS)
-    named = set(re.findall(r"caa-bench ([a-z-]+)\b", code)) | set(re.findall(r"caa_bench ([a-z-]+) ", code))
+    named = set(re.findall(r"caa-bench ([a-z-]+)\b", code)) | set(re.findall(r"-m caa_bench ([a-z-]+) ", code))
     assert named - registry().keys() == set()
     models = {model for model in re.findall(r"MODEL=([\w./-]+)", code) if not model.startswith("/")}
     assert models - set(model_names()) == set()

@@ -113,12 +113,6 @@ def test_the_summary_has_a_line_a_behavior(compared: Report, tmp_path: Path) -> 
     assert stacks[3].endswith("no verdict (n < 20)  n/a") or "no verdict (n < 20)" in stacks[3]
 
 
-def test_the_summary_can_be_asked_for_again(compared: Report) -> None:
-    """No module takes the function's name once it is imported."""
-
-    assert render_summary([compared]) == render_summary([compared])
-
-
 def test_layers_on_the_test_split_are_never_chosen_by_their_results(tmp_path: Path) -> None:
     """Layer 3 works best here, but the model's default leads: results of the test split choose nothing."""
     gain = {"caa": 1.8, "random": 0.05, "shuffled": 0.0}
