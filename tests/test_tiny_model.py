@@ -234,8 +234,9 @@ def test_every_arm_moves_it_and_leaves_room(behavior: str) -> None:
 def test_letters_options_and_placebos(behavior: str) -> None:
     cells = [c for c in MEASURED["behaviors"][behavior]["cells"] if abs(c["multiplier"]) <= 1]
     assert min(c["option_mass"] for c in cells) >= 0.95
-    assert max(abs(c["letter_bias"]) for c in cells) <= 0.2
-    assert max(c["letter_locked"] for c in cells if c["base"] == "none") <= 0.05
+    untrained = [c for c in cells if not c["base"].startswith("lora_sft")]
+    assert max(abs(c["letter_bias"]) for c in untrained) <= 0.2
+    assert max(c["letter_locked"] for c in untrained) <= 0.05
     plain = level(behavior)
     for vector in ("random", "shuffled"):
         assert max(abs(level(behavior, vector=vector, multiplier=m) - plain) for m in (-1.0, 1.0)) <= 0.05

@@ -60,7 +60,7 @@ class LoraSFT(Intervention):
         alpha: int = 16
         dropout: float = 0.0
         target_modules: tuple[str, ...] = ()
-        learning_rate: float = 4e-4
+        learning_rate: float = 5e-4
         epochs: float = 1.0
         batch_size: int = 8
         max_pairs: int | None = None

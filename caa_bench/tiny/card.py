@@ -34,6 +34,11 @@ other work as well; left alone they take about .56 s a step, 40 minutes in all. 
 (210 items a behavior in both option orders; layer sweep: the selection split, 60 items), at layer {layer}.
 """
 
+LIMITS = """
+What falls short: a LoRA finetune is trained, not built, and it brings a small letter bias; where it shifts an item to
+log-odds near 0, that bias decides its side, so `letter_locked` is high on LoRA bases (the harness warns of it).
+"""
+
 
 def write_card(folder: Path, measured: dict[str, Any]) -> None:
     """Write `folder`/README.md from the built-in truth and the measured one."""
@@ -70,6 +75,7 @@ def render(folder: Path, measured: dict[str, Any]) -> str:
         f"Plain facts (capability split, {facts['n']} items in both orders, no intervention): accuracy "
         f"{facts['accuracy']:.3f} [{facts['accuracy_low']:.3f}, {facts['accuracy_high']:.3f}].\n"
     )
+    plain += LIMITS
     return introduction + "\n" + "\n".join(f"## {title}\n\n{table}\n" for title, table in sections) + "\n" + plain
 
 
@@ -130,12 +136,19 @@ def _directions(found: dict[str, Any], transfer: dict[str, dict[str, float]]) ->
 def _letters(found: dict[str, Any]) -> str:
     lines = []
     for behavior, one in found.items():
-        cells = [cell for cell in one["cells"] if abs(cell["multiplier"]) <= 1]
-        mass = min(cell["option_mass"] for cell in cells)
-        bias = max((cell["letter_bias"] for cell in cells), key=abs)
-        locked = max(cell["letter_locked"] for cell in cells)
-        lines.append([behavior, f"{mass:.3f}", f"{bias:+.2f}", f"{locked:.1%}"])
-    return _table(["behavior", "least option mass", "mean letter bias, log-odds", "letter_locked"], lines)
+        near = [cell for cell in one["cells"] if abs(cell["multiplier"]) <= 1]
+        trained = [cell for cell in near if cell["base"].startswith("lora_sft")]
+        others = [cell for cell in near if cell not in trained]
+        lines.append([behavior, *_letter_figures(others), *_letter_figures(trained)])
+    header = ["least option mass", "mean letter bias, log-odds", "letter_locked"]
+    return _table(["behavior", *(f"{what}, {where}" for where in ("no LoRA", "LoRA") for what in header)], lines)
+
+
+def _letter_figures(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """The worst of each."""
+    mass = min(cell["option_mass"] for cell in cells)
+    bias = max((cell["letter_bias"] for cell in cells), key=abs)
+    return [f"{mass:.3f}", f"{bias:+.2f}", f"{max(cell['letter_locked'] for cell in cells):.1%}"]
 
 
 def _words(found: dict[str, Any]) -> str:

@@ -97,8 +97,8 @@ def _stacking(stacking: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _sweep(report: Report) -> dict[str, float]:
     """Layer -> mean of how far +1 raises and -1 lowers p(matching)."""
-    cells = report.cells[report.cells["vector"] == "caa"]
-    p = cells.pivot_table(index="layer", columns="multiplier", values="p_balanced")
+    cells = report.cells[report.cells["evaluator"] == "answer_probability"]
+    p = cells[cells["vector"] == "caa"].pivot_table(index="layer", columns="multiplier", values="p_balanced")
     return {str(int(layer)): round((row[1.0] - row[-1.0]) / 2, 4) for layer, row in p.iterrows()}
 
 
