@@ -11,7 +11,8 @@ from the rows alone. None of them repeats work that is already on disk.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -200,7 +201,7 @@ class Benchmark:
                 run.open_test(content_key(keys))
             waiting = [batch for batch in plan.batches if batch.key not in rows.done]
             self.callbacks.tell("on_compare_begin", plan=plan, waiting=waiting, folder=self.folder)
-            self.callbacks.tell("on_costs", lines=self.costs(len(plan.cells) // len(self.evaluators)))
+            self.callbacks.tell("on_costs", lines=self.costs(Counter(cell.evaluator for cell in plan.cells)))
             chat = self._loaded() if waiting else self.chat
             measurement = Measurement(chat, args=self.args, run=run, rows=rows, callbacks=self.callbacks)
             failed = measurement.of(waiting, stop=stop)
@@ -222,14 +223,13 @@ class Benchmark:
             report = write_report(self.folder)
         return report
 
-    def costs(self, cells: int) -> list[str]:
-        """What the evaluators say it costs beside forwards over their prompts, for so many cells an evaluator."""
-        counts = {
-            one: len(one.items(self.behavior, split=self.args.split)[: self.args.limit]) for one in self.evaluators
-        }
-        return [
-            x for one, items in counts.items() for x in one.costs(self.behavior, self.chat, items=items, cells=cells)
-        ]
+    def costs(self, cells: Mapping[str, int]) -> list[str]:
+        """What the evaluators say it costs beside forwards over their prompts, for so many cells of each by name."""
+        said = []
+        for one in self.evaluators:
+            items = len(one.items(self.behavior, split=self.args.split)[: self.args.limit])
+            said += one.costs(self.behavior, self.chat, items=items, cells=cells.get(one.name, 0))
+        return said
 
     def _afterwards(self, work: Aftermath) -> list[str]:
         """What the evaluators do with the finished rows; logs what is still missing then."""

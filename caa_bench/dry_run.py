@@ -7,7 +7,7 @@ plan, and is marked as an estimate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,15 +76,25 @@ def render(benchmark: Benchmark) -> str:
         [
             f"{benchmark.behavior.title} on {benchmark.chat.name}: results would go to {benchmark.folder}",
             *(line for arm in arms for line in _cells(arm, benchmark, layers)),
-            f"cells: {sum(1 + len(arm.shared) + len(arm.alone) for arm in arms)}",
+            f"cells: {_count(arms)}",
             f"evaluation: about {sum(arm.forwards() for arm in arms):,} forwards over {sum(a.prompts for a in arms):,} "
             f"prompts, {work:,} token-layers ({loop:,} without shared prefixes)",
-            *benchmark.costs(sum(1 + len(arm.shared) + len(arm.alone) for arm in arms)),
+            *benchmark.costs({name: _count(own) for name, own in _by_evaluator(arms).items()}),
             f"fitting: about {training:,} token-layers, less what is kept from before",
             f"time: {_time((work + training) * 24 * layers.hidden**2)}",
             f"memory: {_memory(benchmark)}",
         ]
     )
+
+
+def _count(arms: Sequence[Arm]) -> int:
+    """Cells of these."""
+    return sum(1 + len(arm.shared) + len(arm.alone) for arm in arms)
+
+
+def _by_evaluator(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+    names = dict.fromkeys(arm.evaluator.name for arm in arms)
+    return {name: [arm for arm in arms if arm.evaluator.name == name] for name in names}
 
 
 def arms_of(benchmark: Benchmark, layers: Layers) -> list[Arm]:

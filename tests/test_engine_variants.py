@@ -38,9 +38,9 @@ def distances(model) -> tuple[float, float]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sharing_in_bf16_moves_less_than_the_batch_size_does(family):
-    """Log-odds, mean over items and conditions."""
-    sharing, batching = distances(random_model(family, dtype=torch.bfloat16))
-    assert sharing <= batching
+    """Log-odds, mean over items, conditions and three draws of the weights: one draw is noise beside noise."""
+    found = [distances(random_model(family, dtype=torch.bfloat16, seed=seed)) for seed in range(3)]
+    assert sum(sharing for sharing, _ in found) <= sum(batching for _, batching in found)
 
 
 @pytest.mark.slow

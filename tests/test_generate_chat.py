@@ -17,7 +17,7 @@ from caa_bench.__main__ import main
 from caa_bench.commands.chat import Conversation
 from caa_bench.commands.generate import shown
 from caa_bench.errors import UserError
-from caa_bench.interventions import Condition
+from caa_bench.interventions import Condition, LoraSFT
 from caa_bench.prompts import chat_prompt
 from caa_bench.session import Answer, Session, Settings
 
@@ -108,7 +108,14 @@ def test_generate_takes_what_compare_has_fitted(
     monkeypatch.chdir(tmp_path)
     few = "lora_sft.max_pairs=4"
     assert (
-        main(["compare", *small.settings("vectors=[caa]", "lora_sft.learning_rate=0.0004", "lora_sft.max_pairs=4")])
+        main(
+            [
+                "compare",
+                *small.settings(
+                    "vectors=[caa]", f"lora_sft.learning_rate={LoraSFT.Config().learning_rate}", "lora_sft.max_pairs=4"
+                ),
+            ]
+        )
         == 0
     )
     kept = sorted(path.name for path in Path("runs/artifacts").iterdir() if path.is_dir())

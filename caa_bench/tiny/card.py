@@ -57,7 +57,7 @@ def render(folder: Path, measured: dict[str, Any]) -> str:
         dead_zone=built["dead_zone"],
         calibration=truth.CALIBRATION,
         minutes=built["build_s"] / 60,
-        steps=built["steps"],
+        steps=" + ".join(map(str, built["steps"].values())),
         seed=built["seed"],
     )
     sections = [
@@ -113,7 +113,7 @@ def _calibration(one: dict[str, Any]) -> str:
     for base in ("system_prompt_no_room", "system_prompt_works_against", "system_prompt_untouched"):
         stack = _stack(one, base, 1.0)
         levels = [_p(_cell(one, base=base, multiplier=m)) for m in (-1.0, 0.0, 1.0)]
-        tags = ", ".join([stack["verdict"], *([stack["tags"]] if stack["tags"] else [])])
+        tags = ", ".join([stack["verdict"], *(stack["tags"] or "").split(";")]).rstrip(", ")
         lines.append([base, " / ".join(levels), tags])
     return _table(["base", "p at -1 / 0 / +1", "verdict at +1"], lines)
 
