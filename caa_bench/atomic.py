@@ -57,6 +57,24 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise unwritable(folder, error) from error
 
 
+def append_synced(path: Path, data: bytes, *, start: int) -> None:
+    """Write behind the first `start` bytes and wait until the disk has it; made where it is not there yet.
+
+    What stands behind `start`, cut off by a kill or a full disk, is overwritten and not appended to.
+
+    Raises:
+        UserError: the disk is full or cannot be written; names the file.
+    """
+    try:
+        with path.open("ab") as file:
+            file.truncate(start)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def write_synced(path: Path, data: str | bytes) -> None:
     """Create a new file and wait until the disk has it."""
     # 0o666 and the umask, as for any file; mkstemp's 0o600 would lock colleagues out of shared results.

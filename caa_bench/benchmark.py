@@ -237,9 +237,9 @@ class Benchmark:
         for evaluator in self.evaluators:
             try:
                 missing += evaluator.afterwards(work)
+            except UserError:
+                raise
             except Exception as error:
-                if isinstance(error, UserError):
-                    raise
                 logger.exception("%s: its rows are kept, but what follows from them failed", evaluator.name)
                 missing.append(f"{type(error).__name__}: {error}")
         for line in missing:
@@ -288,7 +288,7 @@ class Benchmark:
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         """What the report needs to know beside the rows."""
-        items = self.behavior.selection if self.args.split == "selection" else self.behavior.test
+        items = AnswerProbability().items(self.behavior, split=self.args.split)
         unfit = [f"{label} could not be fitted ({why}); its cells are missing" for label, why in self.unfit.items()]
         return {
             "cells": [asdict(cell) for cell in plan.cells],

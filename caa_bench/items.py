@@ -155,6 +155,11 @@ def _split(question: str, marks: Sequence[re.Match[str]]) -> Options:
     return Options(head=question[: cuts[0]], options=tuple(pieces[1::2]), separators=tuple(pieces[0::2]))
 
 
+def category_of(item: str) -> str:
+    """What an item's id says before its index: `mmlu/astronomy` of `mmlu/astronomy/0041`; every split is one."""
+    return item.rpartition("/")[0]
+
+
 def names_letters(options: Sequence[str]) -> bool:
     """Whether an option refers to letters or to its place among the others, so that the order has to stay."""
     return any(_NAMES_LETTERS.search(option) for option in options)

@@ -6,12 +6,11 @@ Each is one JSON line `{"judge", "key", "score", "reply"}`. A last line that was
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from caa_bench.atomic import unwritable, write_atomic
+from caa_bench.atomic import append_synced, write_atomic
 from caa_bench.errors import UserError
 from caa_bench.files import content_key
 from caa_bench.judges.base import Asked, Judgement
@@ -67,14 +66,7 @@ class Judgements:
         """
         pairs = list(found)
         data = b"".join(_line(judge, key, judgement) for key, judgement in pairs)
-        try:
-            with self.path.open("ab") as file:
-                file.truncate(self._size)  # what a kill cut off is overwritten and not appended to
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        append_synced(self.path, data, start=self._size)
         self._size += len(data)
         self.of(judge).update(pairs)
 

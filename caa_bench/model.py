@@ -147,6 +147,17 @@ class ChatModel:
             self._prompts[key] = choice_prompt(self.tokenizer, messages, letters)
         return self._prompts[key]
 
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end an answer: those that the model's generation config names, and the tokenizer's end."""
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        found = [self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+        return sorted({token for token in found if token is not None})
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """What an answer's tokens say, without special tokens and space around it."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
     def free(self) -> None:
         """Let go of the loaded model and its memory; the next use loads it again."""
         import gc

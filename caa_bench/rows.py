@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.atomic import unwritable, write_atomic
+from caa_bench.atomic import append_synced, write_atomic
 from caa_bench.errors import UserError
 from caa_bench.safe_text import terminal_safe
 
@@ -81,15 +80,7 @@ class RowStore:
         lines = [_line(row) for row in rows]
         data = b"".join(lines) + _end_line(key, lines)
         start = self._size()
-        try:
-            with self.path.open("ab") as file:
-                # A batch that was cut off, by a kill or a full disk, is overwritten and not appended to.
-                file.truncate(start)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        append_synced(self.path, data, start=start)
         self._batches[key] = _Batch(start=start, end=start + len(data), rows=len(lines))
 
     def rows(self) -> Iterator[dict[str, Any]]:

@@ -105,9 +105,9 @@ class Session:
         from caa_bench.engine.generate import generate
         from caa_bench.prompts import chat_prompt
 
-        model, tokenizer = self.chat.model, self.chat.tokenizer
+        model = self.chat.model
         _refuse_what_is_no_text(messages)
-        prompt = chat_prompt(tokenizer, self.base.rewrite(messages))
+        prompt = chat_prompt(self.chat.tokenizer, self.base.rewrite(messages))
         limit, asked = self.settings.max_new_tokens, len(prompt.ids)
         room = getattr(model.config, "max_position_embeddings", None)
         if room is not None and asked + limit > room:
@@ -123,10 +123,9 @@ class Session:
                 [prompt],
                 [[*(below or []), *self._edits(multiplier)] for multiplier in multipliers],
                 max_new_tokens=limit,
-                stop_ids=_stop_ids(self.chat),
+                stop_ids=self.chat.stop_ids,
             )
-        texts = [str(tokenizer.decode(list(one.ids), skip_special_tokens=True)).strip() for one in said]
-        return [Answer(text=text, cut=one.ended == "length") for text, one in zip(texts, said, strict=True)]
+        return [Answer(text=self.chat.text_of(one.ids), cut=one.ended == "length") for one in said]
 
     def _use(self, base: str, *, chat: ChatModel | None) -> None:
         recipe = load_recipe(self.settings.recipe, self._overrides(base))
@@ -148,13 +147,6 @@ class Session:
         named = {"behavior": own.behavior, "model": own.model, "caa.layers": None if own.layer is None else [own.layer]}
         said = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
         return [*split_overrides(own.changes), *said, f"bases={json.dumps(['none', base])}", "vectors=[caa]"]
-
-
-def _stop_ids(chat: ChatModel) -> list[int]:
-    """What ends a turn: the model's own list (Llama 3 has two), and the tokenizer's end."""
-    own = getattr(chat.model.generation_config, "eos_token_id", None)
-    ids = [*(own if isinstance(own, list) else [own]), chat.tokenizer.eos_token_id]
-    return sorted({one for one in ids if one is not None})
 
 
 def _refuse_what_is_no_text(messages: Sequence[Message]) -> None:

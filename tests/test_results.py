@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caa_bench import rows as rows_module
+from caa_bench import atomic
 from caa_bench.atomic import TEMPORARY
 from caa_bench.errors import UserError
 from caa_bench.results import MANIFEST, RowStore, RunFolder, read_manifest, versions
@@ -335,8 +335,8 @@ def test_every_write_of_a_resumed_run_may_be_the_last(path: Path, monkeypatch: p
 
 def test_sixty_thousand_rows_are_written_and_read_in_seconds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    real = rows_module.os.fsync
-    monkeypatch.setattr(rows_module.os, "fsync", lambda descriptor: (synced.append(descriptor), real(descriptor)))
+    real = atomic.os.fsync
+    monkeypatch.setattr(atomic.os, "fsync", lambda descriptor: (synced.append(descriptor), real(descriptor)))
     rows = [row(i) for i in range(1200)]
     store = RowStore(path)
     begun = time.process_time()

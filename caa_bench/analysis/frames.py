@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.macro import category_of
+from caa_bench.items import category_of
 
 RUN = ["model", "protocol", "split", "evaluator", "behavior"]
 VECTOR = ["vector", "vector_behavior", "vector_model", "vector_layer", "layer"]
@@ -32,7 +32,7 @@ class Group:
         scores: the item scores of these cells.
         items: sorted item ids. [N]
         clusters: 0-based cluster code of each item, in the sorted order of the cluster names. [N]
-        categories: 0-based category code of each item (`macro.category_of`). [N]
+        categories: 0-based category code of each item (`items.category_of`). [N]
     """
 
     keys: dict[str, str]

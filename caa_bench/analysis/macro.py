@@ -8,11 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 
-def category_of(item: str) -> str:
-    """What an item's id says before its index: `mmlu/astronomy` of `mmlu/astronomy/0041`; every split is one."""
-    return item.rpartition("/")[0]
-
-
 def macro(values: np.ndarray, categories: np.ndarray) -> np.ndarray:
     """Values whose plain mean over items is the unweighted mean over categories, item by item, for the bootstrap.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 
 from caa_bench.commands.base import Command
+from caa_bench.folder_scan import import_modules
 
 __all__ = ["Command", "registry"]
 
@@ -14,8 +13,7 @@ __all__ = ["Command", "registry"]
 @cache
 def registry() -> dict[str, Command]:
     """Every command in this folder by its `name`; nothing heavy is imported."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    import_modules(__name__)
     found = {cls.name: cls() for cls in _below(Command) if cls.name}
     return dict(sorted(found.items()))
 

@@ -58,7 +58,10 @@ def _shared(model: nn.Module, prompts: Sequence[ChoicePrompt], letters: Sequence
     prefix = split(model, ends, suffix=1)
     ids = torch.tensor(letters, device=prefix.padded.ids.device)
     rows, padded = ids.shape[1], prefix.padded
-    with packed(model, Rows([], num_layers(model)), prefix=prefix.prefix, suffix=1, start=rows), _kept(model) as kept:
+    with (
+        packed(model, Rows([], num_layers(model)), prefix=prefix.prefix, suffix=1, start=rows),
+        kept_outputs(model) as kept,
+    ):
         decoder(model)(
             input_ids=ids,
             attention_mask=torch.cat([padded.mask, padded.mask[:, -1:].expand(-1, rows - 1)], dim=1),
@@ -76,7 +79,7 @@ def _full(model: nn.Module, prompts: Sequence[ChoicePrompt], letters: Sequence[S
         padded = pad(
             [(*prompt.ids, row[option]) for prompt, row in zip(prompts, letters, strict=True)], input_device(model)
         )
-        with _kept(model) as kept:
+        with kept_outputs(model) as kept:
             decoder(model)(
                 input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.positions, use_cache=False
             )
@@ -85,11 +88,11 @@ def _full(model: nn.Module, prompts: Sequence[ChoicePrompt], letters: Sequence[S
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Every block's output in the forward inside, in order. Each [B, T, D] fp32, CPU"""
+def kept_outputs(model: nn.Module, *, layer: int | None = None) -> Iterator[list[Tensor]]:
+    """Every block's output in the forward inside, in order, or one block's alone. Each [B, T, D] fp32, CPU"""
     kept: list[Tensor] = []
     with ExitStack() as hooks:
-        for block in blocks(model):
+        for block in blocks(model) if layer is None else [blocks(model)[layer]]:
             handle = block.register_forward_hook(lambda _, __, output: kept.append(hidden_of(output).float().cpu()))
             hooks.callback(handle.remove)
         yield kept

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from caa_bench.engine.batches import pad
+from caa_bench.engine.batches import Padded, pad
 from caa_bench.engine.blocks import input_device
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.pack import Rows, packed
@@ -21,15 +21,22 @@ from caa_bench.prompts import Prompt
 def full_logits(model: nn.Module, prompts: Sequence[Prompt], edits: Sequence[Edit]) -> Tensor:
     """One full forward of a left-padded batch under one condition: logits after each prompt. [B, V] fp32"""
     padded = pad([prompt.ids for prompt in prompts], input_device(model))
+    return padded_logits(model, padded, prompts, edits, keep=1)[:, 0]
+
+
+def padded_logits(
+    model: nn.Module, padded: Padded, prompts: Sequence[Prompt], edits: Sequence[Edit], *, keep: int
+) -> Tensor:
+    """One full forward of the batch that `prompts` were padded to: logits at its last places. [B, keep, V] fp32"""
     with steered(model, edits, prompts):
         output = model(
             input_ids=padded.ids,
             attention_mask=padded.mask,
             position_ids=padded.positions,
             use_cache=False,
-            logits_to_keep=1,
+            logits_to_keep=keep,
         )
-    logits: Tensor = output.logits[:, -1].float()
+    logits: Tensor = output.logits[:, -keep:].float()
     return logits
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from caa_bench.engine.batches import batched, pad
 from caa_bench.engine.blocks import frozen, input_device, num_layers
 from caa_bench.engine.edit import Edit
-from caa_bench.engine.steer import check_layers, steered
+from caa_bench.engine.forwards import padded_logits
+from caa_bench.engine.steer import check_layers
 from caa_bench.prompts import Prompt
 
 
@@ -53,13 +54,5 @@ def token_log_probs(
 def _answer_log_probs(model: nn.Module, rows: Sequence[Prompt], edits: Sequence[Edit], *, keep: int) -> Tensor:
     """log p of the last `keep` tokens of each row. [B, keep] fp32"""
     padded = pad([row.ids for row in rows], input_device(model))
-    with steered(model, edits, rows):
-        output = model(
-            input_ids=padded.ids,
-            attention_mask=padded.mask,
-            position_ids=padded.positions,
-            use_cache=False,
-            logits_to_keep=keep + 1,
-        )
-    logits = output.logits[:, -keep - 1 : -1].float()  # [B, keep, V]
+    logits = padded_logits(model, padded, rows, edits, keep=keep + 1)[:, :-1]  # [B, keep, V]
     return torch.log_softmax(logits, -1).gather(-1, padded.ids[:, -keep:, None])[..., 0]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 
 from caa_bench.evaluators.answer_probability import AnswerProbability
 from caa_bench.evaluators.base import Evaluator, Job, Treatment
+from caa_bench.folder_scan import named_subclasses
 
 __all__ = ["AnswerProbability", "Evaluator", "Job", "Treatment", "registry"]
 
@@ -15,6 +14,4 @@ __all__ = ["AnswerProbability", "Evaluator", "Job", "Treatment", "registry"]
 @cache
 def registry() -> dict[str, type[Evaluator]]:
     """Every evaluator in this folder by its `name`."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return {cls.name: cls for cls in sorted(Evaluator.__subclasses__(), key=lambda cls: cls.name)}
+    return named_subclasses(Evaluator, __name__)

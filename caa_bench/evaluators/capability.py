@@ -16,6 +16,7 @@ from caa_bench.behavior import Behavior, Item
 from caa_bench.errors import UserError
 from caa_bench.evaluators.answer_probability import AnswerProbability
 from caa_bench.evaluators.base import Evaluator, Job, Row
+from caa_bench.items import category_of
 from caa_bench.json_entries import Faults
 from caa_bench.paths import package_folder
 from caa_bench.splits import CAPABILITY, read_items
@@ -66,7 +67,7 @@ class Capability(Evaluator):
         seen: Counter[str] = Counter()
         turns = []
         for entry in read:
-            category = entry.value.id.rpartition("/")[0]
+            category = category_of(entry.value.id)
             turns.append((seen[category], entry.value))
             seen[category] += 1
         return [item for _, item in sorted(turns, key=lambda turn: turn[0])]

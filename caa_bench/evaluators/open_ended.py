@@ -124,7 +124,7 @@ class OpenEnded(Evaluator):
                 prompts,
                 one.edits,
                 max_new_tokens=self.config.max_new_tokens,
-                stop_ids=stop_ids(job.chat),
+                stop_ids=job.chat.stop_ids,
                 temperature=self.config.temperature,
                 seeds=seeds,
                 batch_size=job.prompts_per_pass,
@@ -175,7 +175,7 @@ class OpenEnded(Evaluator):
             "item": item.id,
             "cluster": item.cluster,
             "question": item.question,
-            "text": _text(chat, answer.ids) if finite else None,
+            "text": chat.text_of(answer.ids) if finite else None,
             "tokens": len(answer.ids),
             "ended": answer.ended,
             "temperature": self.config.temperature,
@@ -185,13 +185,6 @@ class OpenEnded(Evaluator):
             "plain_log_prob": None,
             "error": None if finite else "a logit is not finite",
         }
-
-
-def stop_ids(chat: ChatModel) -> list[int]:
-    """Tokens that end an answer: the tokenizer's end token and those that the model's generation config names."""
-    named = getattr(chat.model.generation_config, "eos_token_id", None)
-    found = [chat.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
-    return sorted({token for token in found if token is not None})
 
 
 def cut(answer: Continuation, *, stop: Sequence[str], chat: ChatModel) -> Continuation:
@@ -213,10 +206,6 @@ def _prompt(job: Job, question: str, *, plain: bool) -> Prompt:
 
     messages = [{"role": "user", "content": question}]
     return chat_prompt(job.chat.tokenizer, messages if plain else job.base.rewrite(messages))
-
-
-def _text(chat: ChatModel, ids: Sequence[int]) -> str:
-    return str(chat.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 def _sum(log_probs: Sequence[float]) -> float | None:

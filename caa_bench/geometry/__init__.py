@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from caa_bench.errors import UserError
 from caa_bench.interventions.caa import CAA
-from caa_bench.interventions.vectors import SteeringVector
+from caa_bench.interventions.vectors import SteeringVector, letter_sides
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ def _one(
     caa, chat, behavior = _caa(benchmark), benchmark.chat, benchmark.behavior.id
     layer = chat.loaded_layers().default if caa.config.vector_layer is None else caa.config.vector_layer
     pairs = caa.own_pairs(benchmark.behavior.pairs())
-    activations = _activations(benchmark)
+    activations = letter_sides(chat.model, chat.tokenizer, pairs).numpy()  # [N, 2, L, D]
     components = numbers.component_table(
         activations,
         pairs=[pair.id for pair in pairs],
@@ -121,14 +121,6 @@ def _caa(benchmark: Benchmark) -> CAA:
 def _array(vector: SteeringVector) -> np.ndarray:
     """[L, D] in double."""
     return vector.fitted().double().numpy()
-
-
-def _activations(benchmark: Benchmark) -> np.ndarray:
-    """Every block's output at the letter, the matching and the other side of each pair. [N, 2, L, D]"""
-    from caa_bench.interventions.vectors import letter_sides
-
-    pairs = _caa(benchmark).own_pairs(benchmark.behavior.pairs())
-    return letter_sides(benchmark.chat.model, benchmark.chat.tokenizer, pairs).numpy()
 
 
 def _other_model(benchmark: Benchmark, name: str) -> np.ndarray:

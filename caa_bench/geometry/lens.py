@@ -5,8 +5,6 @@ Shapes: L layers, D hidden size, T tokens of the text, K top tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from caa_bench.engine.blocks import blocks, frozen, input_device
+from caa_bench.engine.capture import kept_outputs
 from caa_bench.engine.steer import hidden_of, with_hidden
 from caa_bench.prompts import encode, render
 
@@ -70,7 +69,7 @@ def projection_table(
         Columns `position, token, token_id, layer, projection`, one line a token of the whole prompt. [T]
     """
     ids = encode(tokenizer, render(tokenizer, [{"role": "user", "content": text}]))
-    with frozen(model), _kept(model, layer) as kept:
+    with frozen(model), kept_outputs(model, layer=layer) as kept:
         model(input_ids=torch.tensor([ids], device=input_device(model)), use_cache=False)
     unit = vectors[layer] / vectors[layer].norm()
     along = (kept[0][0] @ unit).tolist()
@@ -96,17 +95,5 @@ def _read_out(model: PreTrainedModel, states: Tensor) -> Tensor:
         with frozen(model):
             ids = torch.zeros((len(states), 1), dtype=torch.long, device=input_device(model))
             return model(input_ids=ids, use_cache=False).logits[:, -1].float().cpu()
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _kept(model: PreTrainedModel, layer: int) -> Iterator[list[Tensor]]:
-    """The block's output in the forward inside. Each [B, T, D] fp32, CPU"""
-    kept: list[Tensor] = []
-    block = blocks(model)[layer]
-    handle = block.register_forward_hook(lambda _, __, output: kept.append(hidden_of(output).float().cpu()))
-    try:
-        yield kept
     finally:
         handle.remove()

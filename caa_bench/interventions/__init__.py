@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 from pathlib import Path
 
 from caa_bench.errors import UserError
+from caa_bench.folder_scan import import_modules
 from caa_bench.interventions.base import Condition, Intervention, Layers
 from caa_bench.interventions.caa import CAA
 from caa_bench.interventions.full_sft import FullSFT
@@ -37,8 +36,7 @@ __all__ = [
 @cache
 def registry() -> dict[str, type[Intervention]]:
     """Every intervention in this folder by its `name`, originals before their placebos."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    import_modules(__name__)
     found: dict[str, type[Intervention]] = {}
     waiting = [Intervention]
     while waiting:

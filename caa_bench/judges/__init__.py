@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 
+from caa_bench.folder_scan import named_subclasses
 from caa_bench.judges.base import Asked, Judge, Judgement, deciding
 
 __all__ = ["Asked", "Judge", "Judgement", "deciding", "registry"]
@@ -14,6 +13,4 @@ __all__ = ["Asked", "Judge", "Judgement", "deciding", "registry"]
 @cache
 def registry() -> dict[str, type[Judge]]:
     """Every judge in this folder by its `name`."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return {cls.name: cls for cls in sorted(Judge.__subclasses__(), key=lambda cls: cls.name)}
+    return named_subclasses(Judge, __name__)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from caa_bench.analysis.frames import CONDITION
 from caa_bench.evaluators import registry
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CAPABILITY = "capability"
-_KEYS = ("base", "base_dose", "vector", "vector_behavior", "vector_model", "vector_layer", "layer", "multiplier")
 
 Key = tuple[Any, ...]
 
 
 def condition_of(line: Mapping[str, Any]) -> Key:
     """What two lines of one condition have in common, whatever was measured; a missing layer equals another."""
-    return tuple(None if line[name] != line[name] else line[name] for name in _KEYS)
+    return tuple(None if line[name] != line[name] else line[name] for name in CONDITION)
 
 
 def capability_lines(table: pd.DataFrame) -> dict[Key, dict[str, Any]]:

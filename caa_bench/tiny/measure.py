@@ -78,9 +78,13 @@ def _behavior(chat: ChatModel, behavior: str, runs: Path, more_bases: Sequence[s
 
 
 def _run(chat: ChatModel, behavior: str, runs: Path, recipe: str, overrides: Sequence[str]) -> tuple[Benchmark, Report]:
+    benchmark = _compared(chat, behavior, runs, recipe, overrides)
+    return benchmark, benchmark.report()
+
+
+def _compared(chat: ChatModel, behavior: str, runs: Path, recipe: str, overrides: Sequence[str]) -> Benchmark:
     made = load_recipe(recipe, [*overrides, "report_to=[]", f"output_dir={runs}"])
-    benchmark = Benchmark.from_recipe(replace(made, behavior=behavior), chat=chat)
-    return benchmark.compare(), benchmark.report()
+    return Benchmark.from_recipe(replace(made, behavior=behavior), chat=chat).compare()
 
 
 def _cells(cells: pd.DataFrame) -> list[dict[str, Any]]:
@@ -114,10 +118,9 @@ def _transfer(chat: ChatModel, behavior: str, other: str, runs: Path) -> float:
     """The larger change of p(matching) by `other`'s vector at -1 and +1."""
     from caa_bench.report import make_report
 
-    overrides = ["bases=[none]", "vectors=[caa]", "caa.multipliers=[-1,1]", f"caa.vector_behavior={other}", "draws=99"]
-    views = ["evaluators=[answer_probability]", "report_to=[]", f"output_dir={runs}"]
-    recipe = load_recipe("compare", [*overrides, *views])
-    benchmark = Benchmark.from_recipe(replace(recipe, behavior=behavior), chat=chat).compare()
+    overrides = ["bases=[none]", "vectors=[caa]", "caa.multipliers=[-1,1]", f"caa.vector_behavior={other}"]
+    overrides += ["draws=99", "evaluators=[answer_probability]"]
+    benchmark = _compared(chat, behavior, runs, "compare", overrides)
     p = make_report(benchmark.folder).cells.set_index("multiplier")["p_balanced"]
     down, up = float(p[-1.0] - p[0.0]), float(p[1.0] - p[0.0])
     return round(up if abs(up) > abs(down) else down, 4)
