@@ -142,7 +142,7 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
     rows = list(rows)
     frame = pd.DataFrame({name: [row[name] for row in rows] for name in FIELDS[:6]})
-    width = max((len(row["letters"]) for row in rows), default=0)
+    width = max((len(row["letters"]) for row in rows), default=2)
     logits = np.full((len(rows), width), np.nan)
     for values, row in zip(logits, rows, strict=True):
         values[: len(row["logits"] or ())] = row["logits"] or ()

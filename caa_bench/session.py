@@ -16,7 +16,6 @@ from caa_bench.errors import UserError
 from caa_bench.interventions import Condition, Intervention
 from caa_bench.progress import Progress
 from caa_bench.recipe import load_recipe
-from caa_bench.recipe_yaml import split_overrides
 
 if TYPE_CHECKING:
     from caa_bench.behavior import Behavior
@@ -38,7 +37,7 @@ class Settings:
     """
 
     recipe: str = "compare"
-    changes: str = ""
+    changes: tuple[str, ...] = ()
     behavior: str | None = None
     model: str | None = None
     layer: int | None = None
@@ -146,7 +145,7 @@ class Session:
         own = self.settings
         named = {"behavior": own.behavior, "model": own.model, "caa.layers": None if own.layer is None else [own.layer]}
         said = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-        return [*split_overrides(own.changes), *said, f"bases={json.dumps(['none', base])}", "vectors=[caa]"]
+        return [*own.changes, *said, f"bases={json.dumps(['none', base])}", "vectors=[caa]"]
 
 
 def _refuse_what_is_no_text(messages: Sequence[Message]) -> None:

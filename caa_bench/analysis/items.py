@@ -77,7 +77,7 @@ def letter_table(rows: pd.DataFrame) -> pd.DataFrame:
 def _row_scores(rows: pd.DataFrame, *, protocol: str) -> pd.DataFrame:
     logits = rows.filter(regex=r"^logit_\d+$").to_numpy(np.float64)  # [R, K]
     matching = rows["matching"].to_numpy(int)
-    options = np.full(len(rows), 2) if protocol == "caa" else rows["letters"].str.len().to_numpy(int)
+    options = np.full(len(rows), 2) if protocol == "caa" else rows["letters"].map(len).to_numpy(int)
     shown = np.arange(logits.shape[1]) < options[:, None]  # [R, K]
     log_z = rows["log_z"].to_numpy(np.float64)
     error = (shown & ~np.isfinite(logits)).any(axis=1) | ~np.isfinite(log_z)

@@ -42,7 +42,7 @@ def within_placebo(shifts: pd.DataFrame, *, placebos: Sequence[str] = PLACEBOS) 
     band = placebo_band(shifts, placebos=placebos)
     joined = shifts[PLACE].merge(band, on=PLACE, how="left")
     sign = np.sign(shifts["multiplier"].to_numpy(float))
-    reach = np.where(sign > 0, joined["high"], -joined["low"].to_numpy(float))
+    reach = np.where(sign > 0, joined["high"].to_numpy(float), -joined["low"].to_numpy(float))
     inside = pd.Series(sign * shifts["shift"].to_numpy(float) <= np.maximum(reach, 0.0), dtype="boolean")
     known = ~np.isnan(reach) & shifts["shift"].notna().to_numpy() & (sign != 0)
     inside[~known | shifts["vector"].isin(placebos).to_numpy()] = pd.NA

@@ -52,9 +52,7 @@ class RecipeCommand(Command):
         parser.add_argument(
             "--output", help="the run folder (default: a new one under output_dir; a same run continues)"
         )
-        parser.add_argument(
-            "--set", default="", metavar="TEXT", help='several KEY=VALUE in one text: "seed=1 limit=50"'
-        )
+        add_set(parser)
         parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a recipe key, e.g. seed=1")
         parser.add_argument("--dry-run", action="store_true", help="list the cells and what they cost, run nothing")
 
@@ -93,6 +91,22 @@ def benchmarks(options: Namespace) -> list[Benchmark]:
     return made
 
 
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """`--set`, which may be given more than once."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="TEXT", help='KEY=VALUE, or several in one text: "seed=1 limit=50"'
+    )
+
+
+def overrides_of(options: Namespace) -> list[str]:
+    """What every `--set` says, in order.
+
+    Raises:
+        UserError: a quote or a bracket that is never closed.
+    """
+    return [override for text in options.set for override in split_overrides(text)]
+
+
 def quiet() -> None:
     """Keep the libraries' advice to their own callers out of what a run prints; errors still show."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -123,7 +137,7 @@ def _recipes(options: Namespace) -> list[Recipe]:
     """The recipe, once a behavior where `behavior` is `all`."""
     from caa_bench.behavior import behavior_names, published_names
 
-    recipe = load_recipe(options.recipe, [*split_overrides(options.set), *options.overrides])
+    recipe = load_recipe(options.recipe, [*overrides_of(options), *options.overrides])
     names = [recipe.behavior]
     if recipe.behavior == "all":
         names = behavior_names() if recipe.args.data == "own" else published_names(recipe.args.data_dir)

@@ -6,7 +6,7 @@ import math
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from caa_bench.commands.base import Command, quiet
+from caa_bench.commands.base import Command, add_set, overrides_of, quiet
 from caa_bench.errors import UserError
 from caa_bench.safe_text import terminal_safe
 
@@ -25,7 +25,7 @@ class SteeredCommand(Command):
         parser.add_argument("--layer", type=int, help="the block to steer, from 0 (default: the recipe's)")
         parser.add_argument("--max-new-tokens", type=int, default=100, help="longest answer (%(default)s)")
         parser.add_argument("--recipe", default="compare", help="where all other settings are from (%(default)s)")
-        parser.add_argument("--set", default="", metavar="TEXT", help='changes of the recipe: "seed=1 data=caa"')
+        add_set(parser)
 
     def session(self, options: Namespace) -> Session:
         """The loaded model with its vector and base.
@@ -38,7 +38,7 @@ class SteeredCommand(Command):
         quiet()
         settings = Settings(
             recipe=options.recipe,
-            changes=options.set,
+            changes=tuple(overrides_of(options)),
             behavior=options.behavior,
             model=options.model,
             layer=options.layer,

@@ -42,7 +42,7 @@ class Headline:
 
 def headline(report: Report) -> Headline:
     """What leads in this run; nothing is ever chosen by the results of the test split."""
-    shifts = in_recipe_order(measured(report.shifts), report.manifest["recipe"].get("bases", []))
+    shifts = in_recipe_order(_asked(report), report.manifest["recipe"].get("bases", []))
     bases = tuple(dict.fromkeys(zip(shifts["base"], shifts["base_dose"], strict=True)))
     vector = next((name for name in report.manifest["recipe"].get("vectors", []) if name not in placebos()), "")
     steered = shifts[(shifts["vector"] == vector) & (shifts["vector"] != "")]
@@ -51,7 +51,7 @@ def headline(report: Report) -> Headline:
             vector="", layer=None, layer_reason="", layers=(), doses=(), choices=(), bases=bases or (("none", 1.0),)
         )
     layers = tuple(sorted(steered["layer"].dropna().unique()))
-    choices = _choices(with_capability_loss(steered, report.shifts))
+    choices = _choices(with_capability_loss(steered, report.shifts)) if len(measured(report.shifts)) else ()
     layer, reason = _layer(layers, choices, default=report.manifest["facts"].get("layers", {}).get("default"))
     here = steered if layer is None else steered[steered["layer"] == layer]
     doses = tuple(
@@ -86,6 +86,17 @@ def at_headline(table: pd.DataFrame, chosen: Headline) -> pd.DataFrame:
     here = here[here["layer"] == chosen.layer]
     own = here[here["vector_layer"].isna() | (here["vector_layer"] == chosen.layer)]
     return own if len(own) else here
+
+
+def _asked(report: Report) -> pd.DataFrame:
+    """The shifts of the answer probability; where a run has none of it, what it was planned to measure instead."""
+    import pandas as pd
+
+    shifts = measured(report.shifts)
+    if len(shifts):
+        return shifts
+    cells = pd.DataFrame(report.manifest["facts"]["cells"])
+    return cells[cells["evaluator"] == cells["evaluator"].iloc[0]].assign(shift=float("nan"))
 
 
 def _choices(steered: pd.DataFrame) -> tuple[Choice, ...]:
