@@ -30,7 +30,7 @@ from caa_bench.interventions import Intervention, Unchanged
 from caa_bench.items import text_key
 from caa_bench.measure import Measurement
 from caa_bench.model import ChatModel
-from caa_bench.plan import Plan, bases_of, make_plan
+from caa_bench.plan import Plan, bases_of, make_plan, unknown_bases
 from caa_bench.recipe import BenchmarkArguments, Recipe
 from caa_bench.results import RowStore, RunFolder, read_manifest
 from caa_bench.run_names import run_folder, settings_of
@@ -137,6 +137,7 @@ class Benchmark:
             for item in self.vectors
             if type(item).rewrite is not Intervention.rewrite
         ]
+        mistakes += unknown_bases(self.evaluators)
         mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision) or self.chat.check()
         if not mistakes and (layers := self.chat.layers) is not None:
             mistakes += [line for item in self.interventions for line in item.check(layers)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caa_bench.evaluators import Evaluator, Job
-from caa_bench.plan import measured_on_top
+from caa_bench.plan import bases_under, doses_under
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
@@ -40,6 +40,7 @@ class Arm:
         base / dose: what stands below.
         prompts: number of prompts.
         tokens: of all of them.
+        decoded: at most so many tokens of each answer.
         shared: conditions that are rows on the shared prefix.
         alone: conditions that need full forwards of their own.
     """
@@ -49,6 +50,7 @@ class Arm:
     dose: Condition
     prompts: int
     tokens: int
+    decoded: int
     shared: tuple[Condition, ...]
     alone: tuple[Condition, ...]
 
@@ -56,7 +58,11 @@ class Arm:
         """Work with the shared prefix, as `engine.work.score_bound` counts it, no padding."""
         above = sum(layers.count - 1 - (condition.layer or 0) for condition in self.shared)
         full = self.tokens * layers.count
-        return full * (1 + len(self.alone)) + self.prompts * SUFFIX_TOKENS * above
+        return full * (1 + len(self.alone)) + self.prompts * SUFFIX_TOKENS * above + self.decoding(layers)
+
+    def decoding(self, layers: Layers) -> int:
+        """Work of the answers' own tokens in every condition, at most."""
+        return self.prompts * self.decoded * layers.count * _count([self])
 
     def forwards(self) -> int:
         """Calls of the model: a prefix and a suffix a pass, one more for each condition that cannot be a row."""
@@ -70,7 +76,7 @@ def render(benchmark: Benchmark) -> str:
         return f"{benchmark.chat.name}: its config.json does not say how many layers it has; nothing can be estimated"
     arms = arms_of(benchmark, layers)
     work = sum(arm.token_layers(layers) for arm in arms)
-    loop = sum(arm.tokens * layers.count * (1 + len(arm.shared) + len(arm.alone)) for arm in arms)
+    loop = sum(arm.tokens * layers.count * _count([arm]) + arm.decoding(layers) for arm in arms)
     training = _training(benchmark, layers)
     return "\n".join(
         [
@@ -107,11 +113,11 @@ def _arms_under(evaluator: Evaluator, benchmark: Benchmark, layers: Layers) -> l
     questions = _questions(evaluator, benchmark)
     shared: list[Condition] = []
     alone: list[Condition] = []
-    for vector in measured_on_top(benchmark.vectors, evaluator):
-        for condition in vector.conditions(layers):
+    for vector, conditions in doses_under(evaluator, benchmark.vectors, layers).items():
+        for condition in conditions:
             (shared if benchmark.args.share_prefix and _has_edits(vector, condition) else alone).append(condition)
     arms = []
-    for base in benchmark.bases:
+    for base in bases_under(evaluator, benchmark.bases):
         turns = [turn for text in questions for turn in base.rewrite([{"role": "user", "content": text}])]
         tokens = sum(count(turn["content"]) + TEMPLATE_TOKENS for turn in turns)
         arms += [
@@ -121,6 +127,7 @@ def _arms_under(evaluator: Evaluator, benchmark: Benchmark, layers: Layers) -> l
                 dose=dose,
                 prompts=len(questions),
                 tokens=tokens,
+                decoded=evaluator.decoded(),
                 shared=tuple(shared),
                 alone=tuple(alone),
             )
@@ -158,8 +165,8 @@ def _has_edits(intervention: Intervention, condition: Condition) -> bool:
 def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
     """The base alone, then a line for each vector's cells."""
     lines = [f"  {arm.evaluator.name}: {arm.base.label} x{arm.dose.multiplier:g}: alone"]
-    for vector in measured_on_top(benchmark.vectors, arm.evaluator):
-        grid = ", ".join(_dose(condition) for condition in vector.conditions(layers))
+    for vector, conditions in doses_under(arm.evaluator, benchmark.vectors, layers).items():
+        grid = ", ".join(map(_dose, conditions))
         lines.append(f"    + {vector.label}: {grid}")
     return lines
 

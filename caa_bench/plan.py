@@ -15,7 +15,7 @@ from caa_bench.errors import UserError
 from caa_bench.evaluators.base import Evaluator, Treatment
 from caa_bench.files import content_key
 from caa_bench.interventions import Condition, Intervention, Layers, Stack, Unchanged
-from caa_bench.recipe import BenchmarkArguments
+from caa_bench.recipe import BenchmarkArguments, intervention_class
 
 SCHEMA = 1
 """Version of the row format; part of every key."""
@@ -93,9 +93,37 @@ def bases_of(
     return [Unchanged(), *(many[0] if len(many) == 1 else Stack(*many) for many in stacked)]
 
 
-def measured_on_top(vectors: Sequence[Intervention], evaluator: Evaluator) -> list[Intervention]:
-    """The vectors that an evaluator measures: placebos only where the behavior itself is measured."""
-    return [vector for vector in vectors if evaluator.of_behavior or not vector.placebo_of]
+def bases_under(evaluator: Evaluator, bases: Sequence[Intervention]) -> list[Intervention]:
+    """Those that the evaluator measures: all, or what its section names and `none`, which every change is against."""
+    named = evaluator.config.bases
+    return [base for base in bases if named is None or base.label in ("none", *named)]
+
+
+def doses_under(
+    evaluator: Evaluator, vectors: Sequence[Intervention], layers: Layers
+) -> dict[Intervention, list[Condition]]:
+    """What the evaluator measures on top of a base: placebos only where it measures the behavior itself."""
+    multipliers = evaluator.config.multipliers
+    found = {}
+    for vector in vectors:
+        if evaluator.of_behavior or not vector.placebo_of:
+            own = list(dict.fromkeys(vector.conditions(layers)))  # a dose that a recipe names twice once
+            if multipliers is not None:
+                places = dict.fromkeys(condition.layer for condition in own)
+                doses = dict.fromkeys(m for m in multipliers if m)
+                own = [Condition(layer=layer, multiplier=dose) for layer in places for dose in doses]
+            found[vector] = own
+    return found
+
+
+def unknown_bases(evaluators: Sequence[Evaluator]) -> list[str]:
+    """One line for each name in an evaluator's `bases` that can be no base; one that a run leaves out is left out."""
+    return [
+        f"{one.name}.bases: {name!r} is no intervention; use names that stand in bases"
+        for one in evaluators
+        for name in one.config.bases or ()
+        if name != "none" and not all(map(intervention_class, name.split("+")))
+    ]
 
 
 def make_plan(
@@ -122,10 +150,10 @@ def make_plan(
     how = {name: getattr(args, name) for name in ("protocol", "share_prefix", "batch_size", "seed")}
     common = {"schema": SCHEMA, "model": model_key} | how
     for evaluator in evaluators:
-        on_top = measured_on_top(vectors, evaluator)
+        on_top = [(vector, c) for vector, own in doses_under(evaluator, vectors, layers).items() for c in own]
         items = _in_batches(evaluator.items(behavior, split=args.split), limit=args.limit, size=args.batch_size)
         measured = common | {"evaluator": evaluator.name, "config": evaluator.settings()}
-        for base, dose in _grid(bases, layers):
+        for base, dose in _grid(bases_under(evaluator, bases), layers):
             own = _cells(
                 measured | {"base": _identity(base, dose, learned)},
                 shared={
@@ -137,7 +165,7 @@ def make_plan(
                     "base": base.label,
                     "base_dose": dose.multiplier,
                 },
-                treatments=[(None, Condition(multiplier=0.0)), *_grid(on_top, layers)],  # the base alone first
+                treatments=[(None, Condition(multiplier=0.0)), *on_top],  # the base alone first
                 learned=learned,
             )
             cells += [cell for cell, _ in own]

@@ -17,9 +17,11 @@ from small_runs import Small, manifest
 import caa_bench.plan
 from caa_bench import CAA, Benchmark, BenchmarkArguments, LoraSFT, SystemPrompt
 from caa_bench.__main__ import main
+from caa_bench.dry_run import arms_of
 from caa_bench.engine.work import counted
 from caa_bench.evaluators import AnswerProbability, Job
 from caa_bench.evaluators.base import Row
+from caa_bench.interventions import Layers
 from caa_bench.memory import PromptsPerPass, out_of_memory
 from caa_bench.plan import make_plan
 from caa_bench.recipe import load_recipe
@@ -442,3 +444,25 @@ def test_a_fit_without_memory_is_one_line(
     assert main(["compare", "--output", "run", *small.settings()]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("caa-bench: lora_sft_positive: out of memory while fitting; lower lora_sft.batch_size")
+
+
+def test_an_evaluator_may_have_bases_and_doses_of_its_own(small: Small) -> None:
+    """`none` is always measured, since every change is against it; what the run has not is left out."""
+    own = ["capability.bases=[lora_sft_positive, lora_sft_negative]", "capability.multipliers=[-2, 0, 2, 2]"]
+    recipe = load_recipe("compare", [*small.settings("evaluators=[answer_probability, capability]"), *own, "limit=4"])
+    arms = arms_of(Benchmark.from_recipe(recipe), Layers(count=3, default=1, hidden=32))
+    asked = {name: [arm for arm in arms if arm.evaluator.name == name] for name in ("answer_probability", "capability")}
+    assert [arm.base.label for arm in asked["answer_probability"]] == [
+        "none",
+        "system_prompt_positive",
+        "lora_sft_positive",
+    ]
+    assert [arm.base.label for arm in asked["capability"]] == ["none", "lora_sft_positive"]
+    doses = {name: {c.multiplier for arm in own for c in arm.shared} for name, own in asked.items()}
+    assert doses == {"answer_probability": {-8, 8}, "capability": {-2, 2}}
+
+
+def test_a_base_that_can_be_none_is_told(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = small.settings("evaluators=[answer_probability, capability]", "capability.bases=[lora_sftt_positive]")
+    assert main(["check", *settings]) == 2
+    assert "capability.bases: 'lora_sftt_positive' is no intervention" in capsys.readouterr().err

@@ -56,12 +56,13 @@ class Case:
             for path, kept in (
                 (f"generate/{name}/generate_dataset.json", self.train),
                 (f"test/{name}/test_dataset_ab.json", self.test),
+                (f"test/{name}/test_dataset_open_ended.json", self.test),
             ):
                 items = json.loads((DATA / path).read_text())
                 # survival-instinct's test items 4 and 6 are keyed E and C
                 self.data[path] = items if kept is None else items[2 : 2 + kept]
                 target = self.root / "data" / path
-                target.parent.mkdir(parents=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(json.dumps(self.data[path]))
         (self.root / "data" / "system_prompts.json").write_text(PROMPTS.read_text())
 
@@ -113,7 +114,8 @@ def measured(folder: Path) -> pd.DataFrame:
 
 def hold_against_the_script(case: Case) -> None:
     """Vectors, normalization, p per item under every base and dose, and the means that the report shows."""
-    out = case.run("paper", *([] if len(case.measured) == len(BEHAVIORS) else [f"behavior={case.measured[0]}"]))
+    named = [] if len(case.measured) == len(BEHAVIORS) else [f"behavior={case.measured[0]}"]
+    out = case.run("paper", "evaluators=[answer_probability]", *named)
     script = case.script()
     vectors = normalized({name: script.vector(case.items(name, "train")) for name in BEHAVIORS})
     for name in case.measured:
@@ -169,3 +171,27 @@ def test_the_whole_paper_recipe_equals_a_plain_script(tmp_path: Path) -> None:
     case = Case(tmp_path)
     case.write()
     hold_against_the_script(case)
+
+
+def test_the_full_protocol_is_one_recipe(tmp_path: Path) -> None:
+    """A/B at five doses on five bases, MMLU of the unchanged model from -2 to 2, answers in words at seven doses."""
+    case = Case(tmp_path, train=8, test=4)
+    case.write()
+    mmlu = tmp_path / "data" / "test" / "mmlu" / "mmlu.json"
+    mmlu.parent.mkdir()
+    mmlu.write_text((DATA / "test" / "mmlu" / "mmlu.json").read_text())
+    out = case.run("paper", "behavior=refusal", "limit=4", "open_ended.max_new_tokens=4")
+    cells = json.loads((out / "manifest.json").read_text())["facts"]["cells"]
+    asked: dict[str, dict[str, list[float]]] = {}
+    for cell in cells:
+        asked.setdefault(cell["evaluator"], {}).setdefault(cell["base"], []).append(cell["multiplier"])
+    assert asked == {
+        "answer_probability": {base: [0, -1, -0.5, 0.5, 1] for base in BASES},
+        "capability": {"none": [0, -2, -1, 1, 2]},
+        "open_ended": {base: [0, -2, -1.5, -1, 1, 1.5, 2] for base in ("none", *BASES[3:])},
+    }
+    report = make_report(out)
+    assert report.answers is not None
+    assert set(report.answers.cells["n_items"]) == {4}
+    assert set(report.cells["n"]) == {4}
+    assert "MMLU, n 4" in report.text()

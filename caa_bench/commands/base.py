@@ -94,7 +94,11 @@ def benchmarks(options: Namespace) -> list[Benchmark]:
 def add_set(parser: argparse.ArgumentParser) -> None:
     """`--set`, which may be given more than once."""
     parser.add_argument(
-        "--set", action="append", default=[], metavar="TEXT", help='KEY=VALUE, or several in one text: "seed=1 limit=50"'
+        "--set",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help='KEY=VALUE, or several in one text: "seed=1 limit=50"',
     )
 
 

@@ -141,9 +141,20 @@ class Evaluator:
     of_behavior: ClassVar[bool] = True
     """Whether it measures the behavior itself: verdicts and warnings are about these alone, and so are placebos."""
 
+    grid: ClassVar[tuple[str, ...]] = ("bases", "multipliers")
+    """Config keys that only say which cells to measure."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """The recipe section's keys: none."""
+        """The recipe section's keys that every evaluator has; its own Config inherits them.
+
+        Args:
+            bases: only these of the recipe's, and `none`; null: all.
+            multipliers: in place of the vectors' own, at each of their layers; null: theirs.
+        """
+
+        bases: tuple[str, ...] | None = None
+        multipliers: tuple[float, ...] | None = None
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = self.Config() if config is None else config
@@ -163,7 +174,7 @@ class Evaluator:
 
     def settings(self) -> dict[str, Any]:
         """Everything in the config that decides a row, as JSON: part of every content key."""
-        return asdict(self.config)
+        return {key: value for key, value in asdict(self.config).items() if key not in self.grid}
 
     def check(self, behavior: Behavior, chat: ChatModel, *, split: str) -> list[str]:
         """One line for each thing that cannot work; run before any weights load."""
@@ -176,6 +187,10 @@ class Evaluator:
     def questions(self, item: Any, *, protocol: Protocol) -> list[str]:
         """The texts that the model is asked for one item."""
         return [variant.question for variant in variants(item, protocol=protocol)]
+
+    def decoded(self) -> int:
+        """Tokens that are generated for each question and cell, at most."""
+        return 0
 
     def costs(self, behavior: Behavior, chat: ChatModel, *, items: int, cells: int) -> list[str]:
         """What it costs beside the forwards over its prompts, one line each, said before the run."""

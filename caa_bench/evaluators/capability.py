@@ -36,7 +36,7 @@ class Capability(Evaluator):
     of_behavior = False
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Evaluator.Config):
         """Recipe section `capability`.
 
         Args:

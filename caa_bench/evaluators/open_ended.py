@@ -38,7 +38,7 @@ class OpenEnded(Evaluator):
     name = "open_ended"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Evaluator.Config):
         """Recipe section `open_ended`.
 
         Args:
@@ -84,7 +84,7 @@ class OpenEnded(Evaluator):
 
     def settings(self) -> dict[str, Any]:
         """Without the judges, who have no part in what is said."""
-        return {key: value for key, value in asdict(self.config).items() if key not in ("judges", "limit")}
+        return {key: value for key, value in super().settings().items() if key not in ("judges", "limit")}
 
     def check(self, behavior: Behavior, chat: ChatModel, *, split: str) -> list[str]:
         """Questions, and what the judges need."""
@@ -101,6 +101,10 @@ class OpenEnded(Evaluator):
     def questions(self, item: OpenQuestion, *, protocol: Protocol) -> list[str]:
         """The question as it stands."""
         return [item.question]
+
+    def decoded(self) -> int:
+        """The longest answer."""
+        return int(self.config.max_new_tokens)
 
     def costs(self, behavior: Behavior, chat: ChatModel, *, items: int, cells: int) -> list[str]:
         """Tokens to decode, and what the judges say."""
