@@ -11,6 +11,7 @@ from report_runs import simulate
 
 from caa_bench.__main__ import main
 from caa_bench.report import make_report
+from caa_bench.report.quotes import line_key
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,15 @@ def test_many_runs_stand_on_one_page(
     assert len(shown) > 20
     for entry in shown:
         assert entry.value == pytest.approx(levels[entry.keys["cell"]][entry.column], abs=1e-8)
+    kept = [entry for entry in PageReader(page).shown if entry.column == "retention"]
+    lines = [line for table in tables for line in table.stacking.to_dict("records")]
+    for entry in kept:
+        own = [line["retention"] for line in lines if line_key(line) == entry.keys["line"]]
+        assert any(entry.value == pytest.approx(value, abs=1e-8) for value in own)
+    section = page[page.index('id="stacks"') : page.index('id="arms"')]
+    told = [line["verdict"] for line in lines if line["multiplier"] == 1 and line["vector"] == "caa"]
+    assert len(told) == 2
+    assert re.findall(r'data-line="[^"]+">(.*?)(?:, <|<)', section) == told
 
 
 def test_the_same_runs_give_the_same_page(folders: list[Path], tmp_path: Path) -> None:

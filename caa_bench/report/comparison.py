@@ -15,7 +15,7 @@ from caa_bench.report.arms import Row, rows
 from caa_bench.report.costs import costs
 from caa_bench.report.headline import headline, measured
 from caa_bench.report.page import environment, template_hash
-from caa_bench.report.sentence import Clause, row_name, sentence
+from caa_bench.report.sentence import Clause, leading_stacks, row_name, sentence
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -31,6 +31,7 @@ class Run:
         grave: how many of its warnings are severe.
         n: items of its largest cell.
         arms: dicts of `row` and its `name`.
+        stacks: on each base the dose that pushes the same way, by the base's name.
     """
 
     link: str
@@ -41,6 +42,7 @@ class Run:
     grave: int
     n: int
     arms: list[dict[str, Row | str]]
+    stacks: dict[str, Row]
 
 
 def write_comparison(reports: Sequence[Report], path: Path) -> None:
@@ -51,11 +53,13 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
     """
     if path.suffix != ".html":
         raise UserError(f"{path}: the page is HTML; give a name that ends in .html")
+    runs = [_run(report, beside=path.parent) for report in reports]
     page = (
         environment()
         .get_template("comparison.html.jinja")
         .render(
-            runs=[_run(report, beside=path.parent) for report in reports],
+            runs=runs,
+            bases=list(dict.fromkeys(base for run in runs for base in run.stacks)),
             style_hash=template_hash("style.css.jinja"),
             script_hash=template_hash("script.js.jinja"),
         )
@@ -78,4 +82,5 @@ def _run(report: Report, *, beside: Path) -> Run:
         grave=sum(notice.severity in ("missing", "severe") for notice in report.notices),
         n=int(cells["n"].max()) if len(cells) else 0,
         arms=[{"row": row, "name": row_name(row, chosen)} for row in arms],
+        stacks={row.name: row for row in leading_stacks(arms)},
     )
