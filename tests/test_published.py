@@ -6,6 +6,7 @@ No model of the paper's size runs here: the runs are simulated answers to the pu
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,9 @@ from caa_bench.analysis.published import KEYS, load_published
 from caa_bench.behavior import load_behavior
 from caa_bench.evaluators.capability import Capability
 from caa_bench.items import set_key, text_key
+from caa_bench.recipe import load_recipe
 from caa_bench.report import make_report
+from caa_bench.report.published_text import MAX_NEW_TOKENS
 
 needs_numbers = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"needs the collected numbers at {REFERENCE}")
 PAPER = ("model=llama2-7b-chat", "protocol=caa", "data=caa", "caa.layers=[13]")
@@ -214,8 +217,8 @@ def test_a_transferred_vector_stands_beside_its_own_numbers(
     published = load_published().values.set_index(KEYS)["published"]
     for line in table.fillna({"vector_model": ""}).to_dict("records"):
         assert line["published"] == published[tuple(line[key] for key in KEYS)]
-    assert f"{title}, p(matching)" in said
-    assert f": {moved['agrees'].sum()} of {lines} cells agree" in said
+    taken = "with the vector of layer 13" if kind == "layer_transfer" else "with the base model's vector"
+    assert f"{title}, p(matching) {taken}: {moved['agrees'].sum()} of {lines} cells agree" in said
     own = table[table["kind"] == "ab"]
     assert len(own) == (3 if kind == "layer_transfer" else 1), "0, and what was taken where it is added"
     assert not moved["cell"].isin(own["cell"]).any()
@@ -365,3 +368,17 @@ def test_other_open_ended_questions_are_refused(
 ) -> None:
     (line,) = refused(speaking(tmp_path / "runs" / "paper" / "x", judge=GPT4, **changes), capsys)
     assert f"open_ended/hallucination: {problem}" in line
+
+
+def test_the_commands_for_it_in_the_recipes_readme_fit_what_was_published() -> None:
+    """Each asks for doses that the paper has numbers of, at its length of an answer."""
+    text = (Path(__file__).parents[1] / "recipes" / "README.md").read_text()
+    commands = re.findall(r'^    make compare RECIPE=recipes/paper.yaml SET="(.+)"$', text, flags=re.M)
+    values = load_published().values
+    for command, kind in zip(commands, ("mmlu", "open_ended"), strict=True):
+        recipe = load_recipe("paper", command.split())
+        asked = {0.0, *recipe.sections["caa"].multipliers}
+        theirs = values[(values["kind"] == kind) & (values["behavior"] == "refusal") & (values["base"] == "none")]
+        assert asked == set(theirs["multiplier"])
+        assert kind in (recipe.sections["capability"].source, *recipe.args.evaluators)
+    assert recipe.sections["open_ended"].max_new_tokens == MAX_NEW_TOKENS

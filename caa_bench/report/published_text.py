@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TITLES = {
     "ab": "A/B test, p(matching)",
-    "layer_transfer": "Layer transfer, p(matching) with the vector of another layer",
+    "layer_transfer": "Layer transfer, p(matching) with the vector of layer {layer}",
     "base_to_chat_transfer": "Base-to-chat transfer, p(matching) with the base model's vector",
     "mmlu": "MMLU, p(correct)",
     "truthfulqa": "TruthfulQA, p(correct)",
@@ -49,7 +49,7 @@ def render(parts: Sequence[pd.DataFrame], report: Report, *, source: str, measur
     tables = [_section(part) for part in parts]
     known = {kind for part in parts for kind in part["kind"]}
     notes = [*_notes(parts, report), *_missing(measured - known, report)]
-    first = f"Beside {source}: a cell agrees where the interval of its difference holds 0"
+    first = f"Beside {source}\nA cell agrees where the interval of its difference (here - published) holds 0"
     return "\n\n".join([first, *tables, "\n".join(notes)])
 
 
@@ -61,7 +61,8 @@ def _section(table: pd.DataFrame) -> str:
     if kind == OPEN_ENDED:
         head += ["published change", "change here"]
     lines = [_line(line, one_scale=one_scale, worded=kind == OPEN_ENDED) for line in table.to_dict("records")]
-    return f"{TITLES[kind]}: {_answer(table)}\n{columns(head, lines)}"
+    title = TITLES[kind].format(layer=f"{table['vector_layer'].iloc[0]:.0f}")
+    return f"{title}: {_answer(table)}\n{columns(head, lines)}"
 
 
 def _answer(table: pd.DataFrame) -> str:
@@ -137,7 +138,7 @@ def _missing(kinds: set[str], report: Report) -> Iterator[str]:
     """What was measured but stands beside nothing."""
     for kind in sorted(kinds):
         if kind in TITLES:
-            yield f"{TITLES[kind]}: no published number for these layers and doses"
+            yield f"{TITLES[kind].partition(',')[0]}: no published number for these layers and doses"
         else:
             source = report.manifest["recipe"].get("capability.source")
             yield f"capability.source is {source!r}; the paper asked 'mmlu' and 'truthfulqa'"
