@@ -27,7 +27,7 @@ from caa_bench.evaluators.base import Aftermath
 from caa_bench.files import content_key
 from caa_bench.hub import unreachable
 from caa_bench.interventions import Intervention, Unchanged
-from caa_bench.items import text_key
+from caa_bench.items import Item, set_key, text_key
 from caa_bench.measure import Measurement
 from caa_bench.model import ChatModel
 from caa_bench.plan import Plan, bases_of, make_plan, unknown_bases
@@ -296,11 +296,21 @@ class Benchmark:
             "batches": [batch.key for batch in plan.batches],
             "behavior": {"id": self.behavior.id, "title": self.behavior.title, "matching": self.behavior.matching},
             "items": {item.id: text_key(item) for item in items},
+            "asked": self._asked(),
             "model": self._model_key,
             "layers": asdict(self.chat.loaded_layers()),
             "warnings": [*self.behavior.warnings, *unfit],
             "artifacts": {label: str(artifact.folder) for label, artifact in self._artifacts.items()},
         }
+
+    def _asked(self) -> dict[str, dict[str, Any]]:
+        """Of every evaluator that asks multiple-choice questions: how many, and one key of what they ask."""
+        found = {}
+        for one in self.evaluators:
+            asked = one.items(self.behavior, split=self.args.split)[: self.args.limit]
+            if all(isinstance(item, Item) for item in asked):
+                found[one.name] = {"n": len(asked), "key": set_key(map(text_key, asked))}
+        return found
 
     def _remember(self, warnings: Sequence[str]) -> None:
         """Add to the warnings of the finished run, so that every later report repeats them."""

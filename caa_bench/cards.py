@@ -1,7 +1,8 @@
 """README.md of a saved intervention: what it is, what it learned from, where it acts, how to load it, what it did.
 
-The card that a fit leaves names its model by checksum alone: the same fit has the same bytes, whatever a user calls the
-model. `caa-bench export` writes it anew with the run's model, effects and side effects.
+`save_pretrained` alone writes what the intervention itself knows. A fit by the harness adds the data, and names its
+model by checksum alone: the same fit has the same bytes, whatever a user calls the model. `caa-bench export` writes it
+anew with the run's model, effects and side effects.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.files import add_text, content_key, terminal_safe
+from caa_bench.interventions.base import Intervention
 from caa_bench.interventions.vectors import SteeringVector
 from caa_bench.model import DEFAULT_DEPTH
 
 if TYPE_CHECKING:
     from caa_bench.behavior import Pairs
-    from caa_bench.interventions import Intervention
 
 CARD = "README.md"
 VECTOR_RULE = (
     "Added to the output of ONE decoder block (counted from 0), times the multiplier, at every position from the "
     "last token of the instruction on: that token, the answer's opening and every new token"
 )
-ADAPTER_RULE = "Acts in every layer and at every position"
+WEIGHTS_RULE = "Changes what the model's own modules give, in every layer and at every position"
+PROMPT_RULE = "Rewrites the conversation before it becomes tokens; the model itself stays as it is"
+EDITS_RULE = "Added to the output of decoder blocks, where and from which position on its own `edits` say"
+NOT_RECORDED = "not recorded"
 LOAD = """```python
 import torch
 
@@ -37,9 +41,11 @@ from caa_bench.prompts import chat_prompt
 MODEL = {model}
 chat = ChatModel.find(MODEL)
 loaded = Intervention.from_pretrained(".")  # this folder; every byte is checked
-prompt = chat_prompt(chat.tokenizer, [{{"role": "user", "content": "Can you help me with something?"}}])
+messages = loaded.rewrite([{{"role": "user", "content": "Can you help me with something?"}}])
+prompt = chat_prompt(chat.tokenizer, messages)
 with loaded.attach(chat.model, Condition({condition}), prompts=[prompt]):
-    ids = chat.model.generate(torch.tensor([prompt.ids]), max_new_tokens=20, do_sample=False)
+    asked = torch.tensor([prompt.ids], device=chat.model.device)
+    ids = chat.model.generate(asked, max_new_tokens=20, do_sample=False)
 print(chat.tokenizer.decode(ids[0, len(prompt.ids) :]))
 ```
 """
@@ -47,7 +53,7 @@ print(chat.tokenizer.decode(ids[0, len(prompt.ids) :]))
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a fit comes from.
+    """Where a fit comes from; what is "" was not recorded.
 
     Args:
         behavior: the behavior's id.
@@ -57,11 +63,15 @@ class Origin:
         layer: the layer to load a vector at; None: the middle one.
     """
 
-    behavior: str
-    model: str
-    data: str
+    behavior: str = ""
+    model: str = ""
+    data: str = ""
     loadable: str = ""
     layer: int | None = None
+
+
+UNKNOWN = Origin()
+"""Of an intervention that was saved by itself."""
 
 
 def fitted_origin(pairs: Pairs, *, model_key: Mapping[str, Any]) -> Origin:
@@ -87,17 +97,17 @@ def write_card(folder: Path, intervention: Intervention, origin: Origin, *, effe
     add_text(folder, CARD, card(intervention, origin, effects=effects))
 
 
-def card(intervention: Intervention, origin: Origin, *, effects: str = "") -> str:
+def card(intervention: Intervention, origin: Origin = UNKNOWN, *, effects: str = "") -> str:
     """The whole text, with a code block that runs in the artifact's folder."""
     vectors = intervention.fitted() if isinstance(intervention, SteeringVector) else None
     head: dict[str, Any] = {"library_name": "caa_bench", "tags": ["caa_bench", intervention.name]}
     if on_the_hub(origin.loadable):
         head["base_model"] = origin.loadable
     facts = {
-        "behavior": origin.behavior,
-        "model": origin.model,
-        "learned from": origin.data,
-        "acts": ADAPTER_RULE if vectors is None else VECTOR_RULE,
+        "behavior": origin.behavior or NOT_RECORDED,
+        "model": origin.model or (NOT_RECORDED if intervention.trains else "any; it is not fitted"),
+        "learned from": origin.data or (NOT_RECORDED if intervention.trains else "nothing; it is not fitted"),
+        "acts": acts(intervention),
         **(
             {} if vectors is None else {"holds": f"a vector a layer, {len(vectors)} layers of width {vectors.shape[1]}"}
         ),
@@ -107,16 +117,29 @@ def card(intervention: Intervention, origin: Origin, *, effects: str = "") -> st
     if vectors is not None:
         layer = round(DEFAULT_DEPTH * len(vectors)) if origin.layer is None else origin.layer
         condition = f"layer={layer}, multiplier=1.0"
-    model = json.dumps(origin.loadable) if origin.loadable else '"..."  # the model that it was fitted on'
+    fitting = "the model that it was fitted on" if intervention.trains else "any chat model"
+    model = json.dumps(origin.loadable) if origin.loadable else f'"..."  # {fitting}'
     parts = [
         "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
-        f"# {_plain(intervention.label)} for {_plain(origin.behavior)}",
+        f"# {_plain(intervention.label)}" + (f" for {_plain(origin.behavior)}" if origin.behavior else ""),
         (type(intervention).__doc__ or "").strip().split("\n")[0],
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {_plain(value)} |" for name, value in facts.items())]),
         effects or "What it does was not measured when this card was written.",
         "## Load it\n\n" + LOAD.format(model=model, condition=condition),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def acts(intervention: Intervention) -> str:
+    """Where it acts, and from which position on, as far as its class says it."""
+    cls = type(intervention)
+    if isinstance(intervention, SteeringVector):
+        return VECTOR_RULE
+    if cls.attach is not Intervention.attach:
+        return WEIGHTS_RULE
+    if cls.edits is not Intervention.edits:
+        return EDITS_RULE
+    return PROMPT_RULE if cls.rewrite is not Intervention.rewrite else "Changes nothing"
 
 
 def on_the_hub(name: str) -> bool:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.atomic import whole_folder, write_synced
@@ -40,10 +41,19 @@ class Artifact:
     meta: dict[str, Any]
 
 
-def write_artifact(folder: Path, *, tensors: Mapping[str, Tensor] | None, meta: Mapping[str, Any]) -> None:
+def write_artifact(
+    folder: Path,
+    *,
+    tensors: Mapping[str, Tensor] | None,
+    meta: Mapping[str, Any],
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write `tensors.safetensors` and `artifact.json`, which holds every file's checksum, whole or not at all.
 
     Files that are already in the folder (a peft adapter, say) stay and are covered by the checksums.
+
+    Args:
+        texts: file name -> text that is written beside them; replaces one of that name.
 
     Raises:
         UserError: a tensor holds NaN or infinity, a pickle lies in the folder, the disk is full; names the file.
@@ -51,8 +61,10 @@ def write_artifact(folder: Path, *, tensors: Mapping[str, Tensor] | None, meta: 
     from safetensors.torch import save
 
     with whole_folder(folder) as staged:
-        for name in (_TENSORS, _MANIFEST):
+        for name in (_TENSORS, _MANIFEST, *texts):
             (staged / name).unlink(missing_ok=True)
+        for name, text in texts.items():
+            write_synced(staged / name, text)
         if tensors:
             plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
             write_synced(staged / _TENSORS, save(plain))

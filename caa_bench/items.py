@@ -6,7 +6,7 @@ Knows nothing of files, models or tokens. Shapes: K options of an item, 2 to 8.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -218,3 +218,13 @@ def _pair(item: Item, number: int, order: Sequence[int]) -> Pair:
 def text_key(item: Item) -> str:
     """12 hex digits of what is asked and which letter is right: by these, items of two sources are joined."""
     return content_key([item.question.strip(), LETTERS[item.matching]])[:12]
+
+
+def question_key(question: str) -> str:
+    """The same of a question without options."""
+    return content_key(question.strip())[:12]
+
+
+def set_key(keys: Iterable[str]) -> str:
+    """16 hex digits of a set of such keys, in whatever order."""
+    return content_key(sorted(set(keys)))[:16]

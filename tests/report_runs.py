@@ -40,6 +40,8 @@ class Simulated:
         dropped: how many of the last batches were never written.
         loss: (base, multiplier) -> what it takes from the log-odds of the correct option, at every layer, NaN for
             answers in error; None where capability was not measured.
+        facts_asked: ids of the capability's questions; own facts of four categories where not given.
+        vector_layer / vector_model: where a transferred vector was taken.
     """
 
     bases: Sequence[str] = BASES
@@ -60,6 +62,9 @@ class Simulated:
     failed: Sequence[int] = ()
     dropped: int = 0
     loss: Mapping[tuple[str, float], float] | None = None
+    facts_asked: Sequence[str] = ()
+    vector_layer: int | None = None
+    vector_model: str = ""
     seed: int = 0
 
 
@@ -74,7 +79,7 @@ def simulate(folder: Path, simulated: Simulated | None = None, **changes: Any) -
     with RunFolder(folder, recipe=recipe) as run:
         run.record(
             cells=[asdict(cell) for cell in cells],
-            batches=[key for key, _, _ in batches],
+            batches=[key for key, _, _ in batches] + ["facts"] * bool(plan.facts_asked),
             behavior={"id": plan.behavior, "title": plan.title, "matching": plan.matching},
             layers={"count": 6, "default": 3, "hidden": 128},
             warnings=list(plan.warnings),
@@ -85,6 +90,8 @@ def simulate(folder: Path, simulated: Simulated | None = None, **changes: Any) -
         store = RowStore(run.rows_path)
         for key, base, chunk in batches[: len(batches) - plan.dropped]:
             store.append(key, _rows(plan, recipe, [cell for cell in cells if cell.base == base], chunk, cells))
+        if plan.facts_asked:
+            store.append("facts", _facts(plan, cells))
         run.set_status("error" if plan.failed or plan.dropped else "success")
     return folder
 
@@ -109,9 +116,10 @@ def _cells_of(evaluator: str, vectors: Sequence[str], plan: Simulated, recipe: M
                 "base_dose": 1.0,
                 "vector": vector,
                 "vector_behavior": plan.behavior if vector else "",
-                "vector_layer": layer,
+                "vector_layer": plan.vector_layer if vector and plan.vector_layer is not None else layer,
                 "layer": layer,
                 "multiplier": multiplier,
+                "vector_model": plan.vector_model if vector else "",
             }
             cells.append(Cell(key=content_key(identity)[:16], **identity))
     return cells
@@ -127,7 +135,7 @@ def _rows(
         level, slope, bias, noise = np.random.default_rng([plan.seed, number]).normal(size=4)
         for cell in cells:
             if cell.evaluator == "capability":
-                rows += _correct(plan, cell, number, level)
+                rows += [] if plan.facts_asked else _correct(plan, cell, f"own/kind {number % 4}/{number:04d}", level)
                 continue
             y = -0.1 + 1.2 * level + SHIFT.get(cell.base, 1.0)
             if cell.vector:
@@ -143,15 +151,23 @@ def _rows(
     return rows
 
 
-def _correct(plan: Simulated, cell: Cell, number: int, level: float) -> list[dict[str, Any]]:
-    """Both orders of a plain fact, of one of four categories."""
+def _correct(plan: Simulated, cell: Cell, item: str, level: float) -> list[dict[str, Any]]:
+    """A plain question in both orders, or in the paper's."""
     lost = (plan.loss or {}).get((cell.base, cell.multiplier), 0.0)
-    rows = []
-    for order in (0, 1):
+    rows, number = [], int(item.rpartition("/")[2])
+    for order in (0,) if cell.protocol == "caa" else (0, 1):
         odds = 0.0 if math.isnan(lost) else 1.5 + 0.5 * level - lost
         row = _row(plan, cell, number, order, (number + order) % 2, odds, failed=math.isnan(lost))
-        rows.append(row | {"item": f"own/kind {number % 4}/{number:04d}"} | {"cluster": f"own/{number:04d}"})
+        rows.append(row | {"item": item} | {"cluster": f"{item.partition('/')[0]}/{number:04d}"})
     return rows
+
+
+def _facts(plan: Simulated, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """`facts_asked` in every cell of the capability."""
+    levels = np.random.default_rng([plan.seed, 1]).normal(size=len(plan.facts_asked))
+    asked = list(zip(plan.facts_asked, levels, strict=True))
+    own = [cell for cell in cells if cell.evaluator == "capability"]
+    return [row for cell in own for item, level in asked for row in _correct(plan, cell, item, level)]
 
 
 def _row(

@@ -25,6 +25,7 @@ from caa_bench.behavior import load_behavior, variants
 from caa_bench.errors import UserError
 from caa_bench.evaluators import registry
 from caa_bench.evaluators.capability import Capability
+from caa_bench.items import set_key, text_key
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
 from caa_bench.report.conditions import with_capability_loss
@@ -164,6 +165,15 @@ def test_it_is_measured_under_every_base_and_dose_but_no_placebo(ran: Path) -> N
     assert {cell["vector"] for cell in others} == {"", "caa", "random"}
     for name in ("stacking", "reliability"):
         assert {line["evaluator"] for line in table(ran / f"{name}.csv")} == {"answer_probability"}
+
+
+def test_the_manifest_says_what_was_asked(ran: Path) -> None:
+    """By this the questions of a run are told from the paper's: any other text, key or number is another key."""
+    asked, own = manifest(ran)["facts"]["asked"], items("own")[:24]
+    assert asked["capability"] == {"n": 24, "key": set_key(map(text_key, own))}
+    assert asked["answer_probability"] == {"n": 24, "key": set_key(manifest(ran)["facts"]["items"].values())}
+    turned = replace(own[0], matching=own[0].other, other=own[0].matching)
+    assert len({set_key(map(text_key, some)) for some in (own, own[::-1], own[1:], [turned, *own[1:]])}) == 3
 
 
 def test_levels_and_changes_are_plain_arithmetic_on_the_rows(ran: Path) -> None:

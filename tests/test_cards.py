@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from small_runs import Small, run
+from huggingface_hub import HfApi, ModelCard
+from small_runs import Small, contents, run
 
-from caa_bench.cards import Origin, card
+from caa_bench.behavior import load_behavior
+from caa_bench.cards import Origin, acts, card
+from caa_bench.errors import UserError
 from caa_bench.files import read_artifact
-from caa_bench.interventions import SystemPrompt
+from caa_bench.interventions import CAA, Intervention, Stack, SystemPrompt, Unchanged, registry
+from caa_bench.model import ChatModel
 
-SETTINGS = ("bases=[none, lora_sft_positive]", "vectors=[caa, random]", "caa.layers=[0, 2]", "lora_sft.max_pairs=4")
+SETTINGS = (
+    "bases=[none, lora_sft_positive]",
+    "vectors=[caa, random]",
+    "caa.layers=[0, 2]",
+    "lora_sft.max_pairs=4",
+    "evaluators=[answer_probability, capability, open_ended]",
+    "open_ended.max_new_tokens=12",
+    "limit=24",
+)
 LABELS = ("caa", "lora_sft_positive", "random")
+KINDS = [
+    f"{name}_{cls.variants[0]}" if cls.variants else f"{name}_mine" if cls is SystemPrompt else name
+    for name, cls in registry().items()
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +54,17 @@ def artifact(folder: Path, label: str) -> Path:
     return folder / json.loads((folder / "run/manifest.json").read_text())["facts"]["artifacts"][label]
 
 
-def execute(folder: Path, model: Path) -> str:
+def code_of(folder: Path, model: Path) -> str:
     """The card's code block, as it stands but for the model's name where the card cannot know it."""
     (code,) = re.findall(r"```python\n(.+?)```", (folder / "README.md").read_text(), flags=re.S)
+    return code.replace('"..."', repr(str(model)))
+
+
+def execute(folder: Path, model: Path) -> str:
+    """The card's code block in a process of its own."""
     root = Path(__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", code.replace('"..."', repr(str(model)))],
+        [sys.executable, "-c", code_of(folder, model)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
@@ -50,9 +75,121 @@ def execute(folder: Path, model: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("label", LABELS)
-def test_the_code_of_a_card_runs(label: str, finished: Path, small: Small) -> None:
-    assert execute(finished / "exported" / label, small.model)
+def test_the_code_of_an_exported_card_runs(finished: Path, small: Small) -> None:
+    assert execute(finished / "exported" / "caa", small.model)
+
+
+@pytest.fixture(scope="module")
+def saved(small: Small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Intervention, Path]]:
+    """Every kind of intervention, fitted and saved by its own two calls, outside the harness."""
+    chat, behavior = ChatModel.find(str(small.model)), load_behavior(str(small.behavior))
+    root, built = tmp_path_factory.mktemp("saved"), {}
+    for label in KINDS:
+        cls = next(cls for name, cls in reversed(registry().items()) if label == name or label.startswith(f"{name}_"))
+        known = {"max_pairs": 4, "learning_rate": 0.05, "texts": {"mine": "You are kind."}}
+        own = {key: value for key, value in known.items() if key in cls.Config.__dataclass_fields__}
+        variant = label.removeprefix(cls.name).removeprefix("_")
+        built[label] = cls.build(cls.Config(**own), variant=variant, behavior=behavior, built=built)
+        built[label].fit(chat.model, chat.tokenizer, behavior.pairs())
+        built[label].save_pretrained(root / label)
+    return {label: (one, root / label) for label, one in built.items()}
+
+
+@pytest.mark.parametrize("label", KINDS)
+def test_saving_alone_writes_a_card_whose_code_does_what_was_saved(
+    label: str,
+    saved: dict[str, tuple[Intervention, Path]],
+    small: Small,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is covered by the checksums, invents nothing, and its answer is that of the intervention in memory."""
+    intervention, folder = saved[label]
+    assert "README.md" in json.loads((folder / "artifact.json").read_text())["files"]
+    read_artifact(folder, expect=None)
+    text = (folder / "README.md").read_text()
+    assert "| behavior | not recorded |" in text
+    assert f"| acts | {acts(intervention)} |" in text
+    assert f"| learned from | {'not recorded' if intervention.trains else 'nothing; it is not fitted'} |" in text
+    monkeypatch.chdir(folder)
+    code = code_of(folder, small.model)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - the card's own
+    assert capsys.readouterr().out.strip()
+    assert type(names["loaded"]) is type(intervention)
+    again = code.replace('Intervention.from_pretrained(".")', "mine")
+    assert again != code
+    ours: dict[str, Any] = {"mine": intervention}
+    exec(again, ours)  # noqa: S102
+    assert names["ids"].tolist() == ours["ids"].tolist()
+    assert names["prompt"].ids == ours["prompt"].ids
+    assert ("You are kind." in ours["chat"].tokenizer.decode(names["prompt"].ids)) == (label == "system_prompt_mine")
+
+
+def test_where_each_kind_acts(saved: dict[str, tuple[Intervention, Path]]) -> None:
+    said = {label: acts(one) for label, (one, _) in saved.items()}
+    for label in ("caa", "random", "shuffled"):
+        assert said[label].startswith("Added to the output of ONE decoder block")
+    for label in ("lora_sft_positive", "full_sft_positive"):
+        assert "every layer and at every position" in said[label]
+    assert "Rewrites the conversation" in said["system_prompt_mine"]
+    assert said["none"] == "Changes nothing"
+
+
+@pytest.mark.parametrize("label", ["caa", "lora_sft_positive", "full_sft_positive"])
+def test_saving_again_gives_the_same_bytes_also_over_an_old_card(
+    label: str, saved: dict[str, tuple[Intervention, Path]], tmp_path: Path
+) -> None:
+    intervention, folder = saved[label]
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "README.md").write_text("an old card")
+    Intervention.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(folder)
+    assert intervention.settings() == Intervention.from_pretrained(tmp_path / "again").settings()
+
+
+def test_a_stack_is_not_saved_as_if_it_could_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"caa\+none: .* save each part"):
+        Stack(CAA(), Unchanged()).save_pretrained(tmp_path / "stack")
+    assert not (tmp_path / "stack").exists()
+
+
+def test_push_to_hub_uploads_the_card_with_arguments_that_the_hub_library_takes(
+    saved: dict[str, tuple[Intervention, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No network here: the calls are bound to the library's own signatures, and the card is read by its own class."""
+    calls: dict[str, dict[str, Any]] = {}
+
+    def stand_in(name: str) -> Callable[..., str]:
+        signature = inspect.signature(getattr(HfApi, name))
+
+        def call(*args: Any, **options: Any) -> str:
+            calls[name] = dict(signature.bind(*args, **options).arguments)
+            return f"https://hub/{calls[name]['repo_id']}"
+
+        return call
+
+    for name in ("create_repo", "upload_folder"):
+        monkeypatch.setattr(HfApi, name, stand_in(name))
+    intervention, folder = saved["caa"]
+    assert intervention.push_to_hub(folder, "me/refusal") == "https://hub/me/refusal"
+    assert list(calls) == ["create_repo", "upload_folder"]
+    assert calls["create_repo"]["exist_ok"] is True
+    sent = calls["upload_folder"]
+    assert (Path(sent["folder_path"]) / "README.md").is_file()
+    assert not sent.keys() & {"allow_patterns", "ignore_patterns"}, "the card goes with the rest"
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.library_name, data.tags) == ("caa_bench", ["caa_bench", "caa"])
+
+
+def test_push_to_hub_refuses_a_damaged_artifact(
+    saved: dict[str, tuple[Intervention, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(saved["caa"][1], tmp_path / "caa")
+    (tmp_path / "caa" / "README.md").write_text("another card")
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(UserError, match="its checksum differs"):
+        saved["caa"][0].push_to_hub(tmp_path / "caa", "me/refusal")
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -73,15 +210,42 @@ def test_an_export_says_what_each_did(finished: Path) -> None:
     """Every number of the table is that of shifts.csv and cells.csv."""
     shifts = pd.read_csv(finished / "run/shifts.csv", keep_default_na=False)
     text = (finished / "exported/caa/README.md").read_text()
-    lines = [line.split(" | ") for line in text.splitlines() if re.match(r"\| [+-]8 \|", line)]
     wanted = shifts[(shifts["vector"] == "caa") & (shifts["base"] == "none")]
-    assert len(lines) == len(wanted) == 4
-    for line, (_, row) in zip(lines, wanted.iterrows(), strict=True):
-        shown = [f"{round(float(row[f'shift{end}']), 2) + 0:.2f}" for end in ("", "_low", "_high")]
-        assert line[3] == f"{shown[0]} [{shown[1]}, {shown[2]}]"
-        assert line[-1] == f"{row['n']} |"
+    for title, evaluator, name, sign in (
+        ("What it did", "answer_probability", "shift", ""),
+        ("What it cost", "capability", "total_p", "+"),
+    ):
+        lines, rows = section(text, title), wanted[wanted["evaluator"] == evaluator]
+        assert len(lines) == len(rows) == 4
+        for line, (_, row) in zip(lines, rows.iterrows(), strict=True):
+            shown = [f"{round(float(row[f'{name}{end}']), 2) + 0:{sign}.2f}" for end in ("", "_low", "_high")]
+            assert line[3] == f"{shown[0]} [{shown[1]}, {shown[2]}]"
+            assert line[-1] == str(row["n"]) == "24"
     assert "| +1 | n/a |" in (finished / "exported/lora_sft_positive/README.md").read_text()
     assert str(finished) not in text and "model | model |" in text
+
+
+def test_an_export_says_how_its_answers_were_judged(finished: Path) -> None:
+    """Four questions are too few for intervals; a base's change is that from the unchanged model."""
+    cells = pd.read_csv(finished / "run/cells.csv").query("evaluator == 'open_ended'")
+    plain = cells[(cells["base"] == "none") & (cells["multiplier"] == 0)].iloc[0]
+    lora = cells[(cells["base"] == "lora_sft_positive") & (cells["multiplier"] == 0)].iloc[0]
+    assert lora["score_shift"] == 0
+    assert lora["score_total"] == pytest.approx(lora["score"] - plain["score"], abs=1e-8)
+    text = (finished / "exported/lora_sft_positive/README.md").read_text()
+    ((dose, layer, _, change, state, n),) = section(text, "What it says")
+    assert (dose, layer, change, n) == ("+1", "n/a", f"{round(lora['score_total'], 2) + 0:+.2f}", "4")
+    assert state in ("sound", "collapsed")
+    assert "Judged by classifier (" in text
+    steered = section((finished / "exported/caa/README.md").read_text(), "What it says")
+    own = cells[(cells["base"] == "none") & (cells["vector"] == "caa")]
+    assert [line[4] == "collapsed" for line in steered] == own["collapsed"].tolist()
+
+
+def section(text: str, title: str) -> list[list[str]]:
+    """The table's lines under a heading of a card."""
+    (body,) = re.findall(rf"^## {title}\n(.+?)(?=^## )", text, flags=re.S | re.M)
+    return [line[2:-2].split(" | ") for line in body.splitlines() if re.match(r"\| [+-]\d", line)]
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from answer_runs import add_answers, answer_row
 from random_models import FAMILIES, choice_prompts, random_model
-from small_runs import Small, contents, manifest
+from report_runs import simulate
+from small_runs import Small, contents
 
 import caa_bench.model
 from caa_bench.__main__ import main
@@ -296,26 +299,7 @@ def test_text_quality_on_texts_that_anyone_can_count() -> None:
 
 def rows(texts: dict[str, list[str | None]], **changes: Any) -> list[dict[str, Any]]:
     """Answer rows: cell -> a text a question."""
-    return [
-        {
-            "cell": cell,
-            "item": f"i{n:02d}",
-            "cluster": f"i{n:02d}",
-            "question": "?",
-            "text": text,
-            "tokens": 4,
-            "ended": "stop",
-            "temperature": 0.0,
-            "max_new_tokens": 60,
-            "seed": None,
-            "log_prob": -4.0,
-            "plain_log_prob": -4.0,
-            "error": None if text is not None else "a logit is not finite",
-        }
-        | changes
-        for cell, own in texts.items()
-        for n, text in enumerate(own)
-    ]
+    return [answer_row(cell, n, text) | changes for cell, own in texts.items() for n, text in enumerate(own)]
 
 
 def cells_of(*names: str) -> pd.DataFrame:
@@ -408,36 +392,14 @@ def test_opposite_signs_are_told(small: Small, here: Path) -> None:
 
 def make_with_answers(root: Path, *, flip: bool) -> Any:
     """A simulated run whose answers follow the dose, or go against it."""
-    from report_runs import simulate
-
-    from caa_bench.results import RunFolder
-
     bases = ("none", "system_prompt_positive")
     changes = {"multipliers": (-1.0, 1.0), "vectors": ("caa",), "bases": bases, "items": 24}
     run = simulate(root / "runs/compare/refusal", **changes)
-    facts = manifest(run)["facts"]
-    spoken = [cell | {"key": f"words{n}", "evaluator": "open_ended"} for n, cell in enumerate(facts["cells"])]
-    texts = {cell["key"]: [_said(cell["multiplier"] * (-1 if flip else 1), n) for n in range(24)] for cell in spoken}
-    RowStore(run / "rows.jsonl").append("answers", rows(texts))
-    with RunFolder(run, recipe=manifest(run)["recipe"]) as folder:
-        folder.record(
-            cells=facts["cells"] + spoken,
-            batches=[*facts["batches"], "answers"],
-            judges=[{"name": "grammar", "settings": {}}],
-        )
-    from caa_bench.judgements import Judgements, judgement_key
-    from caa_bench.judges import Asked, Judgement
 
-    said = {text for own in texts.values() for text in own}
-    pairs = [
-        (judgement_key({}, Asked(question="?", text=text)), Judgement(score=float(text.split()[-1]))) for text in said
-    ]
-    Judgements(run / "judgements.jsonl").append("grammar", sorted(pairs))
-    return write_report(run)
+    def score(cell: Mapping[str, Any], n: int) -> float:
+        return 0.5 + 0.3 * cell["multiplier"] * (-1 if flip else 1) + 0.01 * (n % 7)
 
-
-def _said(push: float, n: int) -> str:
-    return f"my score is {0.5 + 0.3 * push + 0.01 * (n % 7):.2f}"
+    return write_report(add_answers(run, score, questions=["?"] * 24, judge={"name": "grammar", "settings": {}}))
 
 
 def test_the_report_of_answers_needs_the_files_alone(here: Path) -> None:

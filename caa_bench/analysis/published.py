@@ -1,4 +1,4 @@
-"""The paper's published numbers, and a run's cells beside them: one line a cell that both have.
+"""The paper's published numbers, and a run's cells beside them: one line a number whose cell the run has too.
 
 A published value is a mean over known items, so items are joined by what they ask (`items.text_key`). Where the paper's
 answer to each item is known, the difference is taken item by item; elsewhere the run's own interval is moved by the
@@ -7,8 +7,9 @@ published value, which has none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,18 +19,36 @@ from caa_bench.analysis.resample import DRAWS
 from caa_bench.files import read_json
 from caa_bench.paths import configs_folder
 
-KEYS = ["model", "behavior", "base", "layer", "multiplier"]
+AB, OPEN_ENDED = "ab", "open_ended"
+KINDS = (AB, "layer_transfer", "base_to_chat_transfer", "mmlu", "truthfulqa", OPEN_ENDED)
+KEYS = ["kind", "model", "behavior", "base", "vector_model", "vector_layer", "layer", "multiplier"]
 FINETUNES = {
     "lora_sft_positive": "finetune_positive",
     "lora_sft_negative": "finetune_negative",
     "full_sft_positive": "finetune_positive",
     "full_sft_negative": "finetune_negative",
 }
-_ENDS = ("", "_low", "_high")
+ENDS = ("", "_low", "_high")
 COLUMNS = [
-    "cell", *KEYS, "n", "p_published", "decimals", *(f"p_balanced{end}" for end in _ENDS),
-    *(f"difference{end}" for end in _ENDS), "by_item", "agrees",
+    "cell", *KEYS, "n", "published", "decimals", *(f"level{end}" for end in ENDS),
+    *(f"difference{end}" for end in ENDS), "by_item", "agrees",
+    "change_published", *(f"change{end}" for end in ENDS),
 ]  # fmt: skip
+TOP_SCORE = 10.0
+"""The paper's judge gives 0 to 10, ours 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A set of published questions.
+
+    Args:
+        n: how many.
+        key: `items.set_key` of their keys.
+    """
+
+    n: int
+    key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,34 +57,45 @@ class Published:
 
     Args:
         source: where the numbers are from, for a reader.
-        values: columns `KEYS`, `p_published` (0-1) and the `decimals` it was published with.
-        items: behavior -> the keys of the items behind each of its values, in the published order.
-        answers: (model, behavior, base, layer, multiplier) -> p(matching) of each item by key, where published.
+        values: columns `KEYS`, `published` (0-1), the `decimals` it was published with, and `series`, which numbers
+            of one curve share.
+        items: behavior -> the keys of the A/B items behind each of its values, in the published order.
+        asked: the questions behind the other values: `mmlu`, `truthfulqa`, `open_ended/<behavior>`.
+        answers: (model, behavior, base, layer, multiplier) -> p(matching) of each A/B item by key, where published.
     """
 
     source: str
     values: pd.DataFrame
     items: Mapping[str, tuple[str, ...]]
+    asked: Mapping[str, Asked]
     answers: Mapping[tuple[str, str, str, float, float], Mapping[str, float]]
 
 
 def load_published() -> Published:
     """The numbers in configs/data/published.json."""
     data = read_json(configs_folder() / "data" / "published.json")
-    lines = [
-        [*(entry[key] for key in KEYS[:-1]), float(multiplier), p, entry["decimals"]]
-        for entry in data["values"]
-        for multiplier, p in entry["p"].items()
-    ]
+    lines = [line for series, entry in enumerate(data["values"]) for line in _lines(entry, series)]
     return Published(
         source=f"{data['paper']}, {data['repository']}",
-        values=pd.DataFrame(lines, columns=[*KEYS, "p_published", "decimals"]),
+        values=pd.DataFrame(lines, columns=[*KEYS, "published", "decimals", "series"]),
         items={behavior: tuple(keys.split()) for behavior, keys in data["items"].items()},
+        asked={name: Asked(**entry) for name, entry in data["asked"].items()},
         answers={
             (x["model"], x["behavior"], x["base"], float(x["layer"]), float(x["multiplier"])): x["p"]
             for x in data["answers"]
         },
     )
+
+
+def _lines(entry: Mapping[str, Any], series: int) -> Iterator[list[Any]]:
+    """One a layer and multiplier of a curve."""
+    scored = entry["kind"] == OPEN_ENDED
+    decimals = entry["decimals"] + (1 if scored else 0)
+    for layer, row in zip(entry["layers"], entry["published"], strict=True):
+        source = [entry.get("vector_model", ""), float(entry.get("vector_layer", layer)), float(layer)]
+        for multiplier, value in zip(entry["multipliers"], row, strict=True):
+            named = [entry[key] for key in KEYS[:4]]
+            yield [*named, *source, multiplier, value / TOP_SCORE if scored else value, decimals, series]
 
 
 def published_table(
@@ -74,41 +104,63 @@ def published_table(
     items: pd.DataFrame,
     *,
     texts: Mapping[str, str],
+    incomparable: Collection[str] = (),
     seed: int = 0,
     draws: int = DRAWS,
 ) -> pd.DataFrame:
     """Each cell that the paper published too, with the difference (run - published).
 
     Args:
-        cells: from `cells.cell_table`, of the paper's settings. Its unsteered cells stand for every layer asked.
+        cells: one line a cell of the paper's settings: `KEYS`, `cell`, `base_dose`, `n`, `level` (0-1) and, for
+            answers in words, `change` from the base unsteered, each with its interval. Unsteered cells stand for
+            every layer asked.
         items: from `items.item_scores`.
         texts: item id -> `items.text_key`.
+        incomparable: kinds whose levels are on another scale than the paper's: no difference is taken there.
 
     Returns:
-        `COLUMNS`; `agrees` says whether the difference's interval, widened by the published rounding, holds 0.
+        `COLUMNS`, by `KINDS`; `agrees` says whether the difference's interval, widened by the published rounding,
+        holds 0. A cell with two published numbers has two lines.
     """
     layers = sorted(cells["layer"].dropna().unique())
-    still = pd.concat([cells[cells["multiplier"] == 0].assign(layer=layer) for layer in layers] or [cells[:0]])
+    still = cells[cells["multiplier"] == 0].assign(vector_model="")
+    still = pd.concat([still.assign(layer=layer, vector_layer=layer) for layer in layers] or [still[:0]])
     steered = cells[(cells["multiplier"] != 0) & (cells["base_dose"] == 1)]
     run = pd.concat([still, steered]).assign(run_base=lambda table: table["base"])
     run["base"] = run["base"].replace(FINETUNES)
     table = published.values.merge(run, on=KEYS, how="inner")
-    for end in _ENDS:
-        table[f"difference{end}"] = table[f"p_balanced{end}"] - table["p_published"]
+    table["change_published"] = _changes(table, published.values)
+    for end in ENDS:
+        table[f"change{end}"] = table[f"change{end}"].where(table["change_published"].notna())
+        table[f"difference{end}"] = table[f"level{end}"] - table["published"]
     table["by_item"] = False
-    for place, line in table.iterrows():
-        answers = published.answers.get(tuple(line[KEYS]))
+    for place, line in table[table["kind"] == AB].iterrows():
+        answers = published.answers.get(
+            tuple(line[key] for key in ("model", "behavior", "base", "layer", "multiplier"))
+        )
         if answers is not None:
-            table.loc[place, [f"difference{end}" for end in _ENDS]] = _paired(
+            table.loc[place, [f"difference{end}" for end in ENDS]] = _paired(
                 items[items["cell"] == line["cell"]], answers, texts, seed=seed, draws=draws
             )
             table.loc[place, "by_item"] = True
+    table.loc[table["kind"].isin(incomparable), [f"difference{end}" for end in ENDS]] = np.nan
     slack = 0.5 * 10.0 ** -table["decimals"]
     known = table["difference_low"].notna()
     within = (table["difference_low"] - slack <= 0) & (table["difference_high"] + slack >= 0)
     table["agrees"] = within.astype(object).where(known, None)
     table["base"] = table["run_base"]
-    return table[COLUMNS]
+    return table.sort_values("kind", key=lambda kind: kind.map(KINDS.index), kind="stable")[COLUMNS]
+
+
+def _changes(table: pd.DataFrame, values: pd.DataFrame) -> np.ndarray:
+    """Published score minus that of the same base unsteered, on the same curve where it has one; NaN elsewhere."""
+    keys = [key for key in KEYS if key != "multiplier"]
+    still = values[values["multiplier"] == 0].rename(columns={"published": "still"})
+    same = table.merge(still[["series", *keys, "still"]], on=["series", *keys], how="left")["still"]
+    first = table.merge(still.drop_duplicates(keys)[[*keys, "still"]], on=keys, how="left")["still"]
+    worded = (table["kind"] == OPEN_ENDED) & (table["multiplier"] != 0)
+    change = table["published"].to_numpy() - same.fillna(first).to_numpy()
+    return np.where(worded, change, np.nan)
 
 
 def _paired(

@@ -25,7 +25,7 @@ class ReportCommand(Command):
 
     def run(self, options: Namespace) -> int:
         """Write them, print the tables; several runs get one page too."""
-        from caa_bench.report import write_report
+        from caa_bench.report import make_report, write_report
 
         folders = [Path(folder) for folder in options.folders] or [newest_run()]
         if options.page and len(folders) < 2:
@@ -33,7 +33,7 @@ class ReportCommand(Command):
         if options.published:
             from caa_bench.report.published import published_text
 
-            print("\n\n".join(published_text(write_report(folder)) for folder in folders))
+            print("\n\n".join(published_text(make_report(folder)) for folder in folders))
             return 0
         reports = [write_report(folder) for folder in folders]
         if len(reports) == 1:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from caa_bench.behavior import Behavior, Pairs
@@ -201,10 +202,15 @@ class Intervention:
         return cls(cls.Config(**values), variant=variant)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the learned artifact (safetensors and JSON, with checksums) as a whole folder or not at all."""
+        """Write the learned artifact (safetensors and JSON, with checksums, and a card) whole or not at all."""
+        self.keep(folder)
+
+    def keep(self, folder: Path, *, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """What every `save_pretrained` ends with: tensors, settings and a card, beside files that are there already."""
+        from caa_bench.cards import CARD, card
         from caa_bench.files import write_artifact
 
-        write_artifact(folder, tensors=None, meta={"settings": self.settings()})
+        write_artifact(folder, tensors=tensors, meta={"settings": self.settings()}, texts={CARD: card(self)})
 
     def load(self, folder: Path) -> Self:
         """Take over the artifact in `folder`, after checking it byte by byte.
@@ -226,9 +232,16 @@ class Intervention:
         return from_folder(Path(folder), expected=cls)
 
     def push_to_hub(self, folder: Path, repo_id: str) -> str:
-        """Upload the saved artifact in `folder` with the user's own hub login; returns the address."""
+        """Upload the saved artifact in `folder`, card included, with the user's own hub login; returns the address.
+
+        Raises:
+            UserError: the artifact is damaged.
+        """
         from huggingface_hub import HfApi
 
+        from caa_bench.files import read_artifact
+
+        read_artifact(folder, expect=None)
         api = HfApi()
         api.create_repo(repo_id, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder)))

@@ -118,11 +118,9 @@ class FullSFT(Intervention):
         """Write the update as one safetensors file, checksummed; from then on it is read from there, not kept."""
         from safetensors.torch import save_file
 
-        from caa_bench.files import write_artifact
-
         folder.mkdir(parents=True, exist_ok=True)
         save_file(dict(self._updates()), folder / WEIGHTS)
-        write_artifact(folder, tensors=None, meta={"settings": self.settings()})
+        self.keep(folder)
         self._update, self._folder = None, folder
 
     def load(self, folder: Path) -> Self:

@@ -122,7 +122,7 @@ class LoraSFT(Intervention):
         """Write the adapter in peft's own format, which `PeftModel.from_pretrained` reads too, checksummed."""
         from safetensors.torch import save_file
 
-        from caa_bench.files import write_artifact, write_json
+        from caa_bench.files import write_json
 
         if self.adapter is None:
             raise RuntimeError(NOT_FITTED)
@@ -130,7 +130,7 @@ class LoraSFT(Intervention):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "adapter_config.json", config | {"inference_mode": True})
         save_file(self.adapter, folder / ADAPTER, metadata={"format": "pt"})
-        write_artifact(folder, tensors=None, meta={"settings": self.settings()})
+        self.keep(folder)
 
     def load(self, folder: Path) -> Self:
         """Read a checked adapter.

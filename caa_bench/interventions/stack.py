@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Intervention
 
 if TYPE_CHECKING:
@@ -70,6 +72,14 @@ class Stack(Intervention):
     def settings(self) -> dict[str, Any]:
         """The parts' settings, in order."""
         return {"stack": [part.settings() for part in self.parts]}
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Refused: nothing could read it back.
+
+        Raises:
+            UserError: always; says what to do.
+        """
+        raise UserError(f"{self.label}: a stack is not kept as one artifact; save each part in a folder of its own")
 
     def _dosed(self, condition: Condition) -> list[tuple[Intervention, Condition]]:
         doses = self.doses or [condition] * len(self.parts)

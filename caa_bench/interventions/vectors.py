@@ -50,9 +50,7 @@ class SteeringVector(Intervention):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `vectors` as safetensors with the settings that made them, checksummed."""
-        from caa_bench.files import write_artifact
-
-        write_artifact(folder, tensors={"vectors": self.fitted()}, meta={"settings": self.settings()})
+        self.keep(folder, tensors={"vectors": self.fitted()})
 
     def load(self, folder: Path) -> Self:
         """Read checked vectors.

@@ -44,13 +44,17 @@ def capability(report: Report, chosen: Headline) -> Capability | None:
     unchanged = next((x for x in lines if x["base"] == "none" and not x["multiplier"]), None)
     if unchanged is None or not unchanged["n"]:
         return None
-    source = str(report.manifest["recipe"].get("capability.source", "own"))
-    named = {"own": "plain facts", "mmlu": "MMLU", "truthfulqa": "TruthfulQA"}.get(source, source)
     return Capability(
-        questions=f"{named}, n {words.count(unchanged['n'])}",
+        questions=f"{questions(report)}, n {words.count(unchanged['n'])}",
         unchanged=cell_quote(unchanged, "p_balanced", words.probability),
         lines=lines,
     )
+
+
+def questions(report: Report) -> str:
+    """What was asked, in words."""
+    source = str(report.manifest["recipe"].get("capability.source", "own"))
+    return {"own": "plain facts", "mmlu": "MMLU", "truthfulqa": "TruthfulQA"}.get(source, source)
 
 
 def loss_clause(found: Capability, chosen: Headline) -> tuple[str | Quote | Span, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.report import words
@@ -55,7 +56,16 @@ def every_stack(report: Report) -> str:
 
 def interval(line: Any, name: str) -> str:
     """`1.20 [0.90, 1.50]`; the point alone where there is no interval; n/a where there is no number."""
+    return _interval(line, name, words.number)
+
+
+def signed_interval(line: Any, name: str) -> str:
+    """`+0.20 [+0.09, +0.31]`; as `interval`."""
+    return _interval(line, name, words.signed)
+
+
+def _interval(line: Any, name: str, shown: Callable[[float], str]) -> str:
     point, low, high = (line[f"{name}{end}"] for end in ("", "_low", "_high"))
     if math.isnan(point) or math.isnan(low) or math.isnan(high):
-        return words.number(point)
-    return f"{words.number(point)} [{words.number(low)}, {words.number(high)}]"
+        return shown(point)
+    return f"{shown(point)} [{shown(low)}, {shown(high)}]"

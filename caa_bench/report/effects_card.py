@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from caa_bench.analysis.answers import worse_text
 from caa_bench.cards import Origin, on_the_hub
 from caa_bench.report import words
-from caa_bench.report.details import interval
+from caa_bench.report.answers import judged_by
+from caa_bench.report.capability import questions
+from caa_bench.report.conditions import CAPABILITY
+from caa_bench.report.details import interval, signed_interval
 from caa_bench.report.headline import headline, measured
 
 if TYPE_CHECKING:
@@ -31,18 +38,62 @@ def run_origin(report: Report, label: str) -> Origin:
 
 def run_effects(report: Report, label: str) -> str:
     """What the intervention alone did in a run, with its side effects; "" where it was not measured alone."""
-    shifts, cells = measured(report.shifts), measured(report.cells).set_index("cell")
-    steered = shifts[(shifts["base"] == "none") & (shifts["vector"] == label)]
-    alone = shifts[(shifts["base"] == label) & (shifts["vector"] == "")]
+    return "\n\n".join(filter(None, (part(report, label) for part in (_behavior, _capability, _in_words))))
+
+
+def _behavior(report: Report, label: str) -> str:
+    own, cells = _alone(measured(report.shifts), label), measured(report.cells).set_index("cell")
     lines = [
-        f"| {words.dose(line['base_dose'] if name == 'total' else line['multiplier'])} | {words.count(line['layer'])} "
-        f"| {words.probability(line['p_balanced'])} | {interval(line, name)} | {words.number(line['option_mass'])} "
-        f"| {words.signed(cells.loc[line['cell'], 'letter_bias'])} | {line['n']} |"
-        for name, table in (("shift", steered), ("total", alone))
-        for line in table.to_dict("records")
+        [
+            words.probability(line["p_balanced"]),
+            interval(line, "total"),
+            words.number(line["option_mass"]),
+            words.signed(cells.loc[line["cell"], "letter_bias"]),
+            str(line["n"]),
+        ]
+        for line in own
     ]
+    said = f"On the {report.manifest['recipe']['split']} split; shift of the log-odds against the unchanged model."
+    heads = ["p(matching)", "shift, 95% interval", "option mass", "letter bias", "n"]
+    return _section("What it did", said, heads, own, lines)
+
+
+def _capability(report: Report, label: str) -> str:
+    own = _alone(report.shifts[report.shifts["evaluator"] == CAPABILITY], label)
+    lines = [[words.probability(x["p_balanced"]), signed_interval(x, "total_p"), str(x["n"])] for x in own]
+    said = f"p(correct) on {questions(report)}, mean over categories; its change against the unchanged model."
+    return _section("What it cost", said, ["p(correct)", "change, 95% interval", "n"], own, lines)
+
+
+def _in_words(report: Report, label: str) -> str:
+    """Its score by the leading judge; a base has no base of its own, so its text is held against the unchanged one."""
+    if report.answers is None:
+        return ""
+    cells = report.answers.cells
+    plain = cells[(cells["base"] == "none") & (cells["multiplier"] == 0)]
+    own, lines = _alone(cells, label), []
+    for line in own:
+        broken = len(plain) == 1 and bool(worse_text(pd.DataFrame([line]), plain)[0])
+        change = signed_interval(line, "score_total")
+        lines.append([words.probability(line["score"]), change, "collapsed" if broken else "sound", str(line["n"])])
+    said = "Answers in words, score from 0 to 1 (the behavior); its change against the unchanged model. "
+    said += f"{judged_by(report.answers)} Collapsed text repeats itself, is empty or is cut off far more often."
+    return _section("What it says", said, ["score", "change, 95% interval", "text", "n"], own, lines)
+
+
+def _alone(table: pd.DataFrame, label: str) -> list[dict[str, Any]]:
+    """Its lines on the unchanged model: as a vector, and as a base with nothing on top."""
+    steered = (table["base"] == "none") & (table["vector"] == label)
+    return table[steered | ((table["base"] == label) & (table["vector"] == ""))].to_dict("records")
+
+
+def _section(
+    title: str, said: str, heads: Sequence[str], own: Sequence[dict[str, Any]], lines: Sequence[Sequence[str]]
+) -> str:
+    """A heading, what is shown, and one line a dose and layer; "" without lines."""
     if not lines:
         return ""
-    title = f"## What it did\n\nOn the {report.manifest['recipe']['split']} split; shift of the log-odds against the "
-    head = "| dose | layer | p(matching) | shift, 95% interval | option mass | letter bias | n |"
-    return "\n".join([f"{title}unchanged model.\n", head, "|---|---|---|---|---|---|---|", *lines])
+    rows = [["dose", "layer", *heads], ["---"] * (len(heads) + 2)]
+    for x, line in zip(own, lines, strict=True):
+        rows.append([words.dose(x["multiplier"] if x["vector"] else x["base_dose"]), words.count(x["layer"]), *line])
+    return "\n".join([f"## {title}\n\n{said}\n", *(f"| {' | '.join(row)} |" for row in rows)])

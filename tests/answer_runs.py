@@ -1,0 +1,64 @@
+"""Answers in words put into a simulated run folder: rows and judgements as the real stores keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from small_runs import manifest
+
+from caa_bench.judgements import Judgements, judgement_key
+from caa_bench.judges import Asked, Judgement
+from caa_bench.results import RowStore, RunFolder
+
+
+def answer_row(cell: str, number: int, text: str | None, *, question: str = "?") -> dict[str, Any]:
+    """One row; an error without a text."""
+    return {
+        "cell": cell,
+        "item": f"i{number:02d}",
+        "cluster": f"i{number:02d}",
+        "question": question,
+        "text": text,
+        "tokens": 4,
+        "ended": "stop",
+        "temperature": 0.0,
+        "max_new_tokens": 60,
+        "seed": None,
+        "log_prob": -4.0,
+        "plain_log_prob": -4.0,
+        "error": None if text is not None else "a logit is not finite",
+    }
+
+
+def add_answers(
+    run: Path,
+    score: Callable[[Mapping[str, Any], int], float],
+    *,
+    questions: Sequence[str],
+    judge: Mapping[str, Any],
+) -> Path:
+    """Let every A/B cell of a run speak too, and a judge score what it says.
+
+    Args:
+        score: of a cell's dictionary and a question's number.
+        judge: its facts: `name` and `settings`.
+    """
+    facts = manifest(run)["facts"]
+    cells = [x for x in facts["cells"] if x["evaluator"] == "answer_probability"]
+    spoken = [cell | {"key": f"words{n}", "evaluator": "open_ended"} for n, cell in enumerate(cells)]
+    rows, pairs = [], {}
+    for cell in spoken:
+        for n, question in enumerate(questions):
+            given = score(cell, n)
+            text = f"my score is {given:.4f}"
+            rows.append(answer_row(cell["key"], n, text, question=question))
+            key = judgement_key(judge["settings"], Asked(question=question, text=text))
+            pairs[key] = Judgement(score=round(given, 4))
+    RowStore(run / "rows.jsonl").append("answers", rows)
+    with RunFolder(run, recipe=manifest(run)["recipe"]) as folder:
+        folder.record(cells=facts["cells"] + spoken, batches=[*facts["batches"], "answers"], judges=[dict(judge)])
+        folder.set_status("success")
+    Judgements(run / "judgements.jsonl").append(str(judge["name"]), sorted(pairs.items()))
+    return run
