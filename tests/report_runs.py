@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,3 +185,31 @@ def _artifacts(folder: Path, plan: Simulated) -> dict[str, str]:
         kept.with_suffix(".timing.json").write_text(json.dumps({"fit_s": 31.0 if label.startswith("lora") else 1.5}))
         found[label] = str(kept)
     return found
+
+
+def speak(run: Path, push: Callable[[dict[str, Any]], float], *, questions: int = 24) -> None:
+    """Add answers in words to a run folder, one a cell and question, judged: .5 + what `push` says of the cell."""
+    from caa_bench.judgements import Judgements, judgement_key
+    from caa_bench.judges import Asked, Judgement
+
+    manifest = json.loads((run / "manifest.json").read_text())
+    facts, rows, scores = manifest["facts"], [], {}
+    behavior = [cell for cell in facts["cells"] if cell["evaluator"] == "answer_probability"]
+    spoken = [cell | {"key": f"words{n:03d}", "evaluator": "open_ended"} for n, cell in enumerate(behavior)]
+    for cell in spoken:
+        for n in range(questions):
+            score = round(0.5 + push(cell) + 0.01 * (n % 7), 2)
+            rows.append(_answer(cell["key"], n, text=f"my score is {score:.2f}"))
+            scores[judgement_key({}, Asked(question="?", text=rows[-1]["text"]))] = Judgement(score=score)
+    RowStore(run / "rows.jsonl").append("answers", rows)
+    Judgements(run / "judgements.jsonl").append("grammar", sorted(scores.items()))
+    with RunFolder(run, recipe=manifest["recipe"]) as folder:
+        judges = [{"name": "grammar", "settings": {}}]
+        folder.record(cells=facts["cells"] + spoken, batches=[*facts["batches"], "answers"], judges=judges)
+        folder.set_status("success")
+
+
+def _answer(cell: str, number: int, *, text: str) -> dict[str, Any]:
+    said = {"tokens": 4, "ended": "stop", "temperature": 0.0, "max_new_tokens": 60, "seed": None, "error": None}
+    place = {"cell": cell, "item": f"i{number:02d}", "cluster": f"i{number:02d}", "question": "?", "text": text}
+    return place | said | {"log_prob": -4.0, "plain_log_prob": -4.0}

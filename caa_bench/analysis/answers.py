@@ -24,8 +24,8 @@ QUALITY = ["tokens", "empty_share", "truncated_share", "distinct_1", "distinct_2
 ITEM_COLUMNS = ["cell", "item", "cluster", "question", "text", "error", "score", "second_score", *QUALITY]
 COLUMNS = [
     "cell", *RUN, *CONDITION, "fit", "judge", "n", "n_clusters", "n_items", "errors", "score", "score_low",
-    "score_high", "score_shift", "score_shift_low", "score_shift_high",
-    "missing_share", "second_score", "judge_accuracy", *QUALITY, "collapsed",
+    "score_high", "score_shift", "score_shift_low", "score_shift_high", "score_total", "score_total_low",
+    "score_total_high", "missing_share", "second_score", "judge_accuracy", *QUALITY, "collapsed",
 ]  # fmt: skip
 
 COLLAPSED_DISTINCT = 0.6
@@ -74,8 +74,9 @@ def answer_table(
 
     Returns:
         `COLUMNS`, sorted by condition. `n` counts scored answers; `missing_share` is the share of the answers, empty
-        ones included, without a score. `score_shift` is against the cell's own base unsteered, over the same questions,
-        NOT signed by the multiplier. `collapsed` compares with the base alone.
+        ones included, without a score. `score_shift` is against the cell's own base unsteered, `score_total` against
+        the unchanged model, both over the same questions and NOT signed by the multiplier. `collapsed` compares with
+        the base alone.
     """
     parts = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells)]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
@@ -88,12 +89,14 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
     level = bootstrap_mean(score, group.clusters, within=(0, 1), seed=seed, draws=draws)
     errors = np.nansum(group.matrix("error"), axis=0).astype(int)
     asked = (~np.isnan(group.matrix("error"))).sum(axis=0)
-    moved = score - pick(score, references(group)["shift"])
-    shift = bootstrap_mean(moved, group.clusters, seed=seed, draws=draws)
+    found = {"score": level}
+    for name, columns in references(group).items():
+        moved = score - pick(score, columns)
+        found[f"score_{name}"] = bootstrap_mean(moved, group.clusters, seed=seed, draws=draws)
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
     table["errors"] = errors
-    for name, found in (("score", level), ("score_shift", shift)):
-        table[name], table[f"{name}_low"], table[f"{name}_high"] = found.point, found.low, found.high
+    for name, one in found.items():
+        table[name], table[f"{name}_low"], table[f"{name}_high"] = one.point, one.low, one.high
     table["missing_share"] = np.divide(asked - level.n, asked, out=np.full(len(asked), np.nan), where=asked > 0)
     table["second_score"] = column_mean(group.matrix("second_score"))
     for name in QUALITY:

@@ -24,7 +24,8 @@ class RunFacts:
         near_duplicates: stems that nearly repeat across splits.
         test_opened: how often the test split was evaluated.
         unswapped: items asked in the given order only, because an option names letters.
-        open_ended: columns `base, base_dose, layer, multiplier, shift_low, shift_high`: the judged shift of CAA there.
+        open_ended: columns `base, base_dose, layer, multiplier, shift_low, shift_high`: the judged shift of CAA there,
+            and of each base alone (multiplier 0) from the unchanged model.
     """
 
     train_share_a: float | None = None

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.placebo import within_placebo
-from caa_bench.analysis.verdict import LOCKED_CAVEAT, MASS_CAVEAT, MEASURABLE, SMALLEST
+from caa_bench.analysis.verdict import LOCKED_CAVEAT, MASS_CAVEAT, MEASURABLE, SMALLEST, opposite
 from caa_bench.analysis.warn_facts import Found, Rule, RunFacts, Severity, Tables
 
 
@@ -180,9 +180,12 @@ def open_ended_disagrees(tables: Tables, facts: RunFacts) -> Found | None:
     if facts.open_ended is None:
         return None
     on = ["base", "base_dose", "layer", "multiplier"]
-    both = _own(tables.shifts).merge(facts.open_ended, on=on, suffixes=("", "_open"))
-    up = (both["shift_low"] > 0) & (both["shift_high_open"] < 0)
-    against = both[up | (both["shift_high"] < 0) & (both["shift_low_open"] > 0)]
+    alone = tables.shifts[(tables.shifts["multiplier"] == 0) & (tables.shifts["base"] != "none")]
+    totals = {"shift_low": alone["total_low"], "shift_high": alone["total_high"]}
+    effects = pd.concat([_own(tables.shifts), alone.assign(**totals)])
+    both = effects.merge(facts.open_ended, on=on, suffixes=("", "_open"))
+    ends = both[["shift_low", "shift_high", "shift_low_open", "shift_high_open"]].itertuples(index=False, name=None)
+    against = both[np.array([opposite((a, b), (c, d)) for a, b, c, d in ends], dtype=bool)]
     if against.empty:
         return None
     text = f"A/B and open-ended answers move in opposite directions at {_where(against.iloc[0])}."

@@ -68,13 +68,16 @@ def _unjudged(answers: Answers) -> Iterator[str]:
 
 
 def _open_shifts(answers: Answers | None, layer: float | None) -> pd.DataFrame | None:
-    """The judged shift of CAA, as the rule that compares it with A/B answers takes it."""
+    """The judged shift of CAA and of each base alone, as the rule that compares them with A/B answers takes it."""
     if answers is None:
         return None
     cells = _leading(answers.cells, layer)
-    names = {f"score_shift{end}": f"shift{end}" for end in ("_low", "_high")}
-    columns = ["base", "base_dose", "layer", "multiplier", *names]
-    return cells.loc[cells["vector"] == "caa", columns].rename(columns=names)
+    parts = []
+    for effect, lines in (("score_shift", cells["vector"] == "caa"), ("score_total", cells["multiplier"] == 0)):
+        names = {f"{effect}{end}": f"shift{end}" for end in ("_low", "_high")}
+        columns = ["base", "base_dose", "layer", "multiplier", *names]
+        parts.append(cells.loc[lines, columns].rename(columns=names))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _leading(table: pd.DataFrame, layer: float | None) -> pd.DataFrame:

@@ -56,6 +56,7 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
         .get_template("comparison.html.jinja")
         .render(
             runs=[_run(report, beside=path.parent) for report in reports],
+            spoken=any(report.answers is not None for report in reports),
             style_hash=template_hash("style.css.jinja"),
             script_hash=template_hash("script.js.jinja"),
         )

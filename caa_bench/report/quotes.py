@@ -51,6 +51,11 @@ class Span:
     high: Quote
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends, NaN where there is no interval."""
+        return self.low.value, self.high.value
+
+    @property
     def bounded(self) -> bool:
         """Whether the interval is known."""
         return self.low.known and self.high.known
