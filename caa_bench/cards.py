@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.files import add_text, content_key, terminal_safe
+from caa_bench.interventions.base import Condition
 from caa_bench.interventions.vectors import SteeringVector
 from caa_bench.model import DEFAULT_DEPTH
 
@@ -104,9 +105,10 @@ def card(intervention: Intervention, origin: Origin, *, effects: str = "") -> st
         "settings": json.dumps(intervention.settings()),
     }
     condition = "multiplier=1.0"
-    if vectors is not None:
+    if isinstance(intervention, SteeringVector) and vectors is not None:
         layer = round(DEFAULT_DEPTH * len(vectors)) if origin.layer is None else origin.layer
         condition = f"layer={layer}, multiplier=1.0"
+        facts |= _pairs(intervention, layer)
     model = json.dumps(origin.loadable) if origin.loadable else '"..."  # the model that it was fitted on'
     parts = [
         "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
@@ -117,6 +119,26 @@ def card(intervention: Intervention, origin: Origin, *, effects: str = "") -> st
         "## Load it\n\n" + LOAD.format(model=model, condition=condition),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _pairs(vector: SteeringVector, layer: int) -> dict[str, str]:
+    """How far the pairs agree on the vector that is loaded; nothing where its fit left no diagnostics."""
+    taken = vector.vector_layer(Condition(layer=layer))
+    line = next((line for line in vector.diagnostics if line.get("layer") == taken), None)
+    if line is None:
+        return {}
+    agreement, separability = (_interval(line, name) for name in ("agreement", "separability"))
+    text = (
+        f"mean cosine with the vector {agreement}, separability d' {separability}, 95% intervals, n {line['n']} pairs"
+    )
+    return {f"pairs at layer {taken}": text}
+
+
+def _interval(line: Mapping[str, float | int | None], name: str) -> str:
+    point, low, high = (line.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if point is None:
+        return "n/a"
+    return f"{point:.2f}" if low is None or high is None else f"{point:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def on_the_hub(name: str) -> bool:

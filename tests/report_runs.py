@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from caa_bench.analysis.diagnostics import as_lines, vector_diagnostics
 from caa_bench.files import content_key
 from caa_bench.plan import Cell
 from caa_bench.recipe import load_recipe
@@ -40,6 +41,7 @@ class Simulated:
         dropped: how many of the last batches were never written.
         loss: (base, multiplier) -> what it takes from the log-odds of the correct option, at every layer, NaN for
             answers in error; None where capability was not measured.
+        signal: how far apart the training pairs' sides lie, in standard deviations.
     """
 
     bases: Sequence[str] = BASES
@@ -60,6 +62,7 @@ class Simulated:
     failed: Sequence[int] = ()
     dropped: int = 0
     loss: Mapping[tuple[str, float], float] | None = None
+    signal: float = 4.0
     seed: int = 0
 
 
@@ -79,6 +82,7 @@ def simulate(folder: Path, simulated: Simulated | None = None, **changes: Any) -
             layers={"count": 6, "default": 3, "hidden": 128},
             warnings=list(plan.warnings),
             artifacts=_artifacts(folder, plan),
+            diagnostics={"caa": _diagnostics(plan)} if "caa" in plan.vectors else {},
         )
         if recipe["split"] == "test":
             run.open_test(content_key([key for key, _, _ in batches]))
@@ -171,6 +175,15 @@ def _row(
         "log_z": None if failed else log_z,
         "error": "a logit is not finite" if failed else None,
     }
+
+
+def _diagnostics(plan: Simulated) -> list[dict[str, Any]]:
+    """Of 40 items in both orders whose sides lie `signal` apart in six layers of width 16; no spread in the first."""
+    rng = np.random.default_rng(plan.seed)
+    noise = rng.normal(size=(2, 80, 6, 16))
+    noise[:, :, 0] = 0
+    noise[0, :, :, 0] += plan.signal
+    return as_lines(vector_diagnostics(noise[0], noise[1], clusters=[n // 2 for n in range(80)], draws=999))
 
 
 def _artifacts(folder: Path, plan: Simulated) -> dict[str, str]:

@@ -144,7 +144,7 @@ def test_points_agree_with_plain_arithmetic(read: PageReader, folder: Path) -> N
 
 def test_no_measured_number_stands_outside_a_key(read: PageReader) -> None:
     """The answer and the tables hold no decimal without a key, but for doses; counts and names are no measurements."""
-    for section in ("answer", "arms", "stacks", "items", "letters", "cells", "costs"):
+    for section in ("answer", "arms", "stacks", "items", "letters", "cells", "costs", "vectors"):
         text = re.sub(r"\(\.?\d*\.\d+ → \d*\.\d+\)", "", read.loose[section])  # a verdict's own words: log-odds only
         loose = re.findall(r"(?<![\w.])[+−-]?\d*\.\d+", text)
         assert [x for x in loose if x not in (".5", "−0.5", "+0.5")] == [], section
@@ -163,6 +163,12 @@ def test_what_is_missing_is_said_and_never_zero(read: PageReader, folder: Path) 
 def _expected(one: Shown, tables: dict[str, pd.DataFrame], folder: Path) -> float:
     """The value that a keyed number must have."""
     keys = one.keys
+    if "vector" in keys:
+        vector, layer = keys["vector"].split("|")
+        kept = json.loads((folder / "manifest.json").read_text())["facts"]["diagnostics"][vector][int(layer)]
+        if one.column == "relative_norm":
+            return float(kept["norm"] / kept["residual_norm"])
+        return math.nan if kept[one.column] is None else float(kept[one.column])
     if "artifact" in keys:
         artifact = next((folder.parent.parent / "artifacts").glob(f"{keys['artifact']}-*[0-9]"))
         return float(sum(file.stat().st_size for file in artifact.iterdir()))

@@ -87,7 +87,7 @@ def _one(
     along = lens.projection_table(chat.model, chat.tokenizer, caa.fitted(), text=asked, layer=layer)
     tables = {
         "vectors": numbers.vector_table(vectors, reference=caa.label),
-        "diagnostics": vector_diagnostics(activations[:, 0], activations[:, 1]),
+        "diagnostics": vector_diagnostics(activations[:, 0], activations[:, 1], clusters=[pair.item for pair in pairs]),
         "lens": lens.lens_table(chat.model, chat.tokenizer, caa.fitted()),
         "text": along,
     }

@@ -32,6 +32,7 @@ class Report:
         reliability: one line a dose curve: slope, rank correlation, anti-steerable share (reliability.csv).
         item_reliability: the same, one line an item (items.csv).
         notices: what a reader must know, worst first.
+        vectors: one line a vector and layer: how far its training pairs agree (vectors.csv); empty where not known.
         answers: the answers in words, where the run has some; None else.
     """
 
@@ -43,6 +44,7 @@ class Report:
     shifts: pd.DataFrame
     reliability: pd.DataFrame
     item_reliability: pd.DataFrame
+    vectors: pd.DataFrame
     notices: tuple[Notice, ...] = ()
     answers: Answers | None = None
 
@@ -104,6 +106,7 @@ def make_report(folder: Path) -> Report:
     from caa_bench.report.answers import EVALUATOR, find_answers
     from caa_bench.report.attention import notices
     from caa_bench.report.conditions import of_behavior
+    from caa_bench.report.vectors import vector_lines
 
     manifest = read_manifest(folder)
     facts, recipe = manifest["facts"], manifest["recipe"]
@@ -130,6 +133,7 @@ def make_report(folder: Path) -> Report:
         shifts=shift_table(items, cells, **settings),
         reliability=reliability_table(items, behavior, **settings),
         item_reliability=item_reliability(items, behavior),
+        vectors=vector_lines(manifest),
         answers=answers,
     )
     return replace(report, notices=tuple(notices(report, done=store.done)))
@@ -143,6 +147,8 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
     if report.answers is not None:
         tables["cells"] = pd.concat([report.cells, report.answers.cells], ignore_index=True)
         tables["judges"] = report.answers.judges
+    if len(report.vectors):
+        tables["vectors"] = report.vectors
     return tables
 
 

@@ -22,7 +22,8 @@ class Quote:
     Args:
         text: as shown.
         value: unrounded; NaN is n/a.
-        place: what kind of line: `cell` (cells.csv and the shifts), `line` (stacking.csv), `curve`, `item`.
+        place: what kind of line: `cell` (cells.csv and the shifts), `line` (stacking.csv), `curve`, `item`, `vector`
+            (vectors.csv), `artifact`.
         key: that line's key.
         column: its column.
     """

@@ -18,6 +18,7 @@ from caa_bench.report.headline import Headline, headline, measured, placebos
 from caa_bench.report.layers import LayerLine, layer_lines
 from caa_bench.report.quotes import Span
 from caa_bench.report.sentence import row_name, sentence
+from caa_bench.report.vectors import vector_text
 from caa_bench.report.words import number as number
 from caa_bench.report.words import probability as probability
 
@@ -44,6 +45,7 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
         _levels(report, chosen),
         capability_text(cost, chosen) if cost else "",
         section(report, chosen),
+        vector_text(report, chosen),
         _placebos(measured(report.shifts)),
         *([every_level(report), every_stack(report)] if detail else []),
         _notices(report, all_of_them=detail),
