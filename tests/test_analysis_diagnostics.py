@@ -57,9 +57,22 @@ def test_both_orders_of_an_item_never_judge_each_other():
     found = vector_diagnostics(*twins, clusters=items).iloc[0]
     assert abs(found["agreement"]) < 0.02
     assert (found["n"], found["n_clusters"]) == (24, 12)
-    pd.testing.assert_frame_equal(
-        vector_diagnostics(*twins, clusters=items[::-1]), found.to_frame().T, check_dtype=False
-    )
+    renamed = vector_diagnostics(*twins, clusters=items[::-1]).iloc[0]
+    assert renamed[["agreement", "separability"]].tolist() == found[["agreement", "separability"]].tolist()
+
+
+def test_what_the_key_adds_is_no_overlap():
+    """Prompts whose matching letter is A lie far from the others: within a key the sides are as far apart as before."""
+    matching, other = pairs(2.0)
+    keys = ["(A)" if n % 2 else "(B)" for n in range(400)]
+    before = vector_diagnostics(matching, other, keys=keys).loc[0, "separability"]
+    for side in (matching, other):
+        side[::2, :, 0] += 20
+    over_all = vector_diagnostics(matching, other).loc[0, "separability"]
+    found = vector_diagnostics(matching, other, keys=keys).iloc[0]
+    assert over_all < 0.3
+    assert found["separability"] == pytest.approx(before, rel=0.02) == pytest.approx(2.0, abs=0.25)
+    assert found["separability_low"] < found["separability"] < found["separability_high"]
 
 
 def test_each_number_is_what_a_plain_computation_gives():

@@ -191,14 +191,14 @@ PAIRS = {"layer": 3.0, "n": 80, "agreement": 0.1, "separability": 0.5}
 @pytest.mark.parametrize(
     ("ends", "expected"),
     [
-        ((0.05, 0.15, 0.3, 0.7), {"pairs_hardly_agree": "caution", "sides_overlap": "note"}),
-        ((-0.01, 0.15, 0.3, 1.2), {"pairs_hardly_agree": "severe"}),
-        ((0.05, 0.21, 0.3, 1.2), {}),
+        ((0.05, 0.15, 0.1, 0.4), {"pairs_hardly_agree": "caution", "sides_overlap": "note"}),
+        ((-0.01, 0.15, 0.1, 0.6), {"pairs_hardly_agree": "severe"}),
+        ((0.05, 0.21, 0.1, 0.6), {}),
         ((np.nan,) * 4, {}),
     ],
 )
 def test_pairs_are_judged_by_the_upper_ends_of_their_intervals(ends, expected):
-    """Below .2 and below 1 for sure; without an interval nothing is said."""
+    """Below .2 and below .5 for sure; without an interval nothing is said."""
     names = ("agreement_low", "agreement_high", "separability_low", "separability_high")
     found = codes(make.scores(curve(VECTORS)[0]), curve(VECTORS)[1], vector=PAIRS | dict(zip(names, ends, strict=True)))
     assert found == {**expected, "one_seed": "note"}

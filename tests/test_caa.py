@@ -162,7 +162,8 @@ def test_a_fit_says_how_far_its_pairs_agree_and_the_artifact_keeps_it(behavior, 
     net = model("llama", len(tokenizer))
     pairs = behavior.pairs()
     sides = letter_sides(net, tokenizer, pairs).numpy()
-    wanted = vector_diagnostics(sides[:, 0], sides[:, 1], clusters=[pair.item for pair in pairs])
+    of_pairs = {"clusters": [pair.item for pair in pairs], "keys": [pair.matching for pair in pairs]}
+    wanted = vector_diagnostics(sides[:, 0], sides[:, 1], **of_pairs)
     for name in ("one", "two"):
         caa = CAA()
         caa.fit(net, tokenizer, pairs)

@@ -3,12 +3,13 @@
 Both predict how reliably a vector steers (Braun et al. 2025, arXiv 2505.22637, "Understanding (un)reliability of
 steering vectors"): on 36 behaviors steering worked better and for more of the samples where the pairs' differences had
 a larger cosine with the vector, and where the two sides lay further apart along it. That paper gives a trend and no
-threshold; those below are this project's. Shapes: N pairs, L layers, D hidden size.
+threshold; those below are this project's: on the embedded model, whose directions are planted in layer 3, all seven
+behaviors pass both there, and fail one or both in the layers before. Shapes: N pairs, L layers, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,8 @@ from caa_bench.analysis.resample import DRAWS
 
 HARDLY_AGREE = 0.2
 """Mean cosine: less than 4% of an average pair's squared difference then lies along the vector."""
-POORLY_SEPARATED = 1.0
-"""d': the best cut between two sides one standard deviation apart puts 31% of each on the wrong side."""
+POORLY_SEPARATED = 0.5
+"""d': the best cut between two sides half a standard deviation apart puts 40% of each on the wrong side."""
 
 BOUNDED = ("agreement", "agreeing_share", "separability")
 COLUMNS = [
@@ -31,7 +32,12 @@ COLUMNS = [
 
 
 def vector_diagnostics(
-    matching: np.ndarray, other: np.ndarray, *, clusters: Sequence[Hashable] | None = None, draws: int = DRAWS
+    matching: np.ndarray,
+    other: np.ndarray,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    keys: Sequence[Hashable] | None = None,
+    draws: int = DRAWS,
 ) -> pd.DataFrame:
     """How well the contrast pairs agree on one direction, each pair judged by the vector of the OTHER items.
 
@@ -41,6 +47,9 @@ def vector_diagnostics(
     Args:
         matching, other: activations at the answer letter of the two sides of each pair. both [N, L, D]
         clusters: the item of each pair, where both option orders of one item are pairs; each its own where not given.
+        keys: the matching letter of each pair. Separability is then that of pairs with the same key: what the letters
+            and the order add cancels in the vector, but can be most of the spread along it (embedded model, refusal,
+            layer 3: d' .14 over all pairs, .87 within the keys). As disagreement it still counts.
 
     Returns:
         One line a layer. `norm`: |mean difference|. `residual_norm`: median |activation|, what a dose is large or small
@@ -57,14 +66,16 @@ def vector_diagnostics(
     if matching.shape != other.shape or matching.ndim != 3:
         raise ValueError(f"matching {matching.shape} and other {other.shape} must both be [N, L, D]")
     count, layers = matching.shape[:2]
-    codes = np.unique([str(name) for name in clusters or range(count)], return_inverse=True)[1].reshape(-1)
+    codes = _codes(clusters or range(count))
+    order = _codes(keys or [""] * count)
     several = len(set(codes.tolist())) >= 3
     lines, values = [], np.full((count, layers, len(BOUNDED)), np.nan)
     for layer in range(layers):
         here = _layer(matching[:, layer].astype(np.float64), other[:, layer].astype(np.float64), codes)
         lines.append({"layer": layer, "n": count, "n_clusters": len(set(codes.tolist())), **here.sizes})
         if several and not np.isnan(here.sizes["signal_share"]):
-            values[:, layer] = np.stack([here.cosine, here.cosine > 0, _separation(here.up, here.down)], axis=1)
+            apart = _separation(_within_keys(here.up, order), _within_keys(here.down, order))
+            values[:, layer] = np.stack([here.cosine, here.cosine > 0, apart], axis=1)
     table = pd.DataFrame(lines, columns=[name for name in COLUMNS if not name.startswith(BOUNDED)])
     for place, name in enumerate(BOUNDED):
         within = {"agreement": (-1.0, 1.0), "agreeing_share": (0.0, 1.0)}.get(name, (-np.inf, np.inf))
@@ -121,6 +132,19 @@ def _dots(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+
+
+def _codes(names: Iterable[Hashable]) -> np.ndarray:
+    """0-based codes in the order of the sorted names."""
+    return np.unique([str(name) for name in names], return_inverse=True)[1].reshape(-1)
+
+
+def _within_keys(places: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The places of one side, those of each key moved so that their mean is the mean of all. [N]"""
+    moved = places.copy()
+    for key in range(keys.max() + 1):
+        moved[keys == key] += places.mean() - places[keys == key].mean()
+    return moved
 
 
 def _separation(up: np.ndarray, down: np.ndarray) -> np.ndarray:

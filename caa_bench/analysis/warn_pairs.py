@@ -27,7 +27,7 @@ def sides_overlap(tables: Tables, facts: RunFacts) -> Found | None:
         return None
     low, high = f"{line['separability_low']:.2f}", f"{line['separability_high']:.2f}"
     where = f"at layer {line['layer']:.0f} (d' {line['separability']:.2f} [{low}, {high}], n {line['n']:.0f} pairs)"
-    text = f"Matching and other answers overlap along the vector {where}: it may steer some items backwards."
+    text = f"Matching and other answers overlap along the vector {where}: less is steered by such vectors."
     return Found(severity="note", text=text)
 
 

@@ -109,12 +109,14 @@ class CAA(SteeringVector):
         Raises:
             UserError: `vector_model` has other layers than `model`.
         """
+        from caa_bench.analysis.diagnostics import as_lines
+
         parts = self.ingredients(pairs)
         if not parts:
             sides = self._read_sides(model, tokenizer, pairs)
             differences = sides[:, 0] - sides[:, 1]
             self.vectors = mean_vector(differences)
-            self.diagnostics = diagnosed(sides, self.own_pairs(pairs))
+            self.diagnostics = as_lines(diagnosed(sides, self.own_pairs(pairs)))
             self.differences = differences if self._keep_differences else None
             return
         missing = [part for part, raw in zip(parts, self._raw.values(), strict=True) if raw.vectors is None]

@@ -10,6 +10,7 @@ from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Intervention, Layers
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -80,12 +81,13 @@ class SteeringVector(Intervention):
         return self
 
 
-def diagnosed(sides: Tensor, pairs: Pairs) -> Diagnostics:
-    """`vector_diagnostics` of what `letter_sides` gave, a line a layer. [N, 2, L, D]"""
-    from caa_bench.analysis.diagnostics import as_lines, vector_diagnostics
+def diagnosed(sides: Tensor, pairs: Pairs) -> pd.DataFrame:
+    """`analysis.diagnostics.vector_diagnostics` of what `letter_sides` gave for these pairs. [N, 2, L, D]"""
+    from caa_bench.analysis.diagnostics import vector_diagnostics
 
-    items = [pair.item for pair in pairs]
-    return as_lines(vector_diagnostics(sides[:, 0].numpy(), sides[:, 1].numpy(), clusters=items))
+    matching, other = (sides[:, side].numpy() for side in (0, 1))
+    items, keys = [pair.item for pair in pairs], [pair.matching for pair in pairs]
+    return vector_diagnostics(matching, other, clusters=items, keys=keys)
 
 
 def letter_differences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
