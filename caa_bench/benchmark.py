@@ -27,6 +27,7 @@ from caa_bench.evaluators.base import Aftermath
 from caa_bench.files import content_key
 from caa_bench.hub import unreachable
 from caa_bench.interventions import Intervention, Unchanged
+from caa_bench.interventions.vectors import SteeringVector
 from caa_bench.items import Item, set_key, text_key
 from caa_bench.measure import Measurement
 from caa_bench.model import ChatModel
@@ -301,6 +302,11 @@ class Benchmark:
             "layers": asdict(self.chat.loaded_layers()),
             "warnings": [*self.behavior.warnings, *unfit],
             "artifacts": {label: str(artifact.folder) for label, artifact in self._artifacts.items()},
+            "diagnostics": {
+                item.label: list(item.diagnostics)
+                for item in self.interventions
+                if isinstance(item, SteeringVector) and item.diagnostics
+            },
         }
 
     def _asked(self) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.files import add_text, content_key, terminal_safe
-from caa_bench.interventions.base import Intervention
+from caa_bench.interventions.base import Condition, Intervention
 from caa_bench.interventions.vectors import SteeringVector
 from caa_bench.model import DEFAULT_DEPTH
 
@@ -114,9 +114,10 @@ def card(intervention: Intervention, origin: Origin = UNKNOWN, *, effects: str =
         "settings": json.dumps(intervention.settings()),
     }
     condition = "multiplier=1.0"
-    if vectors is not None:
+    if isinstance(intervention, SteeringVector) and vectors is not None:
         layer = round(DEFAULT_DEPTH * len(vectors)) if origin.layer is None else origin.layer
         condition = f"layer={layer}, multiplier=1.0"
+        facts |= _pairs(intervention, layer)
     fitting = "the model that it was fitted on" if intervention.trains else "any chat model"
     model = json.dumps(origin.loadable) if origin.loadable else f'"..."  # {fitting}'
     parts = [
@@ -140,6 +141,26 @@ def acts(intervention: Intervention) -> str:
     if cls.edits is not Intervention.edits:
         return EDITS_RULE
     return PROMPT_RULE if cls.rewrite is not Intervention.rewrite else "Changes nothing"
+
+
+def _pairs(vector: SteeringVector, layer: int) -> dict[str, str]:
+    """How far the pairs agree on the vector that is loaded; nothing where its fit left no diagnostics."""
+    taken = vector.vector_layer(Condition(layer=layer))
+    line = next((line for line in vector.diagnostics if line.get("layer") == taken), None)
+    if line is None:
+        return {}
+    agreement, separability = (_interval(line, name) for name in ("agreement", "separability"))
+    text = (
+        f"mean cosine with the vector {agreement}, separability d' {separability}, 95% intervals, n {line['n']} pairs"
+    )
+    return {f"pairs at layer {taken}": text}
+
+
+def _interval(line: Mapping[str, float | int | None], name: str) -> str:
+    point, low, high = (line.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if point is None:
+        return "n/a"
+    return f"{point:.2f}" if low is None or high is None else f"{point:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def on_the_hub(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-PLACES = ("data-cell", "data-line", "data-curve", "data-item", "data-artifact")
+PLACES = ("data-cell", "data-line", "data-curve", "data-item", "data-artifact", "data-vector")
 EMPTY = {"meta", "br", "wbr", "img", "link", "input", "hr"}
 
 
@@ -17,7 +17,7 @@ class Shown:
         text: as shown.
         value: the exact value beside it; None for n/a.
         column: its column.
-        keys: place (`cell`, `line`, `curve`, `item`, `artifact`) -> key, the nearest of each kind around it.
+        keys: place (`cell`, `line`, `curve`, `item`, `artifact`, `vector`) -> key, the nearest of each kind around it.
     """
 
     text: str

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from caa_bench.analysis.diagnostics import as_lines, vector_diagnostics
 from caa_bench.files import content_key
 from caa_bench.plan import Cell
 from caa_bench.recipe import load_recipe
@@ -42,6 +43,7 @@ class Simulated:
             answers in error; None where capability was not measured.
         facts_asked: ids of the capability's questions; own facts of four categories where not given.
         vector_layer / vector_model: where a transferred vector was taken.
+        signal: how far apart the training pairs' sides lie, in standard deviations.
     """
 
     bases: Sequence[str] = BASES
@@ -65,6 +67,7 @@ class Simulated:
     facts_asked: Sequence[str] = ()
     vector_layer: int | None = None
     vector_model: str = ""
+    signal: float = 4.0
     seed: int = 0
 
 
@@ -84,6 +87,7 @@ def simulate(folder: Path, simulated: Simulated | None = None, **changes: Any) -
             layers={"count": 6, "default": 3, "hidden": 128},
             warnings=list(plan.warnings),
             artifacts=_artifacts(folder, plan),
+            diagnostics={"caa": _diagnostics(plan)} if "caa" in plan.vectors else {},
         )
         if recipe["split"] == "test":
             run.open_test(content_key([key for key, _, _ in batches]))
@@ -187,6 +191,15 @@ def _row(
         "log_z": None if failed else log_z,
         "error": "a logit is not finite" if failed else None,
     }
+
+
+def _diagnostics(plan: Simulated) -> list[dict[str, Any]]:
+    """Of 40 items in both orders whose sides lie `signal` apart in six layers of width 16; no spread in the first."""
+    rng = np.random.default_rng(plan.seed)
+    noise = rng.normal(size=(2, 80, 6, 16))
+    noise[:, :, 0] = 0
+    noise[0, :, :, 0] += plan.signal
+    return as_lines(vector_diagnostics(noise[0], noise[1], clusters=[n // 2 for n in range(80)], draws=999))
 
 
 def _artifacts(folder: Path, plan: Simulated) -> dict[str, str]:

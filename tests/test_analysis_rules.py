@@ -185,6 +185,25 @@ def test_a_fact_that_matters_is_said(facts, code, severity):
     assert codes(make.scores(values), cells, **facts) == {code: severity, "one_seed": "note"}
 
 
+PAIRS = {"layer": 3.0, "n": 80, "agreement": 0.1, "separability": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((0.05, 0.15, 0.1, 0.4), {"pairs_hardly_agree": "caution", "sides_overlap": "note"}),
+        ((-0.01, 0.15, 0.1, 0.6), {"pairs_hardly_agree": "severe"}),
+        ((0.05, 0.21, 0.1, 0.6), {}),
+        ((np.nan,) * 4, {}),
+    ],
+)
+def test_pairs_are_judged_by_the_upper_ends_of_their_intervals(ends, expected):
+    """Below .2 and below .5 for sure; without an interval nothing is said."""
+    names = ("agreement_low", "agreement_high", "separability_low", "separability_high")
+    found = codes(make.scores(curve(VECTORS)[0]), curve(VECTORS)[1], vector=PAIRS | dict(zip(names, ends, strict=True)))
+    assert found == {**expected, "one_seed": "note"}
+
+
 def test_low_mass_and_letter_answers_are_said_with_the_worst_cell():
     values, cells = curve(VECTORS)
     rows = make.rows(values, bias=4.0, mass=0.3)

@@ -14,6 +14,7 @@ from caa_bench.analysis.items import item_scores
 from caa_bench.analysis.reliability import reliability_table
 from caa_bench.analysis.shifts import shift_table
 from caa_bench.analysis.stacking import COLUMNS, fit_table, stacking_table
+from caa_bench.analysis.transfer import open_effects
 
 RNG = np.random.default_rng(11)
 NONE, ALONE, BASE = RNG.normal(-0.5, 1, 60), RNG.normal(1.2, 0.8, 60), RNG.normal(0.8, 1, 60)
@@ -85,6 +86,31 @@ def test_equal_items_give_the_point_and_no_p_value():
     found = line(none=0 * ones, alone=ones, base=ones, on_top=ones)
     assert found["caa_alone_low"] == found["caa_alone_high"] == found["retention_low"] == found["retention_high"] == 1
     assert np.isnan(found["p_value"]) and found["verdict"] == "adds fully"
+
+
+def in_words(on_top: np.ndarray, *, multiplier: float) -> pd.DataFrame:
+    """`open_effects` of scores that start at .5 and move by `on_top` in the direction of the dose."""
+    still = np.full(len(on_top), 0.5)
+    values, cells = make.stack(still, on_top, still, on_top, multiplier=multiplier)
+    scores = make.scores(values).rename(columns={"log_odds": "score"})
+    return open_effects(scores, cells.assign(evaluator="open_ended"))
+
+
+@pytest.mark.parametrize("multiplier", [1.0, -1.0])
+@pytest.mark.parametrize(("questions", "move", "told"), [(40, -0.2, True), (40, 0.2, False), (19, -0.2, False)])
+def test_the_effect_in_words_stands_in_the_table_and_in_the_verdict(multiplier, questions, move, told):
+    """The same dose, its own questions; below 20 of them there is no interval and so nothing to say."""
+    values, cells = make.stack(NONE, ALONE, BASE, ON_TOP, multiplier=multiplier)
+    effects = in_words(move + RNG.normal(0, 0.05, questions), multiplier=multiplier)
+    found = stacking_table(make.scores(values), cells, in_words=effects).iloc[0]
+    assert found["open_ended_caa_on_top"] == pytest.approx(move, abs=0.05)
+    assert found["open_ended_n"] == questions
+    assert np.isnan(found["open_ended_caa_on_top_low"]) == (questions < 20)
+    assert (found["tags"] == "opposite in words") == told
+    assert found["verdict_text"].endswith("; opposite in words") == told
+    plain = line(multiplier=multiplier)
+    pd.testing.assert_series_equal(found[plain.index.difference(["tags", "verdict_text"])].sort_index(),
+        plain.drop(["tags", "verdict_text"]).sort_index())  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [1, 19])

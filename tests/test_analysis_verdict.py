@@ -93,6 +93,31 @@ def test_log_odds_only_qualifies_additions_alone():
     assert judge(but(**same, **IDLE, on_top_low=-0.1)).tags == ()
 
 
+AGAINST, ALIKE, UNSURE = (-0.4, -0.1), (0.1, 0.4), (-0.3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("in_words", "changes", "text"),
+    [
+        (AGAINST, {}, "adds fully; opposite in words"),
+        (ALIKE, {}, "adds fully"),
+        (UNSURE, {}, "adds fully"),
+        ((np.nan, np.nan), {}, "adds fully"),
+        (AGAINST, {"on_top_low": -0.1}, "adds fully"),
+        (ALIKE, {"on_top": -0.5, "on_top_low": -0.8, "on_top_high": -0.2}, "works against; opposite in words"),
+        (AGAINST, {"room": 0.03, "saturated_share": 0.6}, "no room; adds fully; saturated; opposite in words"),
+        (AGAINST, {**IDLE}, "adds only here; opposite in words"),
+        (AGAINST, {"n": 19}, "no verdict (n < 20)"),
+        (AGAINST, {"mass_low_share": 0.26}, "not measurable"),
+        (AGAINST, {"fits_disagree": True}, "not settled (fits disagree)"),
+    ],
+)
+def test_answers_in_words_that_go_the_other_way_are_part_of_the_verdict(in_words, changes, text):
+    """Both effects told apart from 0, on different sides; where there is no verdict there is nothing to qualify."""
+    low, high = in_words
+    assert judge(but(in_words_low=low, in_words_high=high, **changes)).text == text
+
+
 def test_gates_below_refusal_are_caveats():
     found = judge(but(mass_low_share=0.11, letter_locked=0.26, n_fits=1)).caveats
     assert found == (

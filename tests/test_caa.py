@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from functools import cache
 
+import pandas as pd
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer, llama2_tokenizer
 from random_models import random_model
 from small_behavior import write_behavior
 
+from caa_bench.analysis.diagnostics import from_lines, vector_diagnostics
 from caa_bench.behavior import Behavior, load_behavior
 from caa_bench.engine.score import score
-from caa_bench.interventions import CAA, Condition
+from caa_bench.errors import UserError
+from caa_bench.files import write_artifact
+from caa_bench.interventions import CAA, Condition, RandomDirection, ShuffledLabels
+from caa_bench.interventions.vectors import letter_sides
 from caa_bench.prompts import choice_prompt
 
 FAMILIES = ["llama", "gpt_neox", "qwen2"]
@@ -149,3 +154,53 @@ def test_bf16_activations_are_averaged_in_double(behavior):
 
     steps = torch.tensor([1.0, 1.0078125, 1.0]).bfloat16().float()
     assert mean_vector(steps[:, None, None]).item() == pytest.approx(1.0026041666, abs=1e-7)
+
+
+def test_a_fit_says_how_far_its_pairs_agree_and_the_artifact_keeps_it(behavior, tmp_path):
+    """The numbers of the plain activations, items left out as a whole; equal bytes from an equal fit."""
+    tokenizer = chatml_tokenizer()
+    net = model("llama", len(tokenizer))
+    pairs = behavior.pairs()
+    sides = letter_sides(net, tokenizer, pairs).numpy()
+    of_pairs = {"clusters": [pair.item for pair in pairs], "keys": [pair.matching for pair in pairs]}
+    wanted = vector_diagnostics(sides[:, 0], sides[:, 1], **of_pairs)
+    for name in ("one", "two"):
+        caa = CAA()
+        caa.fit(net, tokenizer, pairs)
+        caa.save_pretrained(tmp_path / name)
+    pd.testing.assert_frame_equal(from_lines(caa.diagnostics), wanted, rtol=1e-5, check_dtype=False)
+    assert wanted["n_clusters"].eq(12).all() and wanted["agreement_low"].notna().all()
+    assert wanted["norm"].tolist() == pytest.approx(caa.vectors.norm(dim=-1).tolist(), rel=1e-5)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert CAA.from_pretrained(tmp_path / "one").diagnostics == caa.diagnostics
+
+
+def test_an_artifact_of_before_has_none_and_a_strange_one_is_refused(behavior, tmp_path):
+    vectors = {"vectors": torch.ones(3, 32)}
+    write_artifact(tmp_path / "older", tensors=vectors, meta={"settings": CAA().settings()})
+    assert list(CAA.from_pretrained(tmp_path / "older").diagnostics) == []
+    write_artifact(tmp_path / "odd", tensors=vectors, meta={"settings": CAA().settings(), "diagnostics": ["x"]})
+    with pytest.raises(UserError, match="odd: its diagnostics are no list of layers; delete the folder"):
+        CAA.from_pretrained(tmp_path / "odd")
+
+
+def test_diagnostics_are_those_of_the_vector_s_own_raw_pairs(behavior):
+    """Of another behavior where it is taken from there; normalizing changes the length alone; placebos have none."""
+    tokenizer = chatml_tokenizer()
+    net = model("llama", len(tokenizer))
+    raw = {}
+    for name in ("small", "other"):
+        raw[name] = CAA()
+        raw[name].fit(net, tokenizer, behavior.pairs().of(name))
+    taken, rescaled = CAA(CAA.Config(vector_behavior="other")), CAA(CAA.Config(normalize=("small", "other")))
+    for caa in (taken, rescaled):
+        caa.fit(net, tokenizer, behavior.pairs())
+    assert taken.diagnostics == raw["other"].diagnostics
+    norms = [line["norm"] for line in rescaled.diagnostics]
+    assert norms == pytest.approx(rescaled.vectors.norm(dim=-1).tolist(), rel=1e-5)
+    own = from_lines(raw["small"].diagnostics).drop(columns="norm")
+    pd.testing.assert_frame_equal(from_lines(rescaled.diagnostics).drop(columns="norm"), own)
+    for placebo in (RandomDirection(original=rescaled), ShuffledLabels(original=raw["small"])):
+        placebo.fit(net, tokenizer, behavior.pairs())
+        assert not placebo.diagnostics

@@ -206,6 +206,23 @@ def test_every_fit_leaves_a_card_that_its_checksums_cover(label: str, finished: 
     (folder / "README.md").write_text(text)
 
 
+def test_the_pairs_of_a_vector_are_in_its_card_the_manifest_and_vectors_csv(finished: Path) -> None:
+    """Of the real fit: a line a layer, its numbers in the card at the layer that the code loads."""
+    kept = json.loads((finished / "run/manifest.json").read_text())["facts"]["diagnostics"]
+    assert list(kept) == ["caa"], "an adapter and a placebo have none"
+    table = pd.read_csv(finished / "run/vectors.csv")
+    assert table[["vector", "layer", "n", "n_clusters"]].values.tolist() == [["caa", n, 24, 12] for n in range(3)]
+    assert table["agreement"].tolist() == pytest.approx([line["agreement"] for line in kept["caa"]])
+    assert table["relative_norm"].tolist() == pytest.approx([x["norm"] / x["residual_norm"] for x in kept["caa"]])
+    exported = (finished / "exported/caa/README.md").read_text()
+    (layer,) = re.findall(r"Condition\(layer=(\d)", exported)
+    line = table.iloc[int(layer)]
+    said = f"{line['agreement']:.2f} [{line['agreement_low']:.2f}, {line['agreement_high']:.2f}]"
+    assert f"| pairs at layer {layer} | mean cosine with the vector {said}, separability d' " in exported
+    assert "| pairs at layer 1 | mean cosine with the vector " in (artifact(finished, "caa") / "README.md").read_text()
+    assert "pairs at layer" not in (finished / "exported/random/README.md").read_text()
+
+
 def test_an_export_says_what_each_did(finished: Path) -> None:
     """Every number of the table is that of shifts.csv and cells.csv."""
     shifts = pd.read_csv(finished / "run/shifts.csv", keep_default_na=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
-from collections.abc import Mapping
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from answer_runs import add_answers, answer_row
+from answer_runs import answer_row, speak
 from random_models import FAMILIES, choice_prompts, random_model
 from report_runs import simulate
 from small_runs import Small, contents
@@ -34,7 +34,8 @@ from caa_bench.evaluators.open_ended import OpenEnded, cut
 from caa_bench.interventions import Condition, Intervention, SystemPrompt, Unchanged
 from caa_bench.model import ChatModel
 from caa_bench.recipe import load_recipe
-from caa_bench.report import make_report, write_report
+from caa_bench.report import Report, make_report, write_report
+from caa_bench.report.side_by_side import render_summary
 from caa_bench.results import RowStore
 from caa_bench.splits import OpenQuestion
 
@@ -385,21 +386,69 @@ def test_opposite_signs_are_told(small: Small, here: Path) -> None:
     texts = [notice.text for notice in report.notices if notice.severity == "severe"]
     assert any("A/B and open-ended answers move in opposite directions" in text for text in texts)
     page = (here / "runs/compare/refusal/report.html").read_text()
-    assert "signs differ" in page
+    assert "opposite in words" in page and "signs of the points differ" not in page
+    assert report.stacking["tags"].tolist() == ["opposite in words"] * 2
     agreeing = make_with_answers(here / "other", flip=False)
     assert not any("opposite directions" in notice.text for notice in agreeing.notices)
+    assert "opposite in words" not in (agreeing.folder / "report.html").read_text() + agreeing.text(detail=True)
 
 
-def make_with_answers(root: Path, *, flip: bool) -> Any:
-    """A simulated run whose answers follow the dose, or go against it."""
+def make_with_answers(root: Path, *, flip: bool, questions: int = 24, **changes: Any) -> Report:
+    """A simulated run whose answers follow the dose, or go against it; what a prompt does, they do too."""
     bases = ("none", "system_prompt_positive")
-    changes = {"multipliers": (-1.0, 1.0), "vectors": ("caa",), "bases": bases, "items": 24}
+    changes = {"multipliers": (-1.0, 1.0), "vectors": ("caa",), "bases": bases, "items": 24} | changes
     run = simulate(root / "runs/compare/refusal", **changes)
+    sign = -1 if flip else 1
+    speak(run, lambda cell: sign * 0.3 * cell["multiplier"] + 0.1 * (cell["base"] != "none"), questions=questions)
+    return write_report(run)
 
-    def score(cell: Mapping[str, Any], n: int) -> float:
-        return 0.5 + 0.3 * cell["multiplier"] * (-1 if flip else 1) + 0.01 * (n % 7)
 
-    return write_report(add_answers(run, score, questions=["?"] * 24, judge={"name": "grammar", "settings": {}}))
+def test_every_arm_whose_words_go_the_other_way_says_so(here: Path) -> None:
+    """In the rows of the first table, the sentence, the summary, the page, the paper's table and its methods."""
+    report = make_with_answers(here, flip=True)
+    stacks = report.stacking.set_index("multiplier")
+    assert stacks["open_ended_caa_on_top"].tolist() == pytest.approx([-0.3, -0.3])
+    printed = report.text()
+    assert max(map(len, printed.splitlines())) <= 120
+    lines = [line.split() for line in printed[printed.index("  arm or stack") :].split("\n\n")[0].splitlines()]
+    told = {" ".join(line[:3]): " ".join(line) for line in lines}
+    # The vector alone and on the prompt, at -1 and at +1: the score rises where the log-odds fall, and the reverse.
+    assert sum(" -0.30 " in line for line in told.values()) == sum(" +0.30 " in line for line in told.values()) == 1
+    assert "+0.10" in next(line for line in told.values() if line.startswith("system_prompt_positive"))
+    assert printed.count("opposite in") >= 5
+    answer = " ".join(printed[: printed.index("Refusal on tiny")].split())
+    assert "down with CAA -1 (p .42 -> .14, opposite in words)" in answer
+    assert re.search(r"CAA \+1 on system_prompt_positive: adds [^(]*; opposite in words \(", answer)
+    summary = render_summary([report])
+    assert "; opposite in words" in summary and max(map(len, summary.splitlines())) <= 120
+    assert (report.folder / "figures/stacking.tex").read_text().count("; opposite in words") == 2
+    assert "24 open-ended questions" in (report.folder / "figures/methods.tex").read_text()
+    assert "open\\_ended" not in (report.folder / "figures/stacking.tex").read_text()
+
+
+def test_a_prompt_alone_whose_words_go_the_other_way_says_so(here: Path) -> None:
+    """An arm without a verdict has a cell for it all the same; the warning names it."""
+    run = simulate(here / "runs/compare/refusal", bases=("none", "system_prompt_positive"), items=24, vectors=("caa",))
+    speak(run, lambda cell: -0.2 * (cell["base"] != "none"))
+    report = write_report(run)
+    printed = report.text()
+    row = next(line for line in printed.splitlines() if line.startswith("  system_prompt_positive"))
+    assert row.endswith("-0.20  opposite in words")
+    assert printed.splitlines()[0].startswith(
+        "Refusal moves most up with system_prompt_positive (p .42 -> .81, opposite in words)"
+    )
+    assert any(notice.text.endswith("opposite directions at system_prompt_positive.") for notice in report.notices)
+    assert not report.stacking["tags"].str.contains("words").any(), "CAA itself changes no word here"
+    total = report.answers.cells.set_index(["base", "multiplier"]).loc[("system_prompt_positive", 0.0)]
+    assert (total["score_total"], total["score_shift"]) == pytest.approx((-0.2, 0.0))
+
+
+def test_few_questions_give_a_point_and_no_such_verdict(here: Path) -> None:
+    report = make_with_answers(here, flip=True, questions=12)
+    page = (report.folder / "report.html").read_text()
+    assert "opposite in words" not in page + report.text(detail=True)
+    assert page.count("signs of the points differ") == 2
+    assert "+0.30" in report.text(), "the point is shown"
 
 
 def test_the_report_of_answers_needs_the_files_alone(here: Path) -> None:

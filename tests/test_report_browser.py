@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from answer_runs import speak
 from browser import Page, chromium, page
 from report_runs import simulate
 
@@ -23,6 +24,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("report") / "runs" / "compare" / "refusal"
     warnings = [f"train: {HOSTILE} {number} of 60 items are odd" for number in range(5)]
     write_report(simulate(run, items=40, title="Refusal", matching=HOSTILE, warnings=warnings))
+    return run / "report.html"
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Capability and answers in words, where CAA's words go against its letters on the adapters."""
+    run = tmp_path_factory.mktemp("spoken") / "runs" / "open_ended" / "refusal"
+    simulate(run, items=40, loss={("lora_sft_positive", 0.0): 0.4})
+    speak(run, lambda cell: (-0.2 if cell["base"].startswith("lora") else 0.2) * cell["multiplier"])
+    write_report(run)
     return run / "report.html"
 
 
@@ -58,6 +69,21 @@ def test_the_first_screen_holds_the_answer(tab: Page, folder: Path) -> None:
     assert "CAA +1 on system_prompt_positive: adds less" in shown
     assert "on lora_sft_positive: no room" in shown
     assert "30 kB in 31 s" in shown
+
+
+def test_answers_in_words_still_leave_the_first_screen_whole(tab: Page, spoken: Path) -> None:
+    """A column more, and verdicts that are longer by the words they need."""
+    tab.open(spoken, width=WIDTH, height=HEIGHT)
+    for part in ("#facts", "#answer .clauses", "#arms table", "#dose svg", "#warnings"):
+        box = tab.box(part)
+        assert 0 <= box["top"] < box["bottom"] <= HEIGHT, (part, box)
+        assert box["right"] <= WIDTH, (part, box)
+    heads = tab.run("[...document.querySelectorAll('.arms thead th')].map(h => h.innerText.replace(/\\s/g, ' '))")
+    assert "in words" in heads
+    assert tab.run("document.querySelectorAll('.arms td[data-head=\"in words\"] data').length") == 17
+    for width in (375, 1024):
+        tab.open(spoken, width=width)
+        assert tab.run("document.documentElement.scrollWidth") <= width
 
 
 def test_the_first_screen_of_a_sweep_holds_the_layer_curve(tab: Page, sweep: Path) -> None:

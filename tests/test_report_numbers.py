@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from answer_runs import speak
 from report_page import PageReader, Shown
 from report_runs import simulate
 
+from caa_bench.analysis.answers import answer_scores, answer_table
 from caa_bench.analysis.cells import cell_table
 from caa_bench.analysis.items import item_scores
 from caa_bench.analysis.reliability import item_reliability, reliability_table
 from caa_bench.analysis.shifts import shift_table
 from caa_bench.analysis.stacking import stacking_table
+from caa_bench.analysis.transfer import open_effects
 from caa_bench.report import write_report
 
 Scores = dict[str, dict[str, tuple[float, float, float]]]
@@ -35,6 +38,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with answers in words, which go against the dose."""
+    run = tmp_path_factory.mktemp("spoken") / "runs" / "compare" / "refusal"
+    simulate(run, items=30, bases=("none", "system_prompt_positive"), multipliers=(-1.0, 1.0), vectors=("caa",))
+    speak(run, lambda cell: -0.2 * cell["multiplier"])
+    write_report(run)
+    return run
+
+
+@pytest.fixture(scope="module")
 def read(folder: Path) -> PageReader:
     """The page."""
     return PageReader((folder / "report.html").read_text())
@@ -42,20 +55,30 @@ def read(folder: Path) -> PageReader:
 
 @pytest.fixture(scope="module")
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables of the first run."""
+    return _tables(folder)
+
+
+def _tables(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables, computed anew from the rows as JSON lines, without the report or the store."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    rows = [row for line in (folder / "rows.jsonl").read_text().splitlines() if "cell" in (row := json.loads(line))]
+    every = [row for line in (folder / "rows.jsonl").read_text().splitlines() if "cell" in (row := json.loads(line))]
+    rows, said = [row for row in every if "text" not in row], [row for row in every if "text" in row]
     frame = pd.DataFrame(rows)
     logits = pd.DataFrame([x or [math.nan, math.nan] for x in frame.pop("logits")], columns=["logit_0", "logit_1"])
     frame = pd.concat([frame, logits], axis=1)
     frame["log_z"] = frame["log_z"].astype(float)
-    cells = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
+    listed = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
+    cells, worded = listed[listed["evaluator"] != "open_ended"], listed[listed["evaluator"] == "open_ended"]
     items, draws = item_scores(frame), manifest["recipe"]["draws"]
+    levels = cell_table(items, cells, draws=draws)
+    scores = answer_scores(said, [[float(row["text"].split()[-1]) for row in said]])  # what the simulated judge reads
+    answers = answer_table(scores, worded, judge="grammar", draws=draws)
     return {
         "items": items.set_index(["cell", "item"]),
-        "cells": cell_table(items, cells, draws=draws).set_index("cell"),
+        "cells": pd.concat([levels, answers] if said else [levels]).set_index("cell"),
         "shifts": shift_table(items, cells, draws=draws).set_index("cell"),
-        "stacking": stacking_table(items, cells, draws=draws),
+        "stacking": stacking_table(items, cells, in_words=open_effects(scores, worded, draws=draws), draws=draws),
         "reliability": reliability_table(items, cells, draws=draws),
         "item_reliability": item_reliability(items, cells),
     }
@@ -64,6 +87,23 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 def test_every_number_is_what_its_key_says(read: PageReader, tables: dict[str, pd.DataFrame], folder: Path) -> None:
     """All keyed numbers, the intervals among them, against the tables computed anew."""
     assert len(read.shown) > 1500
+    _check_values(read, tables, folder)
+
+
+def test_every_number_of_answers_in_words_is_what_its_key_says(spoken: Path) -> None:
+    """The same where a judge scored them: levels, shifts, totals, effects beside the A/B effects."""
+    read = PageReader((spoken / "report.html").read_text())
+    columns = {one.column for one in read.shown}
+    assert columns >= {"score", "score_shift", "score_total_low", "open_ended_caa_on_top_high", "open_ended_n"}
+    _check_values(read, _tables(spoken), spoken)
+    for one in read.shown:
+        if one.value is not None and ":" not in one.text:
+            _check_text(one)
+    for section in ("answer", "arms", "stacks"):
+        assert "opposite in words" in read.loose[section], section
+
+
+def _check_values(read: PageReader, tables: dict[str, pd.DataFrame], folder: Path) -> None:
     for one in read.shown:
         expected = _expected(one, tables, folder)
         if math.isnan(expected):
@@ -105,7 +145,7 @@ def test_points_agree_with_plain_arithmetic(read: PageReader, folder: Path) -> N
 
 def test_no_measured_number_stands_outside_a_key(read: PageReader) -> None:
     """The answer and the tables hold no decimal without a key, but for doses; counts and names are no measurements."""
-    for section in ("answer", "arms", "stacks", "items", "letters", "cells", "costs"):
+    for section in ("answer", "arms", "stacks", "items", "letters", "cells", "costs", "vectors"):
         text = re.sub(r"\(\.?\d*\.\d+ → \d*\.\d+\)", "", read.loose[section])  # a verdict's own words: log-odds only
         loose = re.findall(r"(?<![\w.])[+−-]?\d*\.\d+", text)
         assert [x for x in loose if x not in (".5", "−0.5", "+0.5")] == [], section
@@ -124,6 +164,12 @@ def test_what_is_missing_is_said_and_never_zero(read: PageReader, folder: Path) 
 def _expected(one: Shown, tables: dict[str, pd.DataFrame], folder: Path) -> float:
     """The value that a keyed number must have."""
     keys = one.keys
+    if "vector" in keys:
+        vector, layer = keys["vector"].split("|")
+        kept = json.loads((folder / "manifest.json").read_text())["facts"]["diagnostics"][vector][int(layer)]
+        if one.column == "relative_norm":
+            return float(kept["norm"] / kept["residual_norm"])
+        return math.nan if kept[one.column] is None else float(kept[one.column])
     if "artifact" in keys:
         artifact = next((folder.parent.parent / "artifacts").glob(f"{keys['artifact']}-*[0-9]"))
         return float(sum(file.stat().st_size for file in artifact.iterdir()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from report_runs import simulate
 
 from caa_bench.report import Report, make_report, words
+from caa_bench.report.page import render_page
 from caa_bench.report.side_by_side import render_summary
 
 
@@ -72,7 +74,7 @@ def test_under_twenty_items_there_is_no_interval_and_no_verdict(tmp_path: Path) 
     assert "n 12 items" in text
     assert "CAA +1 on system_prompt_positive: no verdict (n < 20) (p " in text
     assert "adds" not in text
-    assert "[" not in text.split("Warnings")[0]
+    assert "[" not in text.split("Training pairs")[0], "there are pairs enough, but no items"
 
 
 def test_what_is_missing_leads_the_warnings(tmp_path: Path) -> None:
@@ -97,6 +99,36 @@ def test_terminal_escapes_are_inert(tmp_path: Path) -> None:
     assert "\x1b" not in text
     assert "\x07" not in text
     assert text.startswith("Refusal moves")
+
+
+def test_the_training_pairs_of_the_leading_vector_have_a_line(compared: Report, tmp_path: Path) -> None:
+    """Its numbers are those of vectors.csv; where a fit left none, n/a and nothing else."""
+    line = compared.vectors[compared.vectors["layer"] == 3].iloc[0]
+    text = " ".join(compared.text().split())
+    low, high = (words.signed(line[f"agreement{end}"]) for end in ("_low", "_high"))
+    assert f"at layer 3: mean cosine with the vector {words.signed(line['agreement'])} [{low}, {high}]" in text
+    assert "n 80 pairs of 40 items" in text
+    folder = simulate(tmp_path / "runs/compare/run", items=24)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["facts"]["diagnostics"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    older = make_report(folder)
+    assert "Training pairs of CAA: agreement and separability n/a" in older.text()
+    assert older.vectors.empty
+    assert "Do the training pairs agree?" not in render_page(older)
+
+
+def test_pairs_that_hardly_agree_are_said(tmp_path: Path) -> None:
+    """No direction at all is severe; a weak one a caution, and that the sides overlap a note."""
+    said = {}
+    for signal in (0.3, 1.0, 4.0):
+        report = _report(tmp_path / f"{signal}", items=24, signal=signal)
+        said[signal] = {n.severity: n.text for n in report.notices if "pairs" in n.text}
+    assert said[0.3]["severe"].startswith("The training pairs agree on no direction: mean cosine with the vector ")
+    assert said[0.3]["note"].startswith("Matching and other answers overlap along the vector at layer 3 (d' 0.")
+    assert list(said[1.0]) == ["caution"]
+    assert said[1.0]["caution"].startswith("The training pairs hardly agree: mean cosine with the vector +0.")
+    assert said[4.0] == {}
 
 
 def test_the_summary_has_a_line_a_behavior(compared: Report, tmp_path: Path) -> None:

@@ -25,8 +25,7 @@ ITEM_COLUMNS = ["cell", "item", "cluster", "question", "text", "error", "score",
 COLUMNS = [
     "cell", *RUN, *CONDITION, "fit", "judge", "n", "n_clusters", "n_items", "errors", "score", "score_low",
     "score_high", "score_shift", "score_shift_low", "score_shift_high", "score_total", "score_total_low",
-    "score_total_high",
-    "missing_share", "second_score", "judge_accuracy", *QUALITY, "collapsed",
+    "score_total_high", "missing_share", "second_score", "judge_accuracy", *QUALITY, "collapsed",
 ]  # fmt: skip
 
 COLLAPSED_DISTINCT = 0.6
@@ -76,8 +75,8 @@ def answer_table(
     Returns:
         `COLUMNS`, sorted by condition. `n` counts scored answers; `missing_share` is the share of the answers, empty
         ones included, without a score. `score_shift` is against the cell's own base unsteered, `score_total` against
-        the unchanged model, over the same questions, NOT signed by the multiplier. `collapsed` compares with the base
-        alone.
+        the unchanged model, both over the same questions and NOT signed by the multiplier. `collapsed` compares with
+        the base alone.
     """
     parts = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells)]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)

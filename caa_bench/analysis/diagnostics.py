@@ -1,63 +1,174 @@
 """What the pairs' activations say about a vector before it is used: agreement and separability, layer by layer.
 
-Both predict how reliably a vector steers (Braun et al. 2025, "Understanding (un)reliability of steering vectors").
-Shapes: N pairs, L layers, D hidden size.
+Both predict how reliably a vector steers (Braun et al. 2025, arXiv 2505.22637, "Understanding (un)reliability of
+steering vectors"): on 36 behaviors steering worked better and for more of the samples where the pairs' differences had
+a larger cosine with the vector, and where the two sides lay further apart along it. That paper gives a trend and no
+threshold; those below are this project's: on the embedded model, whose directions are planted in layer 3, all seven
+behaviors pass both there, and fail one or both in the layers before. Shapes: N pairs, L layers, D hidden size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-COLUMNS = ["layer", "n", "norm", "signal_share", "agreement", "agreeing_share", "separability"]
+from caa_bench.analysis.intervals import bootstrap_mean
+from caa_bench.analysis.resample import DRAWS
+
+HARDLY_AGREE = 0.2
+"""Mean cosine: less than 4% of an average pair's squared difference then lies along the vector."""
+POORLY_SEPARATED = 0.5
+"""d': the best cut between two sides half a standard deviation apart puts 40% of each on the wrong side."""
+
+BOUNDED = ("agreement", "agreeing_share", "separability")
+COLUMNS = [
+    "layer", "n", "n_clusters", "norm", "residual_norm", "signal_share",
+    *(f"{name}{end}" for name in BOUNDED for end in ("", "_low", "_high")),
+]  # fmt: skip
 
 
-def vector_diagnostics(matching: np.ndarray, other: np.ndarray) -> pd.DataFrame:
-    """How well the contrast pairs agree on one direction, each pair judged by the vector of the OTHER pairs.
+def vector_diagnostics(
+    matching: np.ndarray,
+    other: np.ndarray,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    keys: Sequence[Hashable] | None = None,
+    draws: int = DRAWS,
+) -> pd.DataFrame:
+    """How well the contrast pairs agree on one direction, each pair judged by the vector of the OTHER items.
 
-    Left in, a pair agrees with itself: with few pairs in a wide model that alone looks like a direction.
+    Left in, a pair agrees with itself: with few pairs in a wide model that alone looks like a direction. Computed layer
+    by layer in double: beside the activations it holds one layer's.
 
     Args:
         matching, other: activations at the answer letter of the two sides of each pair. both [N, L, D]
+        clusters: the item of each pair, where both option orders of one item are pairs; each its own where not given.
+        keys: the matching letter of each pair. Separability is then that of pairs with the same key: what the letters
+            and the order add cancels in the vector, but can be most of the spread along it (embedded model, refusal,
+            layer 3: d' .14 over all pairs, .87 within the keys). As disagreement it still counts.
 
     Returns:
-        One line a layer. `norm`: |mean difference|. `signal_share`: its share of the mean squared difference (0-1).
-        `agreement`: mean cosine of a pair's difference with the vector. `agreeing_share`: share of pairs with a
-        positive one. `separability`: d' of the two sides' projections on the vector (difference of their means over
-        their pooled sd). NaN with fewer than three pairs, and where nothing differs.
+        One line a layer. `norm`: |mean difference|. `residual_norm`: median |activation|, what a dose is large or small
+        against. `signal_share`: share of the mean squared difference that is the mean difference (0-1). `agreement`:
+        mean cosine of a pair's difference with the vector. `agreeing_share`: share of pairs with a positive one.
+        `separability`: d' of the two sides' projections on the vector (difference of their means over their pooled sd).
+        The last three with 95% intervals over items (studentized bootstrap, for d' of its linear approximation): what
+        other items would give with a vector of as many. Coverage in simulations: .85-.91 of 20 items, .88-.93 of 50,
+        .92-.95 of 160. NaN with fewer than three items, and where nothing differs.
 
     Raises:
         ValueError: shapes that differ.
     """
     if matching.shape != other.shape or matching.ndim != 3:
         raise ValueError(f"matching {matching.shape} and other {other.shape} must both be [N, L, D]")
-    sides = [np.asarray(side, dtype=np.float64) for side in (matching, other)]
-    lines = [_layer(sides[0][:, layer], sides[1][:, layer]) for layer in range(matching.shape[1])]
-    return pd.DataFrame([{"layer": layer, **line} for layer, line in enumerate(lines)], columns=COLUMNS)
+    count, layers = matching.shape[:2]
+    codes = _codes(clusters or range(count))
+    order = _codes(keys or [""] * count)
+    several = len(set(codes.tolist())) >= 3
+    lines, values = [], np.full((count, layers, len(BOUNDED)), np.nan)
+    for layer in range(layers):
+        here = _layer(matching[:, layer].astype(np.float64), other[:, layer].astype(np.float64), codes)
+        lines.append({"layer": layer, "n": count, "n_clusters": len(set(codes.tolist())), **here.sizes})
+        if several and not np.isnan(here.sizes["signal_share"]):
+            apart = _separation(_within_keys(here.up, order), _within_keys(here.down, order))
+            values[:, layer] = np.stack([here.cosine, here.cosine > 0, apart], axis=1)
+    table = pd.DataFrame(lines, columns=[name for name in COLUMNS if not name.startswith(BOUNDED)])
+    for place, name in enumerate(BOUNDED):
+        within = {"agreement": (-1.0, 1.0), "agreeing_share": (0.0, 1.0)}.get(name, (-np.inf, np.inf))
+        found = bootstrap_mean(values[:, :, place], codes, within=within, draws=draws)
+        table[name], table[f"{name}_low"], table[f"{name}_high"] = found.point, found.low, found.high
+    return table[COLUMNS]
 
 
-def _layer(matching: np.ndarray, other: np.ndarray) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """One layer: lengths, and of each pair its cosine with the vector of the other items and both sides' place on it.
+
+    Args:
+        sizes: `norm`, `residual_norm`, `signal_share`; NaN without pairs.
+        cosine / up / down: of the difference, of the matching and of the other side. each [N]
+    """
+
+    sizes: dict[str, float]
+    cosine: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+
+
+def _layer(matching: np.ndarray, other: np.ndarray, codes: np.ndarray) -> _Layer:
+    """Sums without BLAS, whose last bits depend on its threads. matching, other: [N, D]"""
+    count = len(matching)
+    if not count:
+        nothing = np.zeros(0)
+        sizes = dict.fromkeys(("norm", "residual_norm", "signal_share"), np.nan)
+        return _Layer(sizes=sizes, cosine=nothing, up=nothing, down=nothing)
+    residual = float(np.median(np.sqrt(np.concatenate([_dots(matching, matching), _dots(other, other)]))))
     pairs = matching - other
-    n, mean = len(pairs), pairs.mean(axis=0) if len(pairs) else np.zeros(pairs.shape[1])
-    size = float((pairs**2).sum(axis=1).mean()) if n else np.nan
-    line = {"n": n, "norm": float(np.linalg.norm(mean)) if n else np.nan}
-    if n < 3 or not size > 0:
-        return line
-    rest = (pairs.sum(axis=0) - pairs) / (n - 1)
-    unit = _unit(rest)
-    cosine = (_unit(pairs) * unit).sum(axis=1)
-    up, down = (matching * unit).sum(axis=1), (other * unit).sum(axis=1)
-    spread, gap = np.sqrt((up.var(ddof=1) + down.var(ddof=1)) / 2), up.mean() - down.mean()
-    return {
-        **line,
-        "signal_share": float((mean**2).sum() / size),
-        "agreement": float(cosine.mean()),
-        "agreeing_share": float((cosine > 0).mean()),
-        "separability": float(gap / spread) if spread > 1e-9 * abs(gap) else np.nan,
-    }
+    total, squares = pairs.sum(axis=0), _dots(pairs, pairs)
+    size, length = float(squares.mean()), float(np.sqrt((total**2).sum()) / count)
+    order = np.argsort(codes, kind="stable")
+    own = np.add.reduceat(pairs[order], np.flatnonzero(np.diff(codes[order], prepend=-1)), axis=0)
+    rest = total - own[codes]  # in the direction of the mean of the other items
+    reach = np.sqrt(_dots(rest, rest))
+    return _Layer(
+        sizes={
+            "norm": length,
+            "residual_norm": residual,
+            "signal_share": length**2 / size if size > 0 else np.nan,
+        },
+        cosine=_over(_dots(pairs, rest), reach * np.sqrt(squares)),
+        up=_over(_dots(matching, rest), reach),
+        down=_over(_dots(other, rest), reach),
+    )
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays zero. [N, D]"""
-    size = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, size, out=np.zeros_like(vectors), where=size > 0)
+def _dots(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    return np.asarray(np.einsum("nd,nd->n", one, two))
+
+
+def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+
+
+def _codes(names: Iterable[Hashable]) -> np.ndarray:
+    """0-based codes in the order of the sorted names."""
+    return np.unique([str(name) for name in names], return_inverse=True)[1].reshape(-1)
+
+
+def _within_keys(places: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The places of one side, those of each key moved so that their mean is the mean of all. [N]"""
+    moved = places.copy()
+    for key in range(keys.max() + 1):
+        moved[keys == key] += places.mean() - places[keys == key].mean()
+    return moved
+
+
+def _separation(up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """d' plus the influence of each pair on it, whose mean is 0: so that d' has an interval like any mean. [N]"""
+    gap, variances = up.mean() - down.mean(), (up.var(ddof=1), down.var(ddof=1))
+    spread = np.sqrt(sum(variances) / 2)
+    if not spread > 1e-9 * abs(gap):
+        return np.full(len(up), np.nan)
+    apart = (up - up.mean()) - (down - down.mean())
+    wider = ((up - up.mean()) ** 2 - up.var() + (down - down.mean()) ** 2 - down.var()) / 2
+    return np.asarray(gap / spread + apart / spread - gap / spread * wider / (2 * spread**2))
+
+
+def as_lines(table: pd.DataFrame) -> list[dict[str, float | int | None]]:
+    """A dict a layer as JSON takes it: 6 significant digits, which do not hang on the last bits; None where n/a."""
+    return [{name: _kept(value) for name, value in line.items()} for line in table.to_dict("records")]
+
+
+def from_lines(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The table again; what is not there or no number is NaN."""
+    return pd.DataFrame(list(lines)).reindex(columns=COLUMNS).apply(pd.to_numeric, errors="coerce")
+
+
+def _kept(value: float | int) -> float | int | None:
+    if isinstance(value, int):
+        return value
+    return None if np.isnan(value) else float(f"{value:.6g}")

@@ -14,6 +14,7 @@ from caa_bench.analysis.frames import RUN, Group, groups
 from caa_bench.analysis.intervals import benjamini_hochberg
 from caa_bench.analysis.power import detectable_effect
 from caa_bench.analysis.resample import DRAWS
+from caa_bench.analysis.transfer import beside
 from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, judge
 
 EFFECTS = {"caa_alone": "alone", "base_alone": "base_alone", "caa_on_top": "on_top", "interaction": "interaction"}
@@ -35,6 +36,7 @@ def stacking_table(
     cells: pd.DataFrame,
     *,
     primary: pd.DataFrame | None = None,
+    in_words: pd.DataFrame | None = None,
     seed: int = 0,
     draws: int = DRAWS,
 ) -> pd.DataFrame:
@@ -45,11 +47,12 @@ def stacking_table(
         cells: as for `cells.cell_table`; an optional column `fit` names seeds or resamples of one condition.
         primary: the doses fixed on the selection split: any of the columns of `RUN` and `LINE`, one line a dose (say
             behavior, layer, multiplier). Without it a dose is primary only where it needed no choice: see `_default`.
+        in_words: the same effects on the score of answers in words, from `transfer.open_effects`.
 
     Returns:
-        `COLUMNS`, one line per base other than "none", vector, layer and multiplier other than 0. Effects are means
-        over the same items, log-odds (and probability with `_p`), signed by the multiplier; `base_alone` is not.
-        NaN is n/a. `caa_` stands for whatever vector the line names.
+        `COLUMNS`, with `in_words` its columns behind them; one line per base other than "none", vector, layer and
+        multiplier other than 0. Effects are means over the same items, log-odds (and probability with `_p`), signed by
+        the multiplier; `base_alone` is not. NaN is n/a. `caa_` stands for whatever vector the line names.
     """
     tables = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells)]
     tables = [table for table in tables if len(table)]
@@ -60,13 +63,15 @@ def stacking_table(
     table["q_value"] = np.nan
     for _, part in table.groupby(["model", "protocol", "split", "evaluator", "family"], dropna=False):
         table.loc[part.index, "q_value"] = benjamini_hochberg(part["p_value"].to_numpy())
-    verdicts = [judge(evidence(line)) for line in table.to_dict("records")]
-    return pd.concat([table, _words(verdicts, table["vector"])], axis=1)[COLUMNS]
+    both = table if in_words is None else beside(table, in_words)
+    verdicts = [judge(evidence(line)) for line in both.to_dict("records")]
+    more = [name for name in both if name not in table]
+    return pd.concat([both, _words(verdicts, both["vector"])], axis=1)[[*COLUMNS, *more]]
 
 
 def evidence(line: dict) -> Evidence:
     """The verdict's evidence from one stacking line."""
-    renamed = {"caa_alone": "alone", "caa_on_top": "on_top", "q_value": "q"}
+    renamed = {"caa_alone": "alone", "caa_on_top": "on_top", "open_ended_caa_on_top": "in_words", "q_value": "q"}
     fields = {}
     for column, value in line.items():
         for old, new in renamed.items():

@@ -15,6 +15,7 @@ from caa_bench.analysis.power import FULLY
 SMALLEST = 0.25  # log-odds: an effect below it is no effect worth a word
 NOTHING = (-0.25, 0.25)  # retention: an interval inside it is "adds nothing"
 ROOM = 0.05
+OPPOSITE = "opposite in words"
 MEASURABLE, MASS_CAVEAT, LOCKED_CAVEAT, SATURATED = 0.25, 0.10, 0.25, 0.5
 
 
@@ -33,6 +34,8 @@ class Evidence:
         mass_low_share, letter_locked, saturated_share: the worst of the cells used. (0-1)
         fits_disagree: whether seeds or resamples differ in the sign of T.
         n_fits: fits averaged.
+        in_words_low, in_words_high: interval of the same effect on the score of answers in words; NaN where there are
+            none, or too few for an interval.
     """
 
     n: int
@@ -54,6 +57,8 @@ class Evidence:
     saturated_share: float
     fits_disagree: bool = False
     n_fits: int = 1
+    in_words_low: float = math.nan
+    in_words_high: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class Verdict:
 
     Args:
         verdict: one of a closed set ("adds fully", "adds less", "CAA does nothing alone", ...).
-        tags: what qualifies it: "no room", "log-odds only (.00 -> .02)", "saturated".
+        tags: what qualifies it: "no room", "log-odds only (.00 -> .02)", "saturated", "opposite in words".
         caveats: gates that did not forbid a verdict.
     """
 
@@ -136,7 +141,14 @@ def _tags(e: Evidence, verdict: str) -> tuple[str, ...]:
         tags.append(f"log-odds only ({_short(e.p_before, e.p_after)})")
     if e.saturated_share > SATURATED:
         tags.append("saturated")
+    if opposite((e.on_top_low, e.on_top_high), (e.in_words_low, e.in_words_high)):
+        tags.append(OPPOSITE)
     return tuple(tags)
+
+
+def opposite(one: tuple[float, float], two: tuple[float, float]) -> bool:
+    """Whether two intervals lie on different sides of 0. Points say nothing: below 20 items there is no interval."""
+    return (one[0] > 0 and two[1] < 0) or (one[1] < 0 and two[0] > 0)
 
 
 def _caveats(e: Evidence) -> tuple[str, ...]:

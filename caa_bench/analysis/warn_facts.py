@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -24,7 +24,9 @@ class RunFacts:
         near_duplicates: stems that nearly repeat across splits.
         test_opened: how often the test split was evaluated.
         unswapped: items asked in the given order only, because an option names letters.
-        open_ended: columns `base, base_dose, layer, multiplier, shift_low, shift_high`: the judged shift of CAA there.
+        open_ended: columns `base, base_dose, layer, multiplier, shift_low, shift_high`: the judged shift of CAA there,
+            and of each base alone (multiplier 0) from the unchanged model.
+        vector: the leading vector's line of `diagnostics.vector_diagnostics` at the leading layer.
     """
 
     train_share_a: float | None = None
@@ -36,6 +38,7 @@ class RunFacts:
     test_opened: int | None = None
     unswapped: int | None = None
     open_ended: pd.DataFrame | None = None
+    vector: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

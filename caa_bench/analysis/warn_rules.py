@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.placebo import within_placebo
-from caa_bench.analysis.verdict import LOCKED_CAVEAT, MASS_CAVEAT, MEASURABLE, SMALLEST
+from caa_bench.analysis.verdict import LOCKED_CAVEAT, MASS_CAVEAT, MEASURABLE, SMALLEST, opposite
 from caa_bench.analysis.warn_facts import Found, Rule, RunFacts, Severity, Tables
+from caa_bench.analysis.warn_pairs import pairs_hardly_agree, sides_overlap
 
 
 def _own(table: pd.DataFrame) -> pd.DataFrame:
@@ -180,9 +181,12 @@ def open_ended_disagrees(tables: Tables, facts: RunFacts) -> Found | None:
     if facts.open_ended is None:
         return None
     on = ["base", "base_dose", "layer", "multiplier"]
-    both = _own(tables.shifts).merge(facts.open_ended, on=on, suffixes=("", "_open"))
-    up = (both["shift_low"] > 0) & (both["shift_high_open"] < 0)
-    against = both[up | (both["shift_high"] < 0) & (both["shift_low_open"] > 0)]
+    alone = tables.shifts[(tables.shifts["multiplier"] == 0) & (tables.shifts["base"] != "none")]
+    totals = {"shift_low": alone["total_low"], "shift_high": alone["total_high"]}
+    effects = pd.concat([_own(tables.shifts), alone.assign(**totals)])
+    both = effects.merge(facts.open_ended, on=on, suffixes=("", "_open"))
+    ends = both[["shift_low", "shift_high", "shift_low_open", "shift_high_open"]].itertuples(index=False, name=None)
+    against = both[np.array([opposite((a, b), (c, d)) for a, b, c, d in ends], dtype=bool)]
     if against.empty:
         return None
     text = f"A/B and open-ended answers move in opposite directions at {_where(against.iloc[0])}."
@@ -225,6 +229,6 @@ RULES: dict[str, Rule] = {
     for rule in (
         option_mass, letter_locked, letter_bias, item_errors, train_letters, longer_option, within_placebos,
         not_monotone, anti_steerable, choice_at_edge, near_duplicates, reopened_test, unswapped_items, idle_base,
-        open_ended_disagrees, underpowered, one_seed, fits_differ,
+        open_ended_disagrees, pairs_hardly_agree, sides_overlap, underpowered, one_seed, fits_differ,
     )
 }  # fmt: skip

@@ -51,12 +51,13 @@ def _folder(benchmark: Benchmark, *, given: str | None) -> Path:
 def _text(found: Geometry) -> str:
     from caa_bench.files import terminal_safe
     from caa_bench.report import words
+    from caa_bench.report.details import interval
 
     line = found.diagnostics.set_index("layer").loc[found.layer]
     said = found.lens[found.lens["layer"] == found.layer]
     lines = [
         f"{found.behavior}, layer {found.layer}: norm {words.number(line['norm'])}, agreement of the pairs "
-        f"{words.number(line['agreement'])}, separability {words.number(line['separability'])}, n {line['n']:.0f} pairs"
+        f"{interval(line, 'agreement')}, separability {interval(line, 'separability')}, n {line['n']:.0f} pairs"
     ]
     for direction in ("along", "against"):
         tokens = [repr(token) for token in said[said["direction"] == direction]["token"].head(SHOWN)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from caa_bench.errors import UserError
 from caa_bench.interventions.caa import CAA
-from caa_bench.interventions.vectors import SteeringVector, letter_sides
+from caa_bench.interventions.vectors import SteeringVector, diagnosed, letter_sides
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,6 @@ def analyze(made: Sequence[Benchmark], folders: Sequence[Path], *, text: str = "
 def _one(
     benchmark: Benchmark, folder: Path, *, own: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], text: str
 ) -> Geometry:
-    from caa_bench.analysis.diagnostics import vector_diagnostics
     from caa_bench.geometry import lens, numbers
     from caa_bench.geometry.colored import colored_page
     from caa_bench.report import to_csv
@@ -76,9 +75,9 @@ def _one(
     caa, chat, behavior = _caa(benchmark), benchmark.chat, benchmark.behavior.id
     layer = chat.loaded_layers().default if caa.config.vector_layer is None else caa.config.vector_layer
     pairs = caa.own_pairs(benchmark.behavior.pairs())
-    activations = letter_sides(chat.model, chat.tokenizer, pairs).numpy()  # [N, 2, L, D]
+    sides = letter_sides(chat.model, chat.tokenizer, pairs)  # [N, 2, L, D]
     components = numbers.component_table(
-        activations,
+        sides.numpy(),
         pairs=[pair.id for pair in pairs],
         letters=[(pair.matching[1:-1], pair.other[1:-1]) for pair in pairs],
     )
@@ -87,7 +86,7 @@ def _one(
     along = lens.projection_table(chat.model, chat.tokenizer, caa.fitted(), text=asked, layer=layer)
     tables = {
         "vectors": numbers.vector_table(vectors, reference=caa.label),
-        "diagnostics": vector_diagnostics(activations[:, 0], activations[:, 1]),
+        "diagnostics": diagnosed(sides, pairs),
         "lens": lens.lens_table(chat.model, chat.tokenizer, caa.fitted()),
         "text": along,
     }

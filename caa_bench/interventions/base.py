@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from caa_bench.errors import UserError
@@ -205,12 +206,22 @@ class Intervention:
         """Write the learned artifact (safetensors and JSON, with checksums, and a card) whole or not at all."""
         self.keep(folder)
 
-    def keep(self, folder: Path, *, tensors: Mapping[str, Tensor] | None = None) -> None:
-        """What every `save_pretrained` ends with: tensors, settings and a card, beside files that are there already."""
+    def keep(
+        self,
+        folder: Path,
+        *,
+        tensors: Mapping[str, Tensor] | None = None,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """What every `save_pretrained` ends with: tensors, settings and a card, beside files that are there already.
+
+        Args:
+            facts: what else is known of the fit, as JSON.
+        """
         from caa_bench.cards import CARD, card
         from caa_bench.files import write_artifact
 
-        write_artifact(folder, tensors=tensors, meta={"settings": self.settings()}, texts={CARD: card(self)})
+        write_artifact(folder, tensors=tensors, meta={"settings": self.settings(), **facts}, texts={CARD: card(self)})
 
     def load(self, folder: Path) -> Self:
         """Take over the artifact in `folder`, after checking it byte by byte.

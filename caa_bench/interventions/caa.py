@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Ingredient, Layers, Source
-from caa_bench.interventions.vectors import SteeringVector, grid_mistakes, letter_differences
+from caa_bench.interventions.vectors import SteeringVector, diagnosed, grid_mistakes, letter_differences, letter_sides
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from caa_bench.behavior import Pairs
+    from caa_bench.interventions.vectors import Diagnostics
     from caa_bench.model import ChatModel
 
 
@@ -108,10 +109,14 @@ class CAA(SteeringVector):
         Raises:
             UserError: `vector_model` has other layers than `model`.
         """
+        from caa_bench.analysis.diagnostics import as_lines
+
         parts = self.ingredients(pairs)
         if not parts:
-            differences = self.read_differences(model, tokenizer, pairs)
+            sides = self._read_sides(model, tokenizer, pairs)
+            differences = sides[:, 0] - sides[:, 1]
             self.vectors = mean_vector(differences)
+            self.diagnostics = as_lines(diagnosed(sides, self.own_pairs(pairs)))
             self.differences = differences if self._keep_differences else None
             return
         missing = [part for part, raw in zip(parts, self._raw.values(), strict=True) if raw.vectors is None]
@@ -119,9 +124,11 @@ class CAA(SteeringVector):
             with self._read_from(model, tokenizer) as chat:
                 for part in missing:
                     part.intervention.fit(chat.model, chat.tokenizer, part.pairs)
-        own = self._raw[self._own_behavior(pairs)].fitted()
+        raw = self._raw[self._own_behavior(pairs)]
+        own = raw.fitted()
         self._refuse_other_shape(own, model)
         self.vectors = own * self._scale(own) if self.config.normalize else own
+        self.diagnostics = self._of_raw(raw)
         self._raw = {}  # another fit is another model or other pairs
 
     def read_differences(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
@@ -154,6 +161,18 @@ class CAA(SteeringVector):
             layer=self.vector_layer(condition),
             model=self.config.vector_model,
         )
+
+    def _read_sides(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
+        with self._read_from(model, tokenizer) as chat:
+            return letter_sides(chat.model, chat.tokenizer, self.own_pairs(pairs))
+
+    def _of_raw(self, raw: CAA) -> Diagnostics:
+        """The raw pairs' diagnostics with the length that is added; the residual norm of another model says nothing."""
+        kept: dict[str, Any] = {"residual_norm": None} if self.config.vector_model else {}
+        norms = self.fitted().double().norm(dim=-1).tolist()
+        return [
+            {**line, **kept, "norm": float(f"{norm:.6g}")} for line, norm in zip(raw.diagnostics, norms, strict=False)
+        ]
 
     def _own_behavior(self, pairs: Pairs) -> str:
         return self.config.vector_behavior or pairs.behavior

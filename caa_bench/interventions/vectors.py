@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -9,21 +10,26 @@ from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Intervention, Layers
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from caa_bench.behavior import Pairs
     from caa_bench.engine.edit import Edit
 
+Diagnostics = Sequence[Mapping[str, float | int | None]]
+
 
 class SteeringVector(Intervention):
     """Adds `multiplier * vectors[layer]` to the output of one block, from the instruction's last token on.
 
-    Subclasses set `vectors` in `fit`: fp32 on the CPU, one row a decoder block. [L, D]
+    Subclasses set `vectors` in `fit`: fp32 on the CPU, one row a decoder block. [L, D] Where they come from pairs,
+    `diagnostics` says how far these agree, a line a layer (`analysis.diagnostics`); empty where that is not known.
     """
 
     trains = True
     vectors: Tensor | None = None
+    diagnostics: Diagnostics = ()
 
     def fitted(self) -> Tensor:
         """The vectors. [L, D]
@@ -49,8 +55,9 @@ class SteeringVector(Intervention):
         return [Edit(layer=condition.layer, delta=condition.multiplier * self.fitted()[source])]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `vectors` as safetensors with the settings that made them, checksummed."""
-        self.keep(folder, tensors={"vectors": self.fitted()})
+        """Write `vectors` as safetensors with the settings that made them and their diagnostics, checksummed."""
+        facts = {"diagnostics": list(self.diagnostics)} if self.diagnostics else {}
+        self.keep(folder, tensors={"vectors": self.fitted()}, facts=facts)
 
     def load(self, folder: Path) -> Self:
         """Read checked vectors.
@@ -60,11 +67,23 @@ class SteeringVector(Intervention):
         """
         from caa_bench.files import read_artifact
 
-        vectors = read_artifact(folder, expect=None).tensors.get("vectors")
+        artifact = read_artifact(folder, expect=None)
+        vectors, lines = artifact.tensors.get("vectors"), artifact.meta.get("diagnostics", [])
         if vectors is None or vectors.dim() != 2:
             raise UserError(f"{folder}: no [layers, hidden] tensor called 'vectors'; delete the folder and fit again")
-        self.vectors = vectors
+        if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+            raise UserError(f"{folder}: its diagnostics are no list of layers; delete the folder and fit again")
+        self.vectors, self.diagnostics = vectors, lines
         return self
+
+
+def diagnosed(sides: Tensor, pairs: Pairs) -> pd.DataFrame:
+    """`analysis.diagnostics.vector_diagnostics` of what `letter_sides` gave for these pairs. [N, 2, L, D]"""
+    from caa_bench.analysis.diagnostics import vector_diagnostics
+
+    matching, other = (sides[:, side].numpy() for side in (0, 1))
+    items, keys = [pair.item for pair in pairs], [pair.matching for pair in pairs]
+    return vector_diagnostics(matching, other, clusters=items, keys=keys)
 
 
 def letter_differences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:

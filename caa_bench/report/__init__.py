@@ -25,12 +25,14 @@ class Report:
         folder: the run folder.
         manifest: its manifest.
         cells: one line a cell (cells.csv).
-        stacking: one line a base, vector, layer and multiplier (stacking.csv).
+        stacking: one line a base, vector, layer and multiplier (stacking.csv); with the effects in words where the run
+            has answers in words.
         items: one line a cell and item: what every table is computed from.
         shifts: one line a cell, against its own base and against the unchanged model (shifts.csv).
         reliability: one line a dose curve: slope, rank correlation, anti-steerable share (reliability.csv).
         item_reliability: the same, one line an item (items.csv).
         notices: what a reader must know, worst first.
+        vectors: one line a vector and layer: how far its training pairs agree (vectors.csv); empty where not known.
         answers: the answers in words, where the run has some; None else.
     """
 
@@ -42,6 +44,7 @@ class Report:
     shifts: pd.DataFrame
     reliability: pd.DataFrame
     item_reliability: pd.DataFrame
+    vectors: pd.DataFrame
     notices: tuple[Notice, ...] = ()
     answers: Answers | None = None
 
@@ -103,6 +106,7 @@ def make_report(folder: Path) -> Report:
     from caa_bench.report.answers import EVALUATOR, find_answers
     from caa_bench.report.attention import notices
     from caa_bench.report.conditions import of_behavior
+    from caa_bench.report.vectors import vector_lines
 
     manifest = read_manifest(folder)
     facts, recipe = manifest["facts"], manifest["recipe"]
@@ -115,19 +119,23 @@ def make_report(folder: Path) -> Report:
     items = item_scores(store.frame(), protocol=recipe["protocol"])
     settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
     behavior = of_behavior(cells)
+    answers: Answers | None = None
+    if worded.any():
+        answers = find_answers(folder, store.answers(), every[worded], facts=facts, **settings)
+        answers = replace(answers, cells=_in_plan_order(answers.cells, every))
+    in_words = None if answers is None else answers.effects
     report = Report(
         folder=folder,
         manifest=manifest,
         cells=_in_plan_order(cell_table(items, cells, **settings), cells),
-        stacking=_in_plan_order(stacking_table(items, behavior, **settings), cells),
+        stacking=_in_plan_order(stacking_table(items, behavior, in_words=in_words, **settings), cells),
         items=items,
         shifts=shift_table(items, cells, **settings),
         reliability=reliability_table(items, behavior, **settings),
         item_reliability=item_reliability(items, behavior),
+        vectors=vector_lines(manifest),
+        answers=answers,
     )
-    if worded.any():
-        answers = find_answers(folder, store.answers(), every[worded], facts=facts, **settings)
-        report = replace(report, answers=replace(answers, cells=_in_plan_order(answers.cells, every)))
     return replace(report, notices=tuple(notices(report, done=store.done)))
 
 
@@ -135,13 +143,12 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
     """What is written as CSV, by name; answers in words have lines and columns of their own, where there are any."""
     import pandas as pd
 
-    from caa_bench.analysis.transfer import beside
-
     tables = {name: getattr(report, name) for name in ("cells", "stacking", "shifts", "reliability")}
     if report.answers is not None:
         tables["cells"] = pd.concat([report.cells, report.answers.cells], ignore_index=True)
-        tables["stacking"] = beside(report.stacking, report.answers.effects)
         tables["judges"] = report.answers.judges
+    if len(report.vectors):
+        tables["vectors"] = report.vectors
     return tables
 
 

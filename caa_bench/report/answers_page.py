@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from caa_bench.analysis.transfer import beside
+from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.report import words
 from caa_bench.report.answers import Answers, Example, examples, judged_by, leading
 from caa_bench.report.grids import Cell, Grid, GridRow
 from caa_bench.report.headline import Headline, at_headline, in_recipe_order, measured
-from caa_bench.report.quotes import cell_quote, cell_span, line_key, line_span
+from caa_bench.report.quotes import cell_quote, cell_span, line_key, line_quote, line_span
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -46,7 +46,7 @@ def spoken(report: Report, chosen: Headline) -> Spoken | None:
     return Spoken(
         judged_by=judged_by(report.answers),
         scores=_scores(report, report.answers, chosen),
-        transfer=_transfer(report, report.answers, chosen),
+        transfer=_transfer(report, chosen),
         examples=examples(report.answers, chosen, report),
     )
 
@@ -55,7 +55,7 @@ def _scores(report: Report, answers: Answers, chosen: Headline) -> Grid:
     rows = []
     for cell in leading(answers, chosen, report).to_dict("records"):
         numbers: list[Cell] = [cell_span(cell, "score", words.probability)]
-        numbers += [cell_span(cell, "score_shift", words.signed)]
+        numbers += [cell_span(cell, name, words.signed) for name in ("score_shift", "score_total")]
         numbers += [cell_quote(cell, name, form) for name, form in QUALITY.items()]
         dose = words.dose(cell["multiplier"]) if cell["multiplier"] else "0"
         rows.append(
@@ -68,33 +68,45 @@ def _scores(report: Report, answers: Answers, chosen: Headline) -> Grid:
             )
         )
     return Grid(
-        caption="Mean score from 0 to 1 (the behavior), its shift from the base alone, 95% intervals over questions; "
-        "text quality: distinct word pairs, share of looping words, perplexity under the plain model",
+        caption="Mean score from 0 to 1 (the behavior), its shift from the base alone, its total change from the "
+        "unchanged model, 95% intervals over questions; text quality: distinct word pairs, share of looping words, "
+        "perplexity under the plain model",
         names=("base", "multiplier"),
-        heads=("score", "score_shift", *QUALITY),
+        heads=("score", "score_shift", "score_total", *QUALITY),
         rows=tuple(rows),
         flagged=True,
     )
 
 
-def _transfer(report: Report, answers: Answers, chosen: Headline) -> Grid:
+def _transfer(report: Report, chosen: Headline) -> Grid:
     """What CAA adds to the letter and to the words, in the direction of the dose."""
-    lines = at_headline(beside(measured(report.stacking), answers.effects), chosen)
+    lines = at_headline(measured(report.stacking), chosen)
     effects = ("caa_alone_p", "open_ended_caa_alone", "caa_on_top_p", "open_ended_caa_on_top", "open_ended_interaction")
     rows = tuple(
         GridRow(
             place="line",
             key=line_key(line),
             names=(words.named(line["base"], line["base_dose"]), words.dose(line["multiplier"])),
-            cells=tuple(line_span(line, name, words.signed) for name in effects),
-            flag="signs differ" if line["caa_on_top_p"] * line["open_ended_caa_on_top"] < 0 else "",
+            cells=(
+                *(line_span(line, name, words.signed) for name in effects),
+                line_quote(line, "open_ended_n", words.count),
+            ),
+            flag=_flag(line),
         )
         for line in in_recipe_order(lines, report.manifest["recipe"].get("bases", [])).to_dict("records")
     )
     return Grid(
         caption="Does it carry over? Change of p(matching) and of the score in words, in the direction of the dose",
         names=("base", "dose"),
-        heads=effects,
+        heads=(*effects, "open_ended_n"),
         rows=rows,
         flagged=True,
     )
+
+
+def _flag(line: dict[str, Any]) -> str:
+    """The verdict's own words; else of points alone, whose difference may be chance."""
+    if OPPOSITE in str(line["tags"]).split(";"):
+        return OPPOSITE
+    apart = line["caa_on_top"] * line["open_ended_caa_on_top"] < 0
+    return "signs of the points differ" if apart else ""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from caa_bench.analysis.placebo import within_placebo
+from caa_bench.analysis.verdict import OPPOSITE, opposite
 from caa_bench.report import words
-from caa_bench.report.conditions import capability_lines, condition_of
+from caa_bench.report.conditions import Key, capability_lines, condition_of
 from caa_bench.report.headline import Headline, at_headline, measured, placebos
 from caa_bench.report.quotes import Quote, Span, cell_quote, cell_span, line_key, line_quote, line_span
 
@@ -31,6 +32,7 @@ class Row:
         told: verdict and tags in words, "no room" first, without the numbers that stand beside them anyway.
         option_mass: in the row's own cell.
         capability: change of p(correct) from the unchanged model.
+        in_words: the effect on the judged score of answers in words (0-1), where there are some.
         line: the stacking line's key.
         cell: the row's own cell.
     """
@@ -49,6 +51,7 @@ class Row:
     room: Quote | None = None
     detectable: Quote | None = None
     capability: Span | None = None
+    in_words: Span | None = None
     verdict: str = ""
     told: str = ""
     tags: tuple[str, ...] = ()
@@ -69,12 +72,34 @@ class Row:
 
 def rows(report: Report, chosen: Headline) -> list[Row]:
     """Every row, base by base in the recipe's order: the base alone, then the vector on it at each headline dose."""
-    losses, conditions = capability_lines(report.shifts), report.cells.set_index("cell")
+    losses, spoken, conditions = capability_lines(report.shifts), _spoken(report), report.cells.set_index("cell")
     made = []
     for row in _rows(report, chosen):
-        lost = None if row.kind == "none" else losses.get(condition_of(conditions.loc[row.cell]))
-        made.append(row if lost is None else replace(row, capability=cell_span(lost, "total_p", words.signed)))
+        condition = condition_of(conditions.loc[row.cell])
+        lost, said = losses.get(condition), spoken.get(condition)
+        if row.kind != "none":
+            lost_span = None if lost is None else cell_span(lost, "total_p", words.signed)
+            row = replace(row, capability=lost_span, in_words=None if said is None else _in_words(row, said))
+        made.append(row if row.kind == "stack" else _with_opposite(row))
     return made
+
+
+def _spoken(report: Report) -> dict[Key, dict[str, Any]]:
+    """The cells of answers in words, by condition."""
+    cells = [] if report.answers is None else report.answers.cells.to_dict("records")
+    return {condition_of(cell): cell for cell in cells}
+
+
+def _in_words(row: Row, said: dict[str, Any]) -> Span:
+    """Against what the row's own effect is: the unchanged model for a base alone, the base for what is put on it."""
+    return cell_span(said, "score_total" if row.kind == "base" else "score_shift", words.signed)
+
+
+def _with_opposite(row: Row) -> Row:
+    """An arm alone has no verdict to say it: that what it does to the words is the opposite."""
+    if row.effect is None or row.in_words is None or not opposite(row.effect.ends, row.in_words.ends):
+        return row
+    return replace(row, tags=(OPPOSITE,), told="; ".join(filter(None, (row.told, OPPOSITE))))
 
 
 def _rows(report: Report, chosen: Headline) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from caa_bench.analysis.warn_answers import answer_warnings
 from caa_bench.analysis.warn_facts import RunFacts, Tables
 from caa_bench.report.conditions import of_behavior
 from caa_bench.report.headline import headline
+from caa_bench.report.vectors import leading_line
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -38,12 +39,18 @@ def notices(report: Report, *, done: Set[str]) -> list[Notice]:
     Args:
         done: keys of the batches whose rows are there.
     """
-    layer, manifest = headline(report).layer, report.manifest
+    chosen, manifest = headline(report), report.manifest
+    layer = chosen.layer
     names = ("cells", "stacking", "shifts", "reliability")
     tables = Tables(**{name: _leading(of_behavior(getattr(report, name)), layer) for name in names})
     facts, behavior = manifest["facts"], manifest["facts"]["behavior"]["id"]
     answers = report.answers
-    known = RunFacts(test_opened=manifest["test_opened"] or None, open_ended=_open_shifts(answers, layer))
+    known = RunFacts(
+        test_opened=manifest["test_opened"] or None,
+        choice_at_edge=tuple(dict.fromkeys(column for choice in chosen.choices for column in choice.at_edge)),
+        open_ended=_open_shifts(answers, layer),
+        vector=leading_line(report, chosen),
+    )
     found = find_warnings(tables, {behavior: known})
     said = [Notice(severity=warning.severity, text=warning.text) for warning in found]
     counted = [report.cells]
@@ -68,13 +75,16 @@ def _unjudged(answers: Answers) -> Iterator[str]:
 
 
 def _open_shifts(answers: Answers | None, layer: float | None) -> pd.DataFrame | None:
-    """The judged shift of CAA, as the rule that compares it with A/B answers takes it."""
+    """The judged shift of CAA and of each base alone, as the rule that compares them with A/B answers takes it."""
     if answers is None:
         return None
     cells = _leading(answers.cells, layer)
-    names = {f"score_shift{end}": f"shift{end}" for end in ("_low", "_high")}
-    columns = ["base", "base_dose", "layer", "multiplier", *names]
-    return cells.loc[cells["vector"] == "caa", columns].rename(columns=names)
+    parts = []
+    for effect, lines in (("score_shift", cells["vector"] == "caa"), ("score_total", cells["multiplier"] == 0)):
+        names = {f"{effect}{end}": f"shift{end}" for end in ("_low", "_high")}
+        columns = ["base", "base_dose", "layer", "multiplier", *names]
+        parts.append(cells.loc[lines, columns].rename(columns=names))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _leading(table: pd.DataFrame, layer: float | None) -> pd.DataFrame:

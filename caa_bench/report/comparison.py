@@ -60,6 +60,7 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
         .render(
             runs=runs,
             bases=list(dict.fromkeys(base for run in runs for base in run.stacks)),
+            spoken=any(report.answers is not None for report in reports),
             style_hash=template_hash("style.css.jinja"),
             script_hash=template_hash("script.js.jinja"),
         )

@@ -35,7 +35,9 @@ def every_stack(report: Report) -> str:
     stacking = in_recipe_order(measured(report.stacking), report.manifest["recipe"].get("bases", []))
     if stacking.empty:
         return ""
-    effects = ("caa_alone", "caa_on_top", "interaction", "retention")
+    effects = ["caa_alone", "caa_on_top", "interaction", "retention"]
+    spoken = "open_ended_caa_on_top" in stacking
+    effects += ["open_ended_caa_on_top"] if spoken else []
     lines = [
         [
             words.named(line["base"], line["base_dose"]),
@@ -50,7 +52,8 @@ def every_stack(report: Report) -> str:
         for line in stacking.to_dict("records")
     ]
     heads = ["base", "vector", "layer", "dose", *effects, "q_value", "family", "verdict"]
-    title = "Every stack: effects in log-odds in the direction of the dose, 95% interval"
+    units = "log-odds (open_ended: of the score in words, 0-1)" if spoken else "log-odds"
+    title = f"Every stack: effects in {units} in the direction of the dose, 95% interval"
     return f"{title}\n{columns(heads, lines)}"
 
 

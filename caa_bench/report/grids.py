@@ -63,7 +63,9 @@ def stacks_grid(report: Report, chosen: Headline, *, everything: bool) -> Grid:
     """Every stacking line of the headline's vector and layer, or of all of them."""
     table = in_recipe_order(measured(report.stacking), report.manifest["recipe"].get("bases", []))
     table = table if everything else at_headline(table, chosen)
-    effects = ("caa_alone", "caa_on_top", "interaction", "retention")
+    effects = ["caa_alone", "caa_on_top", "interaction", "retention"]
+    spoken = "open_ended_caa_on_top" in table
+    effects += ["open_ended_caa_on_top"] if spoken else []
     rows = []
     for line in table.to_dict("records"):
         numbers: list[Cell] = [line_span(line, name, words.number) for name in effects]
@@ -72,8 +74,9 @@ def stacks_grid(report: Report, chosen: Headline, *, everything: bool) -> Grid:
         numbers += [line_quote(line, "n", words.count), str(line["family"]), str(line["verdict_text"])]
         rows.append(GridRow(place="line", key=line_key(line), names=_place(line, everything), cells=tuple(numbers)))
     heads = (*effects, "q_value", "detectable_effect", "p_before", "p_after", "room", "n", "family", "verdict")
+    units = "log-odds (open_ended: of the score in words, 0-1)" if spoken else "log-odds"
     return Grid(
-        caption="Effects in log-odds in the direction of the dose, with 95% intervals",
+        caption=f"Effects in {units} in the direction of the dose, with 95% intervals",
         names=("base", "vector", "layer", "dose") if everything else ("base", "dose"),
         heads=heads,
         rows=tuple(rows),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.report import words
@@ -19,18 +20,25 @@ _SPECIAL = {
 
 
 def stacking_latex(report: Report) -> str:
-    r"""One `\begin{table}`: base, dose, CAA alone, on top, retention, p before and after, verdict. Needs booktabs."""
+    r"""One `\begin{table}`: base, dose, CAA alone, on top (and in words, where there are some), retention, p
+    before and after, verdict. Needs booktabs.
+    """
     chosen = headline(report)
     lines = in_recipe_order(at_headline(measured(report.stacking), chosen), report.manifest["recipe"].get("bases", []))
-    body = [_line(line) for line in lines.to_dict("records")]
-    heads = ["base", "dose", "CAA alone", "CAA on top", "retention", "$p$ before", "$p$ after", "verdict"]
+    spoken = report.answers is not None
+    effects = {"caa_alone": "CAA alone", "caa_on_top": "CAA on top"}
+    effects |= {"open_ended_caa_on_top": "in words"} if spoken else {}
+    effects |= {"retention": "retention"}
+    body = [_line(line, effects) for line in lines.to_dict("records")]
+    heads = ["base", "dose", *effects.values(), "$p$ before", "$p$ after", "verdict"]
     caption = f"{escape(head(report, chosen))} Effects in log-odds in the direction of the dose, 95\\% intervals."
+    caption += " In words: CAA on top, on the judged score (0--1) of open-ended answers." if spoken else ""
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering\small",
             rf"\caption{{{caption}}}",
-            r"\begin{tabular}{lrrrrrrl}",
+            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 2)}l}}",
             r"\toprule",
             " & ".join(heads) + r" \\",
             r"\midrule",
@@ -48,8 +56,8 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(letter, letter) for letter in text)
 
 
-def _line(line: dict[str, Any]) -> str:
-    effects = [_interval(line, name) for name in ("caa_alone", "caa_on_top", "retention")]
+def _line(line: dict[str, Any], names: Iterable[str]) -> str:
+    effects = [_interval(line, name) for name in names]
     levels = [_math(words.probability(line[name])) for name in ("p_before", "p_after")]
     verdict = escape(str(line["verdict_text"])).replace(r"-\textgreater{}", r"$\to$")
     name = escape(words.named(line["base"], line["base_dose"]))

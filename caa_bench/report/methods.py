@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.analysis.intervals import MIN_ITEMS
@@ -55,4 +55,17 @@ def _sentences(report: Report) -> list[str]:
         "Effects are means of per-item differences of the log-odds with 95% intervals from a studentized bootstrap "
         f"over clusters ({recipe['draws']} draws, seed {recipe['seed']}); below {MIN_ITEMS} items none is given.",
         "Interactions were tested by sign flips over clusters with Benjamini-Hochberg correction.",
+        *_spoken(report),
     ]
+
+
+def _spoken(report: Report) -> Iterator[str]:
+    """How the answers in words were scored, where there are some."""
+    if report.answers is None or not len(report.answers.judges):
+        return
+    judge, questions = report.answers.judges.loc[0, "judge"], report.answers.items["item"].nunique()
+    yield (
+        f"Under each condition {questions} open-ended questions were answered in words and scored from 0 to 1 (the "
+        f"behavior) by the judge {judge}; where this effect and that on the log-odds have intervals on different sides "
+        "of 0, the verdict says so."
+    )

@@ -24,6 +24,7 @@ from caa_bench.report.plots import layer_chart, overlay, panels
 from caa_bench.report.quotes import Quote, Span
 from caa_bench.report.repeat import COMMAND, REPORT_COMMAND, recipe_yaml
 from caa_bench.report.sentence import Verdict, row_name, sentence
+from caa_bench.report.vectors import vectors_grid
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -57,6 +58,7 @@ def render_page(report: Report) -> str:
             stacks=stacks,
             every_stack=every if len(every.rows) > len(stacks.rows) else None,
             spoken=spoken(report, chosen),
+            vectors=vectors_grid(report),
             letters=letters_grid(report, chosen),
             reliability=reliability_grid(report, chosen),
             items=items_grid(report, chosen),

@@ -22,7 +22,8 @@ class Quote:
     Args:
         text: as shown.
         value: unrounded; NaN is n/a.
-        place: what kind of line: `cell` (cells.csv and the shifts), `line` (stacking.csv), `curve`, `item`.
+        place: what kind of line: `cell` (cells.csv and the shifts), `line` (stacking.csv), `curve`, `item`, `vector`
+            (vectors.csv), `artifact`.
         key: that line's key.
         column: its column.
     """
@@ -49,6 +50,11 @@ class Span:
     point: Quote
     low: Quote
     high: Quote
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends, NaN where there is no interval."""
+        return self.low.value, self.high.value
 
     @property
     def bounded(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.report import words
 from caa_bench.report.arms import Row
 from caa_bench.report.capability import capability, loss_clause
@@ -144,7 +145,8 @@ def _mass(rows: Sequence[Row]) -> Iterator[Clause]:
 
 def _levels(row: Row) -> list[Part]:
     before: list[Part] = [] if row.before is None else [row.before, " -> "]
-    return ["p ", *before, row.after]
+    against: list[Part] = [f", {OPPOSITE}"] if OPPOSITE in row.tags and row.kind != "stack" else []
+    return ["p ", *before, row.after, *against]
 
 
 def _effect(row: Row) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.files import terminal_safe
 from caa_bench.report import words
 from caa_bench.report.arms import Row, rows
@@ -83,9 +84,9 @@ def _verdicts(bases: Sequence[str], arms: Sequence[Row]) -> list[str]:
 
 
 def _verdict(row: Row) -> str:
-    if "no room" in row.tags:
-        return "no room"
-    return row.verdict if row.kept is None else f"{row.verdict} {row.kept.point}"
+    told = row.verdict if row.kept is None else f"{row.verdict} {row.kept.point}"
+    told = "no room" if "no room" in row.tags else told
+    return f"{told}; {OPPOSITE}" if OPPOSITE in row.tags else told
 
 
 def _short(name: str) -> str:

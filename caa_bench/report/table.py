@@ -18,6 +18,7 @@ from caa_bench.report.headline import Headline, headline, measured, placebos
 from caa_bench.report.layers import LayerLine, layer_lines
 from caa_bench.report.quotes import Span
 from caa_bench.report.sentence import row_name, sentence
+from caa_bench.report.vectors import vector_text
 from caa_bench.report.words import number as number
 from caa_bench.report.words import probability as probability
 
@@ -44,6 +45,7 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
         _levels(report, chosen),
         capability_text(cost, chosen) if cost else "",
         section(report, chosen),
+        vector_text(report, chosen),
         _placebos(measured(report.shifts)),
         *([every_level(report), every_stack(report)] if detail else []),
         _notices(report, all_of_them=detail),
@@ -69,7 +71,7 @@ def head(report: Report, chosen: Headline) -> str:
 
 
 def _arms(arms: Sequence[Row], chosen: Headline) -> str:
-    costly = any(row.capability is not None for row in arms)
+    costly, spoken = (any(getattr(row, name) is not None for row in arms) for name in ("capability", "in_words"))
     lines = []
     for row in arms:
         indent = "  + " if row.kind in ("vector", "stack") else ""
@@ -82,15 +84,17 @@ def _arms(arms: Sequence[Row], chosen: Headline) -> str:
                 _or_blank(row.retention),
                 _or_blank(row.room),
                 str(row.option_mass),
+                *([_or_blank(row.in_words and row.in_words.point)] if spoken else []),
                 *([_or_blank(row.capability and row.capability.point)] if costly else []),
                 row.told,
             ]
         )
     heads = ["arm or stack", "p(matching)", "shift in log-odds", "retention", "room", "mass"]
-    heads += ["cap.", "verdict"] if costly else ["verdict"]
+    heads += [*(["words"] if spoken else []), *(["cap."] if costly else []), "verdict"]
     title = "Effects with 95% intervals; shift: + is towards matching"
+    title += "; words: the same of the score of answers in words, 0-1" if spoken else ""
     title += "; cap.: change of capability from the unchanged model" if costly else ""
-    return f"{title}\n{columns(heads, lines, wrap_last=True)}"
+    return f"{textwrap.fill(title, WIDTH)}\n{columns(heads, lines, wrap_last=True)}"
 
 
 def _or_blank(shown: object) -> str:
