@@ -40,6 +40,8 @@ class Simulated:
         dropped: how many of the last batches were never written.
         loss: (base, multiplier) -> what it takes from the log-odds of the correct option, at every layer, NaN for
             answers in error; None where capability was not measured.
+        rise: (base, multiplier) -> what it takes from the log-probability of each token of plain text, NaN for passages
+            in error; None where perplexity was not measured.
     """
 
     bases: Sequence[str] = BASES
@@ -60,6 +62,7 @@ class Simulated:
     failed: Sequence[int] = ()
     dropped: int = 0
     loss: Mapping[tuple[str, float], float] | None = None
+    rise: Mapping[tuple[str, float], float] | None = None
     seed: int = 0
 
 
@@ -91,7 +94,8 @@ def simulate(folder: Path, simulated: Simulated | None = None, **changes: Any) -
 
 def _cells(plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
     cells = _cells_of("answer_probability", plan.vectors, plan, recipe)
-    return cells if plan.loss is None else [*cells, *_cells_of("capability", ("caa",), plan, recipe)]
+    cells += [] if plan.loss is None else _cells_of("capability", ("caa",), plan, recipe)
+    return cells if plan.rise is None else [*cells, *_cells_of("perplexity", ("caa",), plan, recipe)]
 
 
 def _cells_of(evaluator: str, vectors: Sequence[str], plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
@@ -129,6 +133,9 @@ def _rows(
             if cell.evaluator == "capability":
                 rows += _correct(plan, cell, number, level)
                 continue
+            if cell.evaluator == "perplexity":
+                rows.append(_read(plan, cell, number, noise))
+                continue
             y = -0.1 + 1.2 * level + SHIFT.get(cell.base, 1.0)
             if cell.vector:
                 kept = plan.kept.get(cell.base, 0.85)
@@ -152,6 +159,23 @@ def _correct(plan: Simulated, cell: Cell, number: int, level: float) -> list[dic
         row = _row(plan, cell, number, order, (number + order) % 2, odds, failed=math.isnan(lost))
         rows.append(row | {"item": f"own/kind {number % 4}/{number:04d}"} | {"cluster": f"own/{number:04d}"})
     return rows
+
+
+def _read(plan: Simulated, cell: Cell, number: int, noise: float) -> dict[str, Any]:
+    """One passage of 5 to 24 tokens."""
+    tokens, risen = 5 + 7 * number % 20, (plan.rise or {}).get((cell.base, cell.multiplier), 0.0)
+    own = 2 + 0.3 * noise + risen * (1 + 0.2 * noise)
+    return {
+        "cell": cell.key,
+        "item": f"passages/{number:04d}",
+        "cluster": f"passages/{number:04d}",
+        "task": "",
+        "metric": "perplexity",
+        "aggregation": "perplexity",
+        "value": None if math.isnan(risen) else -own * tokens,
+        "weight": tokens,
+        "error": "a logit is not finite" if math.isnan(risen) else None,
+    }
 
 
 def _row(

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from caa_bench.engine.batches import batched, pad
-from caa_bench.engine.blocks import frozen, input_device, num_layers
+from caa_bench.engine.blocks import frozen, input_device, num_layers, text_config
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import padded_logits
 from caa_bench.engine.steer import check_layers
 from caa_bench.prompts import Prompt
+
+# Bounds the logits of one forward, [B, T, V] in fp32 and once more as log-probabilities: half a GB.
+_MOST_LOGITS = 2**26
 
 
 def token_log_probs(
@@ -31,6 +34,7 @@ def token_log_probs(
     Args:
         prompts: one for each answer. [N]
         answers: token ids; an empty one gives an empty list. [N]
+        batch_size: most rows of one forward; fewer where the answers are long.
 
     Raises:
         ValueError: an edit names a block that is not there, or prompts and answers are not as many.
@@ -41,8 +45,10 @@ def token_log_probs(
     whole = [Prompt(ids=(*prompts[n].ids, *answers[n]), first_position=prompts[n].first_position) for n in spoken]
     # Grouped by length alone: here nothing is split at the first position, so any two rows may stand together.
     flat = [Prompt(ids=one.ids, first_position=len(one.ids) - 1) for one in whole]
+    longest = max((len(answer) for answer in answers), default=0)
+    most = max(1, min(batch_size, _MOST_LOGITS // ((longest + 1) * int(text_config(model).vocab_size))))
     with frozen(model):
-        for group in batched(flat, batch_size):
+        for group in batched(flat, most):
             rows = [whole[place] for place in group]
             longest = max(len(answers[spoken[place]]) for place in group)
             log_probs = _answer_log_probs(model, rows, edits, keep=longest)

@@ -140,6 +140,8 @@ class Evaluator:
     name: ClassVar[str] = ""
     of_behavior: ClassVar[bool] = True
     """Whether it measures the behavior itself: verdicts and warnings are about these alone, and so are placebos."""
+    shares_prefix: ClassVar[bool] = True
+    """Whether conditions are rows on one computed prompt; else each is a forward of its own, and counted as one."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
