@@ -171,6 +171,10 @@ class Evaluator:
         """One line for each thing that cannot work; run before any weights load."""
         return []
 
+    def check_base(self, base: Intervention) -> list[str]:
+        """One line where it cannot be measured on this base; run before any weights load."""
+        return []
+
     def items(self, behavior: Behavior, *, split: str) -> Sequence[Any]:
         """What is measured; every item has `id`, `cluster` and `question`."""
         raise NotImplementedError
