@@ -108,13 +108,13 @@ class Progress(Callback):
             tqdm.write(f"  {line['base']:<28} {_what(line):<26} {level}", file=sys.stderr)
 
     def _print_metrics(self, cells: pd.DataFrame) -> None:
-        """A line a cell and metric."""
+        """A line a cell and task, of the task's first metric."""
         from caa_bench.analysis.metrics import metric_table
         from caa_bench.report.words import level
         from caa_bench.rows import RowStore
 
         rows = [row for row in RowStore(self.rows_path).metrics() if row["cell"] in cells.index]
-        for line in metric_table(rows, cells, draws=DRAWS).to_dict("records"):
+        for line in metric_table(rows, cells, draws=DRAWS).drop_duplicates(["cell", "task"]).to_dict("records"):
             ends = f"[{level(line['value_low'])}, {level(line['value_high'])}]"
             named = f"{line['task']} {line['metric']}".strip()
             said = f"{named} {level(line['value'])} {ends} n {line['n']}"

@@ -225,6 +225,12 @@ def test_other_aggregations_are_means_and_bits_with_differences() -> None:
     mean = table_of({"0": [0.0, 1.0] * 15, "1": [1.0, 1.0] * 15}, [1] * 30, aggregation="mean", metric="acc", task="t")
     assert mean["value"].tolist() == [0.5, 1.0] and mean["total"].tolist() == [0.0, 0.5]
     assert set(mean["change"]) == {"difference"} and set(mean["task"]) == {"t"}
+    near = table_of(
+        {"0": [1.0] * 28 + [0.0] * 2, "1": [None] * 30}, [1] * 30, aggregation="mean", metric="acc", task="t"
+    )
+    assert near.loc[0.0, "value_high"] <= 1 and near.loc[0.0, "value_low"] < near.loc[0.0, "value"]
+    assert near.loc[1.0, ["value", "value_low", "total", "shift"]].isna().all()
+    assert near.loc[1.0, ["n", "errors", "n_total"]].tolist() == [0, 30, 0]
     bits = table_of({"0": [-8.0] * 30}, [4] * 30, aggregation="bits")
     assert bits["value"].tolist() == pytest.approx([2 / math.log(2)])
     with pytest.raises(ValueError, match="weighs differently"):

@@ -73,7 +73,13 @@ def bootstrap_mean(
 
 
 def bootstrap_ratio(
-    values: np.ndarray, shares: np.ndarray, clusters: np.ndarray, *, seed: int = 0, draws: int = DRAWS
+    values: np.ndarray,
+    shares: np.ndarray,
+    clusters: np.ndarray,
+    *,
+    within: tuple[float, float] = (-np.inf, np.inf),
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> Intervals:
     """The same for a ratio of sums, sum(values) / sum(shares): log-probability a token over passages of any length.
 
@@ -87,12 +93,11 @@ def bootstrap_ratio(
     scale = power_of_two_above(
         np.nan_to_num(shares).reshape(1, -1)
     ).item()  # at most 1, so that sums over resamples stay exact
-    return _bootstrap(cluster_sums(values / scale, clusters, shares=shares / scale), seed=seed, draws=draws)
+    sums = cluster_sums(values / scale, clusters, shares=shares / scale)
+    return _bootstrap(sums, within=within, seed=seed, draws=draws)
 
 
-def _bootstrap(
-    sums: ClusterSums, *, within: tuple[float, float] = (-np.inf, np.inf), seed: int, draws: int
-) -> Intervals:
+def _bootstrap(sums: ClusterSums, *, within: tuple[float, float], seed: int, draws: int) -> Intervals:
     weights = resample_weights(sums.total.shape[1], seed=seed, draws=draws)
     se = standard_error(sums)
     first, back = _distinct(sums)  # "CAA alone" is the same column on every base: resampled once

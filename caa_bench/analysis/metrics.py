@@ -64,7 +64,7 @@ def metric_table(
 def _group_table(group: Group, aggregation: str, *, seed: int, draws: int) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION, "fit"]].copy()
     value, weight = group.matrix("value"), group.matrix("weight")
-    level = bootstrap_ratio(value, weight, group.clusters, seed=seed, draws=draws)
+    level = bootstrap_ratio(value, weight, group.clusters, within=_range(value, aggregation), seed=seed, draws=draws)
     table["change"] = "ratio" if aggregation == "perplexity" else "difference"
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
     table["errors"] = np.nansum(group.matrix("error"), axis=0).astype(int)
@@ -78,6 +78,12 @@ def _group_table(group: Group, aggregation: str, *, seed: int, draws: int) -> pd
         table[f"n_{name}"] = found.n
         _put(table, name, found, aggregation)
     return table
+
+
+def _range(value: np.ndarray, aggregation: str) -> tuple[float, float]:
+    """Between 0 and 1 where no item's value lies outside, as of an accuracy; nothing is known of other metrics."""
+    bounded = aggregation == "mean" and np.nanmin(value, initial=0.0) >= 0 and np.nanmax(value, initial=1.0) <= 1
+    return (0.0, 1.0) if bounded else (-np.inf, np.inf)
 
 
 def _put(table: pd.DataFrame, name: str, found: Intervals, aggregation: str) -> None:

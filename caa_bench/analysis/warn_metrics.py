@@ -15,7 +15,7 @@ RISE = 1.5
 
 
 def metric_warnings(metrics: pd.DataFrame, shifts: pd.DataFrame) -> Iterator[Found]:
-    """Where a perplexity rises by RISE and more while the behavior moves.
+    """Where the perplexity of plain text rises by RISE and more a token while the behavior moves.
 
     A steered cell is compared with its own base alone, a base alone with the unchanged model: what each adds itself.
 
@@ -24,7 +24,7 @@ def metric_warnings(metrics: pd.DataFrame, shifts: pd.DataFrame) -> Iterator[Fou
         shifts: from `shifts.shift_table`, of the evaluators that measure the behavior.
     """
     moved = shifts.assign(moves=_moves(shifts))[[*CONDITION, "moves"]].drop_duplicates(CONDITION)
-    ratios = metrics[metrics["change"] == "ratio"].merge(moved, on=CONDITION, how="inner")
+    ratios = metrics[metrics["evaluator"] == "perplexity"].merge(moved, on=CONDITION, how="inner")
     name = np.where(ratios["multiplier"] == 0, "total", "shift")
     rise, low = (_each(ratios, name, end) for end in ("", "_low"))
     dear = ratios[(rise >= RISE) & (low > 1) & ratios["moves"].to_numpy(bool)]
@@ -38,7 +38,7 @@ def metric_warnings(metrics: pd.DataFrame, shifts: pd.DataFrame) -> Iterator[Fou
     yield Found(
         severity="caution",
         count=len(dear),
-        text=f"The {_of(worst)} of plain text is {worst[column]:.2f} [{worst[f'{column}_low']:.2f}, "
+        text=f"The perplexity of plain text is {worst[column]:.2f} [{worst[f'{column}_low']:.2f}, "
         f"{worst[f'{column}_high']:.2f}] times {below} at {_where(worst)} (n {worst[f'n_{column}']}"
         f"{_others(len(dear) - 1)}), while the behavior moves: it may cost the model its language.",
     )
@@ -53,10 +53,6 @@ def _moves(shifts: pd.DataFrame) -> np.ndarray:
 def _each(table: pd.DataFrame, name: np.ndarray, end: str) -> np.ndarray:
     """Of every line the column that `name` says, `total` or `shift`."""
     return np.where(name == "total", table[f"total{end}"], table[f"shift{end}"]).astype(float)
-
-
-def _of(line: pd.Series) -> str:
-    return f"{line['task']}: {line['metric']}" if line["task"] else str(line["metric"])
 
 
 def _others(count: int) -> str:

@@ -26,6 +26,10 @@ NOTE = (
     "its own base; both over the same items. A perplexity changes by a ratio, more is worse; all else by a difference."
 )
 
+_CHANGES = {"ratio": "ratio to", "difference": "difference from"}
+_PRINTED = 4
+"""Metrics on the terminal: a group of tasks would fill it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
@@ -55,9 +59,16 @@ class Metric:
     def title(self) -> str:
         """What it is, over how many items."""
         most = max(self.lines, key=lambda line: int(line["n"]))
-        named = f"{self.task}: {self.metric}" if self.task else self.metric
+        named = f"{self.task}: {self.metric}" if self.task else self.metric.capitalize()
         tokens = f", {most['weight']:,.0f} tokens" if self.evaluator == "perplexity" else ""
-        return f"{named[:1].upper()}{named[1:]}" + f" (n {words.count(most['n'])}{tokens})"
+        return f"{named} (n {words.count(most['n'])}{tokens})"
+
+    @property
+    def form(self) -> Callable[[float], str]:
+        """How a level is written: as a probability where it can be one."""
+        ends = [line[f"value{end}"] for line in self.lines for end in ("", "_low", "_high")]
+        can_be = self.lines[0]["change"] == "difference" and not any(x < 0 or x > 1 for x in ends)
+        return words.probability if can_be else words.level
 
     @property
     def change(self) -> Callable[[float], str]:
@@ -78,8 +89,10 @@ def metrics_text(report: Report, chosen: Headline, *, detail: bool) -> str:
     """The printed sections: level and change of every base and dose; without `detail`, each task's first metric."""
     every = list(found_metrics(report, chosen))
     first = {(one.evaluator, one.task): one for one in reversed(every)}
-    shown = every if detail else [one for one in every if first[one.evaluator, one.task] is one]
-    return "\n\n".join(_printed(one, chosen) for one in shown)
+    shown = every if detail else [one for one in every if first[one.evaluator, one.task] is one][:_PRINTED]
+    rest = len(every) - len(shown)
+    more = [f"{rest} more metric{'s' if rest > 1 else ''} in table.txt"] if rest else []
+    return "\n\n".join([*(_printed(one, chosen) for one in shown), *more])
 
 
 def metric_sections(report: Report, chosen: Headline) -> list[Section]:
@@ -105,8 +118,8 @@ def _printed(one: Metric, chosen: Headline) -> str:
     heads = ["base", *(f"{words.vector_name(chosen.vector)} {words.dose(m)}" if m else "alone" for m in multipliers)]
     parts = []
     for column, form, what in (
-        ("value", words.level, f"{one.title}, 95% interval"),
-        ("total", one.change, f"  {one.lines[0]['change']} to the unchanged model, over the same items"),
+        ("value", one.form, f"{one.title}, 95% interval"),
+        ("total", one.change, f"  {_CHANGES[one.lines[0]['change']]} the unchanged model, over the same items"),
     ):
         table = [
             [base, *(str(metric_span(own[m], column, form)) if m in own else "" for m in multipliers)]
@@ -119,7 +132,7 @@ def _printed(one: Metric, chosen: Headline) -> str:
 def _grid(one: Metric) -> Grid:
     rows = []
     for line in one.lines:
-        spans: list[Span] = [metric_span(line, "value", words.level)]
+        spans: list[Span] = [metric_span(line, "value", one.form)]
         spans += [metric_span(line, name, one.change) for name in ("total", "shift")]
         counts = [metric_quote(line, name, words.count) for name in ("n", "n_total", "n_shift", "errors")]
         numbers: tuple[Cell, ...] = (*spans, *counts)
