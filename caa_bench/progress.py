@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from caa_bench.callbacks import Callback
+from caa_bench.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +117,7 @@ class Progress(Callback):
         rows = [row for row in RowStore(self.rows_path).metrics() if row["cell"] in cells.index]
         for line in metric_table(rows, cells, draws=DRAWS).drop_duplicates(["cell", "task"]).to_dict("records"):
             ends = f"[{level(line['value_low'])}, {level(line['value_high'])}]"
-            named = f"{line['task']} {line['metric']}".strip()
+            named = terminal_safe(f"{line['task']} {line['metric']}".strip())
             said = f"{named} {level(line['value'])} {ends} n {line['n']}"
             tqdm.write(f"  {line['base']:<28} {_what(line):<26} {said}", file=sys.stderr)
 
