@@ -1,8 +1,8 @@
 """Any task of lm-evaluation-harness on the steered model, through its Python API: `pip install caa-bench[lm-eval]`.
 
 Items are the tasks' documents: each batch runs the requests of its documents alone, on this package's engine
-(`caa_bench.harness`), and lm-eval scores them. Every condition has a value of every document and metric, so that changes
-are paired and have intervals. Metrics that are no sum over documents (BLEU, F1) are left out, and said so.
+(`caa_bench.harness`), and lm-eval scores them. Every condition has a value of every document and metric, so that
+changes are paired and have intervals. Metrics that are no sum over documents (BLEU, F1) are left out, and said so.
 """
 
 from __future__ import annotations
