@@ -144,7 +144,9 @@ class Benchmark:
             mistakes += [line for item in self.interventions for line in item.check(layers)]
         if mistakes:
             raise UserError(*mistakes)
-        mistakes = [x for one in self.evaluators for x in one.check(self.behavior, self.chat, split=self.args.split)]
+        for one in self.evaluators:
+            mistakes += one.check(self.behavior, self.chat, split=self.args.split)
+            mistakes += [line for base in self.bases for line in one.check_base(base)]
         if mistakes:
             raise UserError(*mistakes)
         pairs = self.behavior.pairs()

@@ -113,9 +113,10 @@ def _arms_under(evaluator: Evaluator, benchmark: Benchmark, layers: Layers) -> l
     questions = _questions(evaluator, benchmark)
     shared: list[Condition] = []
     alone: list[Condition] = []
+    sharing = benchmark.args.share_prefix and evaluator.shares_prefix
     for vector, conditions in doses_under(evaluator, benchmark.vectors, layers).items():
         for condition in conditions:
-            (shared if benchmark.args.share_prefix and _has_edits(vector, condition) else alone).append(condition)
+            (shared if sharing and _has_edits(vector, condition) else alone).append(condition)
     arms = []
     for base in bases_under(evaluator, benchmark.bases):
         turns = [turn for text in questions for turn in base.rewrite([{"role": "user", "content": text}])]

@@ -117,6 +117,14 @@ class ChatModel:
         hidden = next((text[key] for key in ("hidden_size", "n_embd", "d_model") if key in text), None)
         return None if count is None or hidden is None else self._layers(int(count), hidden=int(hidden))
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its answer, from config.json alone; None where that does not say."""
+        config = self._config_json() or {}
+        text = config.get("text_config", config)
+        found = next((text[key] for key in ("max_position_embeddings", "n_positions", "n_ctx") if key in text), None)
+        return None if found is None else int(found)
+
     def loaded_layers(self) -> Layers:
         """Block count and default block, from the loaded model where config.json does not say."""
         if (known := self.layers) is not None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from caa_bench.callbacks import Callback
+from caa_bench.safe_text import terminal_safe
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from caa_bench.artifacts import Artifact
     from caa_bench.evaluators.base import Row
     from caa_bench.interventions import Intervention
@@ -95,15 +98,32 @@ class Progress(Callback):
 
         cells = pd.DataFrame([vars(self.cells[key]) for key in keys]).rename(columns={"key": "cell"}).set_index("cell")
         rows = frame_of(row for row in RowStore(self.rows_path).rows() if row["cell"] in set(keys) and "letters" in row)
+        self._print_metrics(cells)
         if rows.empty:
             return  # answers in words are not judged yet
         table = cell_table(item_scores(rows, protocol=self.cells[keys[0]].protocol), cells, draws=DRAWS)
         for line in table.to_dict("records"):
-            what = f"{line['vector']} layer {line['layer']:.0f} x{line['multiplier']:+g}" if line["vector"] else "alone"
             low, high = _p(line["p_balanced_low"]), _p(line["p_balanced_high"])
             level = f"p {_p(line['p_balanced'])} [{low}, {high}] n {line['n']}"
             level += "" if line["evaluator"] == "answer_probability" else f" {line['evaluator']}"
-            tqdm.write(f"  {line['base']:<28} {what:<26} {level}", file=sys.stderr)
+            tqdm.write(f"  {line['base']:<28} {_what(line):<26} {level}", file=sys.stderr)
+
+    def _print_metrics(self, cells: pd.DataFrame) -> None:
+        """A line a cell and task, of the task's first metric."""
+        from caa_bench.analysis.metrics import metric_table
+        from caa_bench.report.words import level
+        from caa_bench.rows import RowStore
+
+        rows = [row for row in RowStore(self.rows_path).metrics() if row["cell"] in cells.index]
+        for line in metric_table(rows, cells, draws=DRAWS).drop_duplicates(["cell", "task"]).to_dict("records"):
+            ends = f"[{level(line['value_low'])}, {level(line['value_high'])}]"
+            named = terminal_safe(f"{line['task']} {line['metric']}".strip())
+            said = f"{named} {level(line['value'])} {ends} n {line['n']}"
+            tqdm.write(f"  {line['base']:<28} {_what(line):<26} {said}", file=sys.stderr)
+
+
+def _what(line: Mapping[str, Any]) -> str:
+    return f"{line['vector']} layer {line['layer']:.0f} x{line['multiplier']:+g}" if line["vector"] else "alone"
 
 
 def _say(text: str, *, end: str = "\n") -> None:

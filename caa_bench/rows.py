@@ -8,7 +8,6 @@ next batch. Nothing is written by reading, so a report may look at a run that is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -17,19 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.atomic import append_synced, write_atomic
 from caa_bench.errors import UserError
+from caa_bench.row_kinds import ANSWER_FIELDS as ANSWER_FIELDS
+from caa_bench.row_kinds import FIELDS as FIELDS
+from caa_bench.row_kinds import METRIC_FIELDS as METRIC_FIELDS
+from caa_bench.row_kinds import NOT_FINITE as NOT_FINITE
+from caa_bench.row_kinds import as_line as as_line
 from caa_bench.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FIELDS = ("cell", "item", "cluster", "order", "matching", "letters", "logits", "log_z", "error")
-ANSWER_FIELDS = (
-    "cell", "item", "cluster", "question", "text", "tokens", "ended", "temperature", "max_new_tokens", "seed",
-    "log_prob", "plain_log_prob", "error",
-)  # fmt: skip
-"""A row of an answer in words: `tokens` of it, why it `ended` (stop or length), the `seed` of its generator (None where
-it is greedy), its log-probability where it was made and under the plain model that is asked the plain question."""
-NOT_FINITE = "the logits hold NaN or infinity"
 
 _END = b'{"batch":'
 
@@ -67,9 +62,9 @@ class RowStore:
 
         Args:
             key: the batch's content key.
-            rows: dicts of exactly FIELDS, or of exactly ANSWER_FIELDS. `logits` [K] and `log_z` may be None where
-                `error` says why. Logits or log_z that are not finite are written as null with an error, never as a
-                number.
+            rows: dicts of exactly FIELDS, of exactly ANSWER_FIELDS, or of exactly METRIC_FIELDS. `logits` [K] and
+                `log_z`, or `value`, may be None where `error` says why. What is not finite is written as null with an
+                error, never as a number.
 
         Raises:
             ValueError: the batch is already there, or a row has other fields.
@@ -77,7 +72,7 @@ class RowStore:
         """
         if key in self._batches:
             raise ValueError(f"batch {key!r} is already in {self.path}")
-        lines = [_line(row) for row in rows]
+        lines = [as_line(row) for row in rows]
         data = b"".join(lines) + _end_line(key, lines)
         start = self._size()
         append_synced(self.path, data, start=start)
@@ -97,6 +92,10 @@ class RowStore:
     def answers(self) -> list[dict[str, Any]]:
         """The rows of answers in words: dicts of ANSWER_FIELDS."""
         return [row for row in self.rows() if "text" in row]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics: dicts of METRIC_FIELDS."""
+        return [row for row in self.rows() if "metric" in row]
 
     def refuse_strangers(self, keys: Sequence[str]) -> None:
         """Refuse a file with batches that are not among the plan's keys.
@@ -160,30 +159,6 @@ def _read(path: Path) -> bytes:
         return b""
     except OSError as error:
         raise UserError(f"{terminal_safe(str(path))}: cannot be read ({error.strerror}); check the path") from None
-
-
-def _line(row: Mapping[str, Any]) -> bytes:
-    if set(row) == set(ANSWER_FIELDS):
-        return _json({name: row[name] for name in ANSWER_FIELDS})
-    if set(row) != set(FIELDS):
-        raise ValueError(f"a row needs exactly the fields {FIELDS}, got {tuple(row)}")
-    values = {name: row[name] for name in FIELDS}
-    if row["logits"] is None or row["log_z"] is None:
-        if not row["error"]:
-            raise ValueError("a row without logits needs an error that says why")
-        finite = False
-    else:
-        values["logits"], values["log_z"] = [float(logit) for logit in row["logits"]], float(row["log_z"])
-        finite = all(map(math.isfinite, (*values["logits"], values["log_z"])))
-    if not finite:
-        values |= {"logits": [None] * len(row["letters"]), "log_z": None, "error": row["error"] or NOT_FINITE}
-    if len(values["logits"]) != len(row["letters"]):
-        raise ValueError(f"{len(values['logits'])} logits for the letters {row['letters']!r}")
-    return _json(values)
-
-
-def _json(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _end_line(key: str, lines: Sequence[bytes]) -> bytes:

@@ -44,6 +44,8 @@ class Simulated:
         facts_asked: ids of the capability's questions; own facts of four categories where not given.
         vector_layer / vector_model: where a transferred vector was taken.
         signal: how far apart the training pairs' sides lie, in standard deviations.
+        rise: (base, multiplier) -> what it takes from the log-probability of each token of plain text, NaN for passages
+            in error; None where perplexity was not measured.
     """
 
     bases: Sequence[str] = BASES
@@ -68,6 +70,7 @@ class Simulated:
     vector_layer: int | None = None
     vector_model: str = ""
     signal: float = 4.0
+    rise: Mapping[tuple[str, float], float] | None = None
     seed: int = 0
 
 
@@ -102,7 +105,8 @@ def simulate(folder: Path, simulated: Simulated | None = None, **changes: Any) -
 
 def _cells(plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
     cells = _cells_of("answer_probability", plan.vectors, plan, recipe)
-    return cells if plan.loss is None else [*cells, *_cells_of("capability", ("caa",), plan, recipe)]
+    cells += [] if plan.loss is None else _cells_of("capability", ("caa",), plan, recipe)
+    return cells if plan.rise is None else [*cells, *_cells_of("perplexity", ("caa",), plan, recipe)]
 
 
 def _cells_of(evaluator: str, vectors: Sequence[str], plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
@@ -141,6 +145,9 @@ def _rows(
             if cell.evaluator == "capability":
                 rows += [] if plan.facts_asked else _correct(plan, cell, f"own/kind {number % 4}/{number:04d}", level)
                 continue
+            if cell.evaluator == "perplexity":
+                rows.append(_read(plan, cell, number, noise))
+                continue
             y = -0.1 + 1.2 * level + SHIFT.get(cell.base, 1.0)
             if cell.vector:
                 kept = plan.kept.get(cell.base, 0.85)
@@ -172,6 +179,23 @@ def _facts(plan: Simulated, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     asked = list(zip(plan.facts_asked, levels, strict=True))
     own = [cell for cell in cells if cell.evaluator == "capability"]
     return [row for cell in own for item, level in asked for row in _correct(plan, cell, item, level)]
+
+
+def _read(plan: Simulated, cell: Cell, number: int, noise: float) -> dict[str, Any]:
+    """One passage of 5 to 24 tokens."""
+    tokens, risen = 5 + 7 * number % 20, (plan.rise or {}).get((cell.base, cell.multiplier), 0.0)
+    own = 2 + 0.3 * noise + risen * (1 + 0.2 * noise)
+    return {
+        "cell": cell.key,
+        "item": f"passages/{number:04d}",
+        "cluster": f"passages/{number:04d}",
+        "task": "",
+        "metric": "perplexity",
+        "aggregation": "perplexity",
+        "value": None if math.isnan(risen) else -own * tokens,
+        "weight": tokens,
+        "error": "a logit is not finite" if math.isnan(risen) else None,
+    }
 
 
 def _row(

@@ -120,7 +120,7 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
         "override: vectors: system_prompt_positive changes the conversation",
         "name it in bases",
     ),
-    "unknown evaluator": ("evaluators=[answers]", "override: evaluators: 'answers' is unknown", "open_ended"),
+    "unknown evaluator": ("evaluators=[answers]", "override: evaluators: 'answers' is unknown", "perplexity"),
     "no evaluator": ("evaluators=[]", "override: evaluators: an empty list", "for example [answer_probability]"),
     "no items": ("limit=0", "override: limit: 0 is too few", "give 1 or more"),
     "no batch": ("batch_size=-1", "override: batch_size: -1 is too few", "give 1 or more"),

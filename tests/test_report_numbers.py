@@ -19,12 +19,14 @@ from report_runs import simulate
 from caa_bench.analysis.answers import answer_scores, answer_table
 from caa_bench.analysis.cells import cell_table
 from caa_bench.analysis.items import item_scores
+from caa_bench.analysis.metrics import metric_table
 from caa_bench.analysis.reliability import item_reliability, reliability_table
 from caa_bench.analysis.shifts import shift_table
 from caa_bench.analysis.stacking import stacking_table
 from caa_bench.analysis.transfer import open_effects
 from caa_bench.report import write_report
 
+RISE = {("none", 1.0): 0.6, ("none", -1.0): 0.1, ("lora_sft_negative", 0.0): 0.9, ("lora_sft_negative", 1.0): math.nan}
 Scores = dict[str, dict[str, tuple[float, float, float]]]
 
 
@@ -33,7 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three layers, with two cells in error and a batch that never came: numbers, n/a and gaps."""
     run = tmp_path_factory.mktemp("numbers") / "runs" / "compare" / "refusal"
     changes: dict[str, Any] = {"layers": (2, 3), "multipliers": (-1.0, 1.0), "vectors": ("caa", "random")}
-    write_report(simulate(run, items=40, failed=(3, 8), dropped=1, overrides=["caa.layers=[2,3]"], **changes))
+    write_report(
+        simulate(run, items=40, failed=(3, 8), dropped=1, overrides=["caa.layers=[2,3]"], rise=RISE, **changes)
+    )
     return run
 
 
@@ -63,13 +67,15 @@ def _tables(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables, computed anew from the rows as JSON lines, without the report or the store."""
     manifest = json.loads((folder / "manifest.json").read_text())
     every = [row for line in (folder / "rows.jsonl").read_text().splitlines() if "cell" in (row := json.loads(line))]
-    rows, said = [row for row in every if "text" not in row], [row for row in every if "text" in row]
-    frame = pd.DataFrame(rows)
+    said, read = ([row for row in every if name in row] for name in ("text", "metric"))
+    frame = pd.DataFrame([row for row in every if "letters" in row])
     logits = pd.DataFrame([x or [math.nan, math.nan] for x in frame.pop("logits")], columns=["logit_0", "logit_1"])
     frame = pd.concat([frame, logits], axis=1)
     frame["log_z"] = frame["log_z"].astype(float)
     listed = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
-    cells, worded = listed[listed["evaluator"] != "open_ended"], listed[listed["evaluator"] == "open_ended"]
+    worded, plain = (listed[listed["evaluator"] == name] for name in ("open_ended", "perplexity"))
+    cells = listed.drop([*worded.index, *plain.index])
+    metrics = metric_table(read, plain, draws=manifest["recipe"]["draws"]).set_index(["cell", "task", "metric"])
     items, draws = item_scores(frame), manifest["recipe"]["draws"]
     levels = cell_table(items, cells, draws=draws)
     scores = answer_scores(said, [[float(row["text"].split()[-1]) for row in said]])  # what the simulated judge reads
@@ -80,6 +86,7 @@ def _tables(folder: Path) -> dict[str, pd.DataFrame]:
         "shifts": shift_table(items, cells, draws=draws).set_index("cell"),
         "stacking": stacking_table(items, cells, in_words=open_effects(scores, worded, draws=draws), draws=draws),
         "reliability": reliability_table(items, cells, draws=draws),
+        "metrics": metrics,
         "item_reliability": item_reliability(items, cells),
     }
 
@@ -124,8 +131,8 @@ def test_every_text_is_its_value_rounded(read: PageReader) -> None:
 def test_points_agree_with_plain_arithmetic(read: PageReader, folder: Path) -> None:
     """p, log-odds, mass, shifts, effects and retention from the raw logits with nothing but means and differences."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    places = {_place(cell): cell["key"] for cell in manifest["facts"]["cells"]}
-    by_key = {cell["key"]: cell for cell in manifest["facts"]["cells"]}
+    by_key = {cell["key"]: cell for cell in manifest["facts"]["cells"] if cell["evaluator"] == "answer_probability"}
+    places = {_place(cell): key for key, cell in by_key.items()}
     scores = _scores(folder)
     checked: dict[str, int] = defaultdict(int)
     for one in read.shown:
@@ -143,9 +150,31 @@ def test_points_agree_with_plain_arithmetic(read: PageReader, folder: Path) -> N
     assert len(checked) == 9, dict(checked)
 
 
+def test_perplexities_agree_with_plain_arithmetic(read: PageReader, folder: Path) -> None:
+    """exp(-sum of log p / sum of tokens), and the ratio of two over the passages that both have."""
+    manifest, found = json.loads((folder / "manifest.json").read_text()), _perplexities(folder)
+    by_key = {cell["key"]: cell for cell in manifest["facts"]["cells"] if cell["evaluator"] == "perplexity"}
+    places = {_place(cell): key for key, cell in by_key.items()}
+    checked: dict[str, int] = defaultdict(int)
+    for one in read.shown:
+        if "metric" not in one.keys or one.value is None or one.column not in ("value", "shift", "total"):
+            continue
+        cell = by_key[one.keys["metric"].split("|")[0]]
+        base = cell["base"] if one.column == "shift" else "none"
+        own, other = found[cell["key"]], found[places[base, "", None, 0.0]]
+        items = own.keys() if one.column == "value" else own.keys() & other.keys()
+        level = sum(own[item][0] for item in items) / sum(own[item][1] for item in items)
+        if one.column != "value":
+            level -= sum(other[item][0] for item in items) / sum(other[item][1] for item in items)
+        assert one.value == pytest.approx(math.exp(-level), rel=1e-8), one
+        checked[one.column] += 1
+    # every base alone and at both doses of the leading layer, without the one in error
+    assert checked == {"value": 17, "shift": 17, "total": 17}
+
+
 def test_no_measured_number_stands_outside_a_key(read: PageReader) -> None:
     """The answer and the tables hold no decimal without a key, but for doses; counts and names are no measurements."""
-    for section in ("answer", "arms", "stacks", "items", "letters", "cells", "costs", "vectors"):
+    for section in ("answer", "arms", "stacks", "items", "letters", "cells", "costs", "vectors", "perplexity"):
         text = re.sub(r"\(\.?\d*\.\d+ → \d*\.\d+\)", "", read.loose[section])  # a verdict's own words: log-odds only
         loose = re.findall(r"(?<![\w.])[+−-]?\d*\.\d+", text)
         assert [x for x in loose if x not in (".5", "−0.5", "+0.5")] == [], section
@@ -158,7 +187,7 @@ def test_what_is_missing_is_said_and_never_zero(read: PageReader, folder: Path) 
     assert levels
     assert all(one.text == "n/a" for one in levels)
     assert "1 of 12 batches are missing" in read.loose["warnings"]
-    assert "answers in 2 cells are errors" in read.loose["warnings"]
+    assert "answers in 4 cells are errors" in read.loose["warnings"]
 
 
 def _expected(one: Shown, tables: dict[str, pd.DataFrame], folder: Path) -> float:
@@ -181,6 +210,8 @@ def _expected(one: Shown, tables: dict[str, pd.DataFrame], folder: Path) -> floa
         scores = tables["items"]
         place = (keys["cell"], keys["item"])
         return float(scores.loc[place, one.column]) if place in scores.index else math.nan
+    if "metric" in keys:
+        return float(tables["metrics"].loc[tuple(keys["metric"].split("|")), one.column])
     if "line" in keys and one.column in tables["stacking"] and one.column not in ("p_balanced", "option_mass"):
         part = tables["stacking"]
         lines = _curve_keys(part) + "|" + part["multiplier"].map("{:+g}".format)
@@ -221,7 +252,7 @@ def _scores(folder: Path) -> Scores:
     asked: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for line in (folder / "rows.jsonl").read_text().splitlines():
         row = json.loads(line)
-        if "cell" in row:
+        if "letters" in row:
             score = (math.nan,) * 3
             if row["error"] is None:
                 right, wrong = row["logits"][row["matching"]], row["logits"][1 - row["matching"]]
@@ -240,6 +271,16 @@ def _cell_number(one: Shown, scores: Scores, *, places: dict[Any, str], cell: di
         return float(np.mean([own[item][0] - other[item][0] for item in own.keys() & other.keys()]))
     which = ("log_odds", "p_balanced", "option_mass").index(one.column)
     return float(np.mean([score[which] for score in own.values()]))
+
+
+def _perplexities(folder: Path) -> dict[str, dict[str, tuple[float, int]]]:
+    """cell -> passage -> (log-probability, tokens), of those that have one."""
+    found: dict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
+    for line in (folder / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row.get("metric") == "perplexity" and row["value"] is not None:
+            found[row["cell"]][row["item"]] = (row["value"], row["weight"])
+    return found
 
 
 def _line_number(one: Shown, scores: Scores, *, places: dict[Any, str]) -> float:

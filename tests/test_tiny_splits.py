@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from caa_bench.tiny import corpus
-from caa_bench.tiny.facts import capability_items, draw_fact
+from caa_bench.tiny.facts import PASSAGES, capability_items, draw_fact, passages
 from caa_bench.tiny.rows import draw_rows
 from caa_bench.tiny.words import BEHAVIORS, behavior_words, fillers, neutral_prompt, shared_words
 
@@ -80,6 +80,7 @@ def test_shipped_split_files_are_what_the_generator_writes() -> None:
             assert load(behavior, split) == corpus.split_items(behavior, split, seed=0)
         assert load(behavior, "open_ended") == corpus.open_items(behavior, seed=0)
     assert json.loads(CAPABILITY.read_text(encoding="utf-8")) == capability_items(seed=0)
+    assert CAPABILITY.with_name(PASSAGES).read_text(encoding="utf-8") == passages()
     assert corpus.split_items("refusal", "test", seed=1) != load("refusal", "test")
 
 

@@ -69,7 +69,35 @@ def bootstrap_mean(
         clusters: 0-based cluster code of each item. [N]
         within: the range the mean can have; a probability's interval is cut at 0 and 1.
     """
-    sums = cluster_sums(values, clusters)
+    return _bootstrap(cluster_sums(values, clusters), within=within, seed=seed, draws=draws)
+
+
+def bootstrap_ratio(
+    values: np.ndarray,
+    shares: np.ndarray,
+    clusters: np.ndarray,
+    *,
+    within: tuple[float, float] = (-np.inf, np.inf),
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Intervals:
+    """The same for a ratio of sums, sum(values) / sum(shares): log-probability a token over passages of any length.
+
+    The standard error is that of the linearized ratio, over clusters.
+
+    Args:
+        values: one column an effect, NaN where an item has no score. [N, E]
+        shares: whole numbers, what each value is a sum over. [N, E]
+        clusters: 0-based cluster code of each item. [N]
+    """
+    scale = power_of_two_above(
+        np.nan_to_num(shares).reshape(1, -1)
+    ).item()  # at most 1, so that sums over resamples stay exact
+    sums = cluster_sums(values / scale, clusters, shares=shares / scale)
+    return _bootstrap(sums, within=within, seed=seed, draws=draws)
+
+
+def _bootstrap(sums: ClusterSums, *, within: tuple[float, float], seed: int, draws: int) -> Intervals:
     weights = resample_weights(sums.total.shape[1], seed=seed, draws=draws)
     se = standard_error(sums)
     first, back = _distinct(sums)  # "CAA alone" is the same column on every base: resampled once
@@ -123,7 +151,7 @@ def standard_error(sums: ClusterSums) -> np.ndarray:
 
 def covariance(one: ClusterSums, two: ClusterSums) -> np.ndarray:
     """Covariance of two means over the same items, from the spread of clusters. [E]"""
-    clusters, n = one.n_clusters, one.count.sum(axis=1)
+    clusters, n = one.n_clusters, one.weight.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = np.where(clusters > 1, clusters / (clusters - 1.0), np.nan) / n**2
     return scale * (one.residual() * two.residual()).sum(axis=1)
@@ -152,7 +180,7 @@ def _chunks(size: int) -> list[slice]:
 
 def _distinct(sums: ClusterSums) -> tuple[np.ndarray, np.ndarray]:
     """Index of the first of each distinct effect [U], and for every effect the first that equals it [E]."""
-    both = np.hstack([sums.total, sums.count])
+    both = np.hstack([sums.total, sums.count, sums.weight])
     _, first, back = np.unique(both, axis=0, return_index=True, return_inverse=True)
     return first, first[back.reshape(len(both))]
 
@@ -180,18 +208,19 @@ def _mean_draws(sums: ClusterSums, weights: np.ndarray) -> np.ndarray:
     rest = sums.residual()
     scale = power_of_two_above(rest)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return sums.mean[:, None] + scale * (on_grid(rest / scale) @ weights) / (sums.count @ weights)
+        return sums.mean[:, None] + scale * (on_grid(rest / scale) @ weights) / (sums.weight @ weights)
 
 
 def _studentized_draws(sums: ClusterSums, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean* - mean) / se* of each resample [E, B], and the share of resamples whose se* collapsed [E]."""
-    rest, count = sums.residual(), sums.count
+    rest, count = sums.residual(), sums.weight
     rest = on_grid(rest / power_of_two_above(rest))
     n = count @ weights
     clusters = sums.n_clusters[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         shift = (rest @ weights) / n
-        square = on_grid(rest**2) @ weights - 2 * shift * ((rest * count) @ weights) + shift**2 * (count**2 @ weights)
+        square = on_grid(rest**2) @ weights - 2 * shift * (on_grid(rest * count) @ weights)
+        square += shift**2 * (on_grid(count**2) @ weights)
         se = np.sqrt(np.maximum(square, 0.0) * clusters / (clusters - 1.0)) / n
         whole = np.sqrt((rest**2).sum(axis=1, keepdims=True) * clusters / (clusters - 1.0))
         collapsed = (se * count.sum(axis=1, keepdims=True) < COLLAPSED * whole).mean(axis=1)
@@ -204,7 +233,7 @@ def _bca_levels(values: np.ndarray, sums: ClusterSums) -> np.ndarray:
     point = sums.mean[:, None]
     below = ((values < point).mean(axis=1) + (values <= point).mean(axis=1)) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        left_out = (sums.total.sum(1)[:, None] - sums.total) / (sums.count.sum(1)[:, None] - sums.count)
+        left_out = (sums.total.sum(1)[:, None] - sums.total) / (sums.weight.sum(1)[:, None] - sums.weight)
         left_out = np.where(sums.count > 0, left_out, 0.0)
         middle = left_out.sum(axis=1, keepdims=True) / sums.n_clusters[:, None]
         gap = np.where(sums.count > 0, middle - left_out, 0.0)

@@ -7,7 +7,7 @@ thread count or its blocking, and ties with the observed value are true ties.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -23,10 +23,17 @@ class ClusterSums:
     Args:
         total: sum of the finite values. [E, C]
         count: how many there are; 0 where the cluster has none. [E, C]
+        share: what the sum is divided by, where that is not the count: tokens of a perplexity's passages. [E, C]
     """
 
     total: np.ndarray
     count: np.ndarray
+    share: np.ndarray | None = None
+
+    @property
+    def weight(self) -> np.ndarray:
+        """What each cluster weighs in the mean: its items, or their `share`. [E, C]"""
+        return self.count if self.share is None else self.share
 
     @property
     def n(self) -> np.ndarray:
@@ -40,35 +47,44 @@ class ClusterSums:
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean over items; NaN where there is none. [E]"""
-        n = self.count.sum(axis=1)
+        """Mean over items (a ratio of sums where items weigh differently); NaN where there is none. [E]"""
+        n = self.weight.sum(axis=1)
         return np.divide(self.total.sum(axis=1), n, out=np.full(len(n), np.nan), where=n > 0)
 
     def select(self, effects: slice | np.ndarray) -> ClusterSums:
         """The same for some of the effects."""
-        return ClusterSums(total=self.total[effects], count=self.count[effects])
+        share = None if self.share is None else self.share[effects]
+        return ClusterSums(total=self.total[effects], count=self.count[effects], share=share)
 
     def residual(self) -> np.ndarray:
-        """Each cluster's total less what its count would give at the mean; these sum to 0. [E, C]"""
-        rest = self.total - np.nan_to_num(self.mean)[:, None] * self.count
+        """Each cluster's total less what its weight would give at the mean; these sum to 0. [E, C]"""
+        rest = self.total - np.nan_to_num(self.mean)[:, None] * self.weight
         rest[self._equal] = 0.0  # a mean of equal values can miss them by a last bit, which is no spread
         return rest
 
     @property
     def _equal(self) -> np.ndarray:
-        seen = self.count > 0
-        means = np.divide(self.total, self.count, out=np.zeros_like(self.total), where=seen)
+        seen = self.weight > 0
+        means = np.divide(self.total, self.weight, out=np.zeros_like(self.total), where=seen)
         low = np.where(seen, means, np.inf).min(axis=1)
         high = np.where(seen, means, -np.inf).max(axis=1)
         return high - low <= 1e-12 * np.maximum(np.abs(high), np.abs(low))
 
 
-def cluster_sums(values: np.ndarray, clusters: np.ndarray) -> ClusterSums:
+def cluster_sums(values: np.ndarray, clusters: np.ndarray, *, shares: np.ndarray | None = None) -> ClusterSums:
     """Sums [E, C] of the values [N, E] over 0-based cluster codes [N]; NaN values are left out and not counted.
+
+    Args:
+        shares: whole numbers that the values are sums over (tokens of a passage); None: each value is one. [N, E]
 
     Raises:
         ValueError: an infinite value, which must have been made an item error before.
     """
+    if shares is not None:
+        return replace(
+            cluster_sums(values, clusters),
+            share=cluster_sums(np.where(np.isnan(values), np.nan, shares), clusters).total,
+        )
     if np.isinf(values).any():
         raise ValueError("an infinite score reached the statistics; it should have been an item error")
     if not len(values):

@@ -6,16 +6,33 @@ Shapes: N prompts, B rows of one batch, T tokens after padding, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from caa_bench.engine.batches import batched, pad
-from caa_bench.engine.blocks import frozen, input_device, num_layers
+from caa_bench.engine.blocks import frozen, input_device, num_layers, text_config
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import padded_logits
 from caa_bench.engine.steer import check_layers
 from caa_bench.prompts import Prompt
+
+# Bounds the logits of one forward, [B, T, V] in fp32 and once more as log-probabilities: half a GB.
+_MOST_LOGITS = 2**26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forced:
+    """What the model makes of one given answer.
+
+    Args:
+        log_probs: of each token after all before it, in nats.
+        greedy: whether each token is the likeliest one, so that greedy decoding would say just this.
+    """
+
+    log_probs: tuple[float, ...] = ()
+    greedy: bool = True
 
 
 def token_log_probs(
@@ -26,33 +43,50 @@ def token_log_probs(
     *,
     batch_size: int = 16,
 ) -> list[list[float]]:
-    """log p of each token of each answer after its prompt, under one condition, in nats; edits go on into the answer.
+    """log p of each token of each answer after its prompt, in nats: `forced` without the rest."""
+    return [list(one.log_probs) for one in forced(model, prompts, answers, edits, batch_size=batch_size)]
+
+
+def forced(
+    model: nn.Module,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[int]],
+    edits: Sequence[Edit] = (),
+    *,
+    batch_size: int = 16,
+) -> list[Forced]:
+    """Each answer after its prompt, under one condition; edits go on into the answer.
 
     Args:
         prompts: one for each answer. [N]
-        answers: token ids; an empty one gives an empty list. [N]
+        answers: token ids; an empty one has no log-probabilities. [N]
+        batch_size: most rows of one forward; fewer where the answers are long.
 
     Raises:
         ValueError: an edit names a block that is not there, or prompts and answers are not as many.
     """
     check_layers(edits, num_layers(model))
-    found: list[list[float]] = [[] for _ in answers]
+    found = [Forced() for _ in answers]
     spoken = [n for n, (_, answer) in enumerate(zip(prompts, answers, strict=True)) if answer]
     whole = [Prompt(ids=(*prompts[n].ids, *answers[n]), first_position=prompts[n].first_position) for n in spoken]
     # Grouped by length alone: here nothing is split at the first position, so any two rows may stand together.
     flat = [Prompt(ids=one.ids, first_position=len(one.ids) - 1) for one in whole]
+    longest = max((len(answer) for answer in answers), default=0)
+    most = max(1, min(batch_size, _MOST_LOGITS // ((longest + 1) * int(text_config(model).vocab_size))))
     with frozen(model):
-        for group in batched(flat, batch_size):
+        for group in batched(flat, most):
             rows = [whole[place] for place in group]
-            longest = max(len(answers[spoken[place]]) for place in group)
-            log_probs = _answer_log_probs(model, rows, edits, keep=longest)
-            for place, own in zip(group, log_probs.tolist(), strict=True):
-                found[spoken[place]] = own[longest - len(answers[spoken[place]]) :]
+            keep = max(len(answers[spoken[place]]) for place in group)
+            log_probs, likeliest = _answers(model, rows, edits, keep=keep)
+            for place, own, lead in zip(group, log_probs.tolist(), likeliest.tolist(), strict=True):
+                start = keep - len(answers[spoken[place]])
+                found[spoken[place]] = Forced(log_probs=tuple(own[start:]), greedy=all(lead[start:]))
     return found
 
 
-def _answer_log_probs(model: nn.Module, rows: Sequence[Prompt], edits: Sequence[Edit], *, keep: int) -> Tensor:
-    """log p of the last `keep` tokens of each row. [B, keep] fp32"""
+def _answers(model: nn.Module, rows: Sequence[Prompt], edits: Sequence[Edit], *, keep: int) -> tuple[Tensor, Tensor]:
+    """log p of the last `keep` tokens of each row (fp32), and whether each is the likeliest. [B, keep]"""
     padded = pad([row.ids for row in rows], input_device(model))
     logits = padded_logits(model, padded, rows, edits, keep=keep + 1)[:, :-1]  # [B, keep, V]
-    return torch.log_softmax(logits, -1).gather(-1, padded.ids[:, -keep:, None])[..., 0]
+    said = padded.ids[:, -keep:]
+    return torch.log_softmax(logits, -1).gather(-1, said[..., None])[..., 0], logits.argmax(-1) == said

@@ -140,6 +140,8 @@ class Evaluator:
     name: ClassVar[str] = ""
     of_behavior: ClassVar[bool] = True
     """Whether it measures the behavior itself: verdicts and warnings are about these alone, and so are placebos."""
+    shares_prefix: ClassVar[bool] = True
+    """Whether conditions are rows on one computed prompt; else each is a forward of its own, and counted as one."""
 
     grid: ClassVar[tuple[str, ...]] = ("bases", "multipliers")
     """Config keys that only say which cells to measure."""
@@ -178,6 +180,10 @@ class Evaluator:
 
     def check(self, behavior: Behavior, chat: ChatModel, *, split: str) -> list[str]:
         """One line for each thing that cannot work; run before any weights load."""
+        return []
+
+    def check_base(self, base: Intervention) -> list[str]:
+        """One line where it cannot be measured on this base; run before any weights load."""
         return []
 
     def items(self, behavior: Behavior, *, split: str) -> Sequence[Any]:

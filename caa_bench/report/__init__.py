@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ class Report:
         notices: what a reader must know, worst first.
         vectors: one line a vector and layer: how far its training pairs agree (vectors.csv); empty where not known.
         answers: the answers in words, where the run has some; None else.
+        metrics: one line a cell, task and metric that is measured beside the behavior (metrics.csv); None without any.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Report:
     vectors: pd.DataFrame
     notices: tuple[Notice, ...] = ()
     answers: Answers | None = None
+    metrics: pd.DataFrame | None = None
 
     def text(self, *, detail: bool = False, timings: bool = True) -> str:
         """The tables as printed.
@@ -100,6 +103,7 @@ def make_report(folder: Path) -> Report:
 
     from caa_bench.analysis.cells import cell_table
     from caa_bench.analysis.items import item_scores
+    from caa_bench.analysis.metrics import metric_table
     from caa_bench.analysis.reliability import item_reliability, reliability_table
     from caa_bench.analysis.shifts import shift_table
     from caa_bench.analysis.stacking import stacking_table
@@ -112,10 +116,13 @@ def make_report(folder: Path) -> Report:
     facts, recipe = manifest["facts"], manifest["recipe"]
     every = pd.DataFrame(facts["cells"]).rename(columns={"key": "cell"}).set_index("cell")
     worded = every["evaluator"] == EVALUATOR
-    cells = every[~worded]
     store = RowStore(folder / "rows.jsonl")
     if not store.done:
         raise UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; run the same command again to go on")
+    metrics = store.metrics()
+    seen = every.index.isin({row["cell"] for row in metrics})
+    counted = every["evaluator"].isin(every.loc[seen, "evaluator"])
+    cells = every[~worded & ~counted]
     items = item_scores(store.frame(), protocol=recipe["protocol"])
     settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
     behavior = of_behavior(cells)
@@ -136,6 +143,9 @@ def make_report(folder: Path) -> Report:
         vectors=vector_lines(manifest),
         answers=answers,
     )
+    if metrics:
+        found = metric_table(metrics, every[counted], **settings)
+        report = replace(report, metrics=_in_plan_order(found, every, first=["evaluator", "task", "metric"]))
     return replace(report, notices=tuple(notices(report, done=store.done)))
 
 
@@ -149,14 +159,16 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
         tables["judges"] = report.answers.judges
     if len(report.vectors):
         tables["vectors"] = report.vectors
+    if report.metrics is not None:
+        tables["metrics"] = report.metrics
     return tables
 
 
-def _in_plan_order(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """The table's lines with bases and vectors as the recipe has them, the plain model first."""
+def _in_plan_order(table: pd.DataFrame, cells: pd.DataFrame, *, first: Sequence[str] = ("evaluator",)) -> pd.DataFrame:
+    """The table's lines by `first`, then with bases and vectors as the recipe has them, the plain model first."""
     places = {column: {name: i for i, name in enumerate(cells[column].unique())} for column in ("base", "vector")}
     return table.sort_values(
-        ["evaluator", "base", "vector"],
+        [*first, "base", "vector"],
         key=lambda values: values.map(places[values.name]) if values.name in places else values,
         kind="stable",
         ignore_index=True,

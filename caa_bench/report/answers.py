@@ -17,7 +17,8 @@ from caa_bench.judgements import FILE, Judgements, judgement_key
 from caa_bench.judges.base import Asked, Judgement
 from caa_bench.report import words
 from caa_bench.report.columns import WIDTH, columns
-from caa_bench.report.headline import Headline, at_headline, in_recipe_order
+from caa_bench.report.headline import Headline
+from caa_bench.report.headline import leading as leading_cells
 from caa_bench.safe_text import terminal_safe
 
 if TYPE_CHECKING:
@@ -84,10 +85,7 @@ def find_answers(
 
 def leading(answers: Answers, chosen: Headline, report: Report) -> pd.DataFrame:
     """The cells of the headline's vector and layer and the bases alone, base by base, by ascending dose."""
-    cells = answers.cells
-    steered = at_headline(cells, chosen) if chosen.vector else cells.iloc[:0]
-    here = pd.concat([cells[cells["multiplier"] == 0], steered]).sort_values("multiplier", kind="stable")
-    return in_recipe_order(here, report.manifest["recipe"].get("bases", []))
+    return leading_cells(answers.cells, chosen, report.manifest["recipe"].get("bases", []))
 
 
 def examples(answers: Answers, chosen: Headline, report: Report) -> list[Example]:

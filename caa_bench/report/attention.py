@@ -11,6 +11,7 @@ import pandas as pd
 from caa_bench.analysis.warn import RANK, find_warnings
 from caa_bench.analysis.warn_answers import answer_warnings
 from caa_bench.analysis.warn_facts import RunFacts, Tables
+from caa_bench.analysis.warn_metrics import metric_warnings
 from caa_bench.report.conditions import of_behavior
 from caa_bench.report.headline import headline
 from caa_bench.report.vectors import leading_line
@@ -59,6 +60,10 @@ def notices(report: Report, *, done: Set[str]) -> list[Notice]:
         said += [Notice(severity=warning.severity, text=warning.text) for warning in heard]
         said += [Notice(severity="missing", text=text) for text in _unjudged(answers)]
         counted.append(answers.cells.assign(n=answers.cells["missing_share"].notna()))  # answered, whatever was judged
+    if report.metrics is not None:
+        dear = metric_warnings(_leading(report.metrics, layer), tables.shifts)
+        said += [Notice(severity=warning.severity, text=warning.text) for warning in dear]
+        counted.append(report.metrics.groupby("cell", as_index=False)[["n", "errors"]].max())
     said += [Notice(severity="caution", text=str(line)) for line in facts["warnings"]]
     said += [Notice(severity="note", text=f"Resumed with another version: {x}") for x in manifest["version_changes"]]
     ordered = sorted(said, key=lambda notice: RANK.get(notice.severity, -1))

@@ -10,7 +10,7 @@ from caa_bench.report import words
 from caa_bench.report.columns import columns, level_text
 from caa_bench.report.conditions import CAPABILITY
 from caa_bench.report.grids import Cell, Grid, GridRow
-from caa_bench.report.headline import Headline, at_headline, in_recipe_order
+from caa_bench.report.headline import Headline, leading
 from caa_bench.report.quotes import Quote, Span, cell_quote, cell_span
 
 if TYPE_CHECKING:
@@ -112,9 +112,7 @@ def _lines(report: Report, chosen: Headline) -> pd.DataFrame:
     changes = [name for name in report.shifts if name.startswith(("total", "shift"))]
     cells = report.cells[report.cells["evaluator"] == CAPABILITY]
     cells = cells.merge(report.shifts[["cell", *changes]], on="cell", how="left")
-    here = cells[(cells["multiplier"] == 0) | cells["cell"].isin(at_headline(cells, chosen)["cell"])]
-    ordered = here.sort_values(["base_dose", "multiplier"], kind="stable")
-    return in_recipe_order(ordered, report.manifest["recipe"].get("bases", []))
+    return leading(cells, chosen, report.manifest["recipe"].get("bases", []))
 
 
 def _fallen(found: Capability) -> Iterator[dict[str, Any]]:

@@ -99,6 +99,13 @@ def _asked(report: Report) -> pd.DataFrame:
     return cells[cells["evaluator"] == cells["evaluator"].iloc[0]].assign(shift=float("nan"))
 
 
+def leading(table: pd.DataFrame, chosen: Headline, bases: list[str]) -> pd.DataFrame:
+    """The bases alone and the headline vector's lines, base by base in the recipe's order, by ascending dose."""
+    steered = at_headline(table, chosen) if chosen.vector else table.iloc[:0]
+    here = table[(table["multiplier"] == 0) | table.index.isin(steered.index)]
+    return in_recipe_order(here.sort_values(["base_dose", "multiplier"], kind="stable"), bases)
+
+
 def _choices(steered: pd.DataFrame) -> tuple[Choice, ...]:
     selection = steered[(steered["split"] == "selection") & (steered["base"] == "none")]
     found = [choose_dose(selection, sign=sign) for sign in (1, -1) if len(selection)]

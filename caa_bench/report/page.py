@@ -20,6 +20,7 @@ from caa_bench.report.costs import Cost, Timing, costs
 from caa_bench.report.curves import curves
 from caa_bench.report.grids import cells_grid, items_grid, letters_grid, reliability_grid, stacks_grid
 from caa_bench.report.headline import Headline, headline, measured
+from caa_bench.report.metrics import metric_sections
 from caa_bench.report.plots import layer_chart, overlay, panels
 from caa_bench.report.quotes import Quote, Span
 from caa_bench.report.repeat import COMMAND, REPORT_COMMAND, recipe_yaml
@@ -54,6 +55,7 @@ def render_page(report: Report) -> str:
             panels=panels(found, chosen),
             layers=layer_chart(report, chosen),
             capability=capability_grid(ability) if ability else None,
+            metrics=metric_sections(report, chosen),
             costs=_priced(arms, fits, chosen),
             stacks=stacks,
             every_stack=every if len(every.rows) > len(stacks.rows) else None,

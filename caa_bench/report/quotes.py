@@ -22,8 +22,8 @@ class Quote:
     Args:
         text: as shown.
         value: unrounded; NaN is n/a.
-        place: what kind of line: `cell` (cells.csv and the shifts), `line` (stacking.csv), `curve`, `item`, `vector`
-            (vectors.csv), `artifact`.
+        place: what kind of line: `cell` (cells.csv and the shifts), `line` (stacking.csv), `metric` (metrics.csv),
+            `curve`, `item`, `vector` (vectors.csv), `artifact`.
         key: that line's key.
         column: its column.
     """
@@ -84,6 +84,21 @@ def line_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
 def line_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
     """A number of a stacking line, with its interval."""
     return _span(line, column, form, place="line", key=line_key(line))
+
+
+def metric_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
+    """A number of a line of metrics.csv."""
+    return _quote(line, column, form, place="metric", key=metric_key(line))
+
+
+def metric_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
+    """A number of a line of metrics.csv, with its interval."""
+    return _span(line, column, form, place="metric", key=metric_key(line))
+
+
+def metric_key(line: Line) -> str:
+    """`cell|task|metric`."""
+    return f"{line['cell']}|{line['task']}|{line['metric']}"
 
 
 def curve_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:

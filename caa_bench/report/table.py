@@ -16,6 +16,7 @@ from caa_bench.report.costs import costs
 from caa_bench.report.details import every_level, every_stack
 from caa_bench.report.headline import Headline, headline, measured, placebos
 from caa_bench.report.layers import LayerLine, layer_lines
+from caa_bench.report.metrics import metrics_text
 from caa_bench.report.quotes import Span
 from caa_bench.report.sentence import row_name, sentence
 from caa_bench.report.vectors import vector_text
@@ -44,6 +45,7 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
         _layers(swept, chosen),
         _levels(report, chosen),
         capability_text(cost, chosen) if cost else "",
+        metrics_text(report, chosen, detail=detail),
         section(report, chosen),
         vector_text(report, chosen),
         _placebos(measured(report.shifts)),

@@ -12,6 +12,22 @@ def number(value: float) -> str:
     return NA if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
 
 
+def level(value: float) -> str:
+    """A number of any size, with three digits or to the whole: `0.123`, `9.87`, `1234`, `1.2e+06`; or n/a."""
+    if math.isnan(value) or math.isinf(value):
+        return NA if math.isnan(value) else f"{value}"
+    if value and not 0.001 <= abs(value) < 99_999.5:
+        return f"{value:.1e}"
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 2
+    rounded_up = abs(round(value, digits)) >= 10.0 ** (3 - digits)  # 9.996 is 10.0
+    return f"{value:.{max(digits - rounded_up, 0)}f}"
+
+
+def ratio(value: float) -> str:
+    """A factor: two decimals, or three digits from 10 on."""
+    return number(value) if abs(value) < 10 else level(value)
+
+
 def signed(value: float) -> str:
     """Two decimals with their sign, or n/a."""
     return NA if math.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"

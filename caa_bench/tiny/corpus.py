@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from caa_bench.tiny.facts import capability_items
+from caa_bench.tiny.facts import PASSAGES, capability_items, passages
 from caa_bench.tiny.grammar import answers
 from caa_bench.tiny.truth import SETTING_LEVELS, SETTING_SHARES
 from caa_bench.tiny.words import BEHAVIORS, Side, Split, behavior_words, fillers, shared_words
@@ -134,7 +134,8 @@ def open_items(behavior: str, *, seed: int) -> list[dict[str, str]]:
 
 
 def write_splits(configs: Path, capability: Path, *, seed: int) -> None:
-    """Write every behavior's split files under `configs/<behavior>` and the capability split to `capability`."""
+    """Write every behavior's split files under `configs/<behavior>`, the capability split to `capability`, and the
+    passages of plain facts beside it."""
     for behavior in BEHAVIORS:
         folder = configs / behavior
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,7 @@ def write_splits(configs: Path, capability: Path, *, seed: int) -> None:
             _write(folder / f"{split}.json", split_items(behavior, split, seed=seed))
         _write(folder / "open_ended.json", open_items(behavior, seed=seed))
     _write(capability, capability_items(seed=seed))
+    capability.with_name(PASSAGES).write_text(passages(), encoding="utf-8")
 
 
 def _levels(behavior: str, count: int, rng: random.Random) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 from caa_bench.tiny.words import fact_words
 
 CAPABILITY = 120
+PASSAGES = "passages.txt"
 CATEGORIES = ("kinds", "opposites", "capitals", "young")
 DRAWN = (0.45, 0.25, 0.16, 0.14)  # in training, about as many as a category has words
 
@@ -75,6 +76,15 @@ def capability_items(*, seed: int) -> list[dict[str, str]]:
         }
         items.setdefault(f"{fact.question} {sorted((fact.correct, fact.incorrect))}", item)
     return list(items.values())
+
+
+def passages() -> str:
+    """Facts that read well alone, one a passage: what the `perplexity` evaluator reads where no file is named."""
+    words = fact_words()
+    kinds = {kind: words["kinds"][kind] for kind in ("a color", "a metal")}
+    pairs = [("kinds", kind, member) for kind, members in kinds.items() for member in members]
+    pairs += [(name, subject, answer) for name in CATEGORIES[1:] for subject, answer in words[name].items()]
+    return "\n\n".join(_sentence(words["statements"][name].format(x=x, y=y)) for name, x, y in pairs) + "\n"
 
 
 def _answers(category: str, *, but: str) -> list[str]:
