@@ -177,7 +177,11 @@ def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
     assert [line["judge"] for line in table(run / "judges.csv")] == ["classifier"]
     stacks = table(run / "stacking.csv")
     assert all(line["open_ended_caa_on_top"] and line["caa_on_top"] for line in stacks)
-    assert "Answers in words" in (run / "table.txt").read_text()
+    printed = (run / "table.txt").read_text()
+    assert "Answers in words" in printed
+    (head,) = [line.split() for line in printed.splitlines() if line.startswith("  arm or stack")]
+    assert head[-2:] == ["words", "verdict"]
+    assert all(line["score_total"] for line in cells)
 
     before = contents(run)
     monkeypatch.setattr(caa_bench.model, "load_model", None)  # a second time nothing is computed

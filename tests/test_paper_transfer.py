@@ -95,6 +95,18 @@ def test_a_transferred_vector_says_where_it_comes_from(folders) -> None:
     assert compare(folders, f"caa.vector_model={folders['base']}", "caa.vector_layer=1") == 0
 
 
+def test_a_transferred_vector_keeps_how_far_the_other_model_s_pairs_agree(folders) -> None:
+    """But not how long that model's activations are, which says nothing of a dose in the measured one."""
+    assert compare(folders, f"caa.vector_model={folders['base']}") == 0
+    metas = [
+        json.loads(path.read_text())["meta"] for path in (folders["runs"] / "artifacts").glob("caa-*/artifact.json")
+    ]
+    raw = next(meta for meta in metas if not meta["settings"]["vector_model"])["diagnostics"]
+    taken = next(meta for meta in metas if meta["settings"]["vector_model"])["diagnostics"]
+    assert [line | {"residual_norm": None} for line in raw] == taken
+    assert all(line["residual_norm"] > 0 for line in raw)
+
+
 def test_shuffled_labels_of_a_transferred_vector_are_read_in_the_other_model_too(folders) -> None:
     chat, pairs = ChatModel.find(str(folders["chat"])), load_behavior(folders["small"]).pairs()
     found = []

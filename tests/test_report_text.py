@@ -68,6 +68,14 @@ def test_a_sweep_shows_every_layer_and_marks_the_best(tmp_path: Path) -> None:
     assert "retention" not in text
 
 
+def test_a_best_layer_that_ends_the_sweep_is_said(tmp_path: Path) -> None:
+    """Layer 3 is the best of all six, and the last of four."""
+    changes = {"bases": ("none",), "items": 24, "multipliers": (-1.0, 1.0), "recipe": "layer_sweep"}
+    for layers, edge in ((range(4), True), (range(6), False)):
+        said = [n.text for n in _report(tmp_path / str(edge), layers=tuple(layers), **changes).notices]
+        assert ("The chosen layer is at the edge of what was tried: a wider grid may do better." in said) == edge
+
+
 def test_under_twenty_items_there_is_no_interval_and_no_verdict(tmp_path: Path) -> None:
     """The points are shown, and why there is no more."""
     text = _report(tmp_path, items=12).text()
