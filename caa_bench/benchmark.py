@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,11 +23,10 @@ from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError, all_made
 from caa_bench.evaluators import AnswerProbability, Evaluator
 from caa_bench.evaluators.base import Aftermath
+from caa_bench.facts import run_facts
 from caa_bench.files import content_key
 from caa_bench.hub import unreachable
 from caa_bench.interventions import Intervention, Unchanged
-from caa_bench.interventions.vectors import SteeringVector
-from caa_bench.items import Item, set_key, text_key
 from caa_bench.measure import Measurement
 from caa_bench.model import ChatModel
 from caa_bench.plan import Plan, bases_of, make_plan, unknown_bases
@@ -58,6 +56,7 @@ class Benchmark:
         settings: what the run folder is bound to; the recipe's, or made from the arguments.
 
     Attributes:
+        artifacts: label -> what is kept of each fit that is done.
         unfit: label -> why, for each intervention whose fit failed; the comparison goes on without these.
     """
 
@@ -85,7 +84,7 @@ class Benchmark:
         self.folder = Path(folder) if folder else self._folder("run")
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
         self.unfit: dict[str, str] = {}
-        self._artifacts: dict[str, Artifact] = {}
+        self.artifacts: dict[str, Artifact] = {}
 
     @classmethod
     def from_recipe(
@@ -167,7 +166,7 @@ class Benchmark:
         self.unfit = {}
         with finish_what_runs() as stop:
             for intervention in self.interventions:
-                if intervention.trains and intervention.label not in self._artifacts:
+                if intervention.trains and intervention.label not in self.artifacts:
                     self._fit(intervention, pairs)
                     stop.leave_if_asked()
         return self
@@ -178,13 +177,13 @@ class Benchmark:
         return make_plan(
             args=self.args,
             model=self.chat.name,
-            model_key=self._model_key,
+            model_key=self.model_key,
             layers=self.chat.loaded_layers(),
             behavior=self.behavior,
             bases=self._fitted(self.bases),
             vectors=self._fitted(self.vectors),
             evaluators=self.evaluators,
-            learned={label: artifact.checksum for label, artifact in self._artifacts.items()},
+            learned={label: artifact.checksum for label, artifact in self.artifacts.items()},
         )
 
     def compare(self) -> Self:
@@ -200,7 +199,7 @@ class Benchmark:
             plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]
             rows.refuse_strangers(keys)
-            run.record(**self._facts(plan))
+            run.record(**run_facts(self, plan))
             if self.args.split == "test":
                 run.open_test(content_key(keys))
             waiting = [batch for batch in plan.batches if batch.key not in rows.done]
@@ -253,7 +252,7 @@ class Benchmark:
     def _fit(self, intervention: Intervention, pairs: Pairs) -> None:
         self.callbacks.tell("on_fit_begin", intervention=intervention, pairs=len(pairs))
         try:
-            artifact = self.store.fitted(intervention, pairs=pairs, model_key=self._model_key, loaded=self._loaded)
+            artifact = self.store.fitted(intervention, pairs=pairs, model_key=self.model_key, loaded=self._loaded)
         except Exception as error:
             self.callbacks.tell("on_fit_error", intervention=intervention, error=error)
             if isinstance(error, UserError):
@@ -261,7 +260,7 @@ class Benchmark:
             logger.exception("%s cannot be fitted; everything that does not need it goes on", intervention.label)
             self.unfit[intervention.label] = f"{type(error).__name__}: {error}"
         else:
-            self._artifacts[intervention.label] = artifact
+            self.artifacts[intervention.label] = artifact
             self.callbacks.tell("on_fit_end", intervention=intervention, artifact=artifact)
 
     def _fitted(self, interventions: Sequence[Intervention]) -> list[Intervention]:
@@ -277,7 +276,7 @@ class Benchmark:
         return self.chat
 
     @cached_property
-    def _model_key(self) -> dict[str, Any]:
+    def model_key(self) -> dict[str, Any]:
         """What identifies the model; a large folder takes a while to hash, so once."""
         return self.chat.fingerprint()
 
@@ -289,36 +288,6 @@ class Benchmark:
             model=self.chat.name,
             settings=self.settings,
         )
-
-    def _facts(self, plan: Plan) -> dict[str, Any]:
-        """What the report needs to know beside the rows."""
-        items = AnswerProbability().items(self.behavior, split=self.args.split)
-        unfit = [f"{label} could not be fitted ({why}); its cells are missing" for label, why in self.unfit.items()]
-        return {
-            "cells": [asdict(cell) for cell in plan.cells],
-            "batches": [batch.key for batch in plan.batches],
-            "behavior": {"id": self.behavior.id, "title": self.behavior.title, "matching": self.behavior.matching},
-            "items": {item.id: text_key(item) for item in items},
-            "asked": self._asked(),
-            "model": self._model_key,
-            "layers": asdict(self.chat.loaded_layers()),
-            "warnings": [*self.behavior.warnings, *unfit],
-            "artifacts": {label: str(artifact.folder) for label, artifact in self._artifacts.items()},
-            "diagnostics": {
-                item.label: list(item.diagnostics)
-                for item in self.interventions
-                if isinstance(item, SteeringVector) and item.diagnostics
-            },
-        }
-
-    def _asked(self) -> dict[str, dict[str, Any]]:
-        """Of every evaluator that asks multiple-choice questions: how many, and one key of what they ask."""
-        found = {}
-        for one in self.evaluators:
-            asked = one.items(self.behavior, split=self.args.split)[: self.args.limit]
-            if all(isinstance(item, Item) for item in asked):
-                found[one.name] = {"n": len(asked), "key": set_key(map(text_key, asked))}
-        return found
 
     def _remember(self, warnings: Sequence[str]) -> None:
         """Add to the warnings of the finished run, so that every later report repeats them."""

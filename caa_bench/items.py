@@ -160,6 +160,11 @@ def category_of(item: str) -> str:
     return item.rpartition("/")[0]
 
 
+def longer_matching(item: Item) -> bool:
+    """Whether the matching option has more characters than the other one."""
+    return len(item.options[item.matching]) > len(item.options[item.other])
+
+
 def names_letters(options: Sequence[str]) -> bool:
     """Whether an option refers to letters or to its place among the others, so that the order has to stay."""
     return any(_NAMES_LETTERS.search(option) for option in options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from caa_bench.items import Item
+from caa_bench.items import Item, longer_matching
 from caa_bench.json_entries import Faults, Located
 
 # NUMBERS, "warn by itself when": train keys outside 45-55% A, one side longer in over 65% of the items.
@@ -62,9 +62,8 @@ def _key_warning(train: Sequence[Item]) -> str:
 
 
 def _length_warning(name: str, items: Sequence[Item]) -> str:
-    lengths = [(len(item.options[item.matching]), len(item.options[item.other])) for item in items]
-    longer = sum(matching > other for matching, other in lengths)
-    shorter = sum(matching < other for matching, other in lengths)
+    longer = sum(map(longer_matching, items))
+    shorter = sum(len(item.options[item.matching]) < len(item.options[item.other]) for item in items)
     if max(longer, shorter) <= LONGER_SHARE * len(items):
         return ""
     return f"{name}: of {len(items)} items the matching option is longer in {longer}, shorter in {shorter}"

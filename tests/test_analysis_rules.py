@@ -173,7 +173,7 @@ def test_a_sound_run_warns_of_nothing_but_its_single_seed():
     [
         ({"train_share_a": 0.62}, "train_letters", "caution"),
         ({"train_longer_share": 0.73}, "longer_option", "caution"),
-        ({"train_longer_share": 0.14, "effect_longer": 1.0, "effect_shorter": 0.1}, "longer_option", "caution"),
+        ({"train_longer_share": 0.14}, "longer_option", "caution"),
         ({"choice_at_edge": ("layer",)}, "choice_at_edge", "note"),
         ({"near_duplicates": 4}, "near_duplicates", "caution"),
         ({"test_opened": 2}, "reopened_test", "severe"),

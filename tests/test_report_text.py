@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from report_runs import simulate
 from caa_bench.report import Report, make_report, words
 from caa_bench.report.page import render_page
 from caa_bench.report.side_by_side import render_summary
+from caa_bench.results import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +192,24 @@ def test_sizes_have_their_unit(value: float, text: str) -> None:
 
 def _report(root: Path, **changes: Any) -> Report:
     return make_report(simulate(root / "runs" / "compare" / "run", **changes))
+
+
+def test_a_vector_that_may_have_learned_length_is_shown_on_both_halves(tmp_path: Path) -> None:
+    """Only where the training items are lopsided; the two effects are those of the items' own table."""
+    run = simulate(tmp_path / "runs/compare/refusal", items=60, vectors=("caa",))
+    longer = [f"test/{number:04d}" for number in range(24)]
+    for share, told in ((0.5, False), (0.9, True)):
+        manifest = json.loads((run / "manifest.json").read_text())
+        with RunFolder(run, recipe=manifest["recipe"]) as folder:
+            folder.record(longer={"train_share": share, "items": longer})
+            folder.set_status("success")
+        report = make_report(run)
+        said = [notice.text for notice in report.notices if "the longer one in 90%" in notice.text]
+        assert bool(said) is told
+    cells = report.cells[(report.cells["base"] == "none") & report.cells["multiplier"].isin([0.0, 1.0])]
+    y = report.items.pivot(index="item", columns="cell", values="log_odds")[cells["cell"].tolist()]
+    shift = y.iloc[:, 1] - y.iloc[:, 0] if cells["multiplier"].iloc[1] == 1 else y.iloc[:, 0] - y.iloc[:, 1]
+    is_longer = shift.index.isin(longer)
+    (text,) = said
+    assert re.search(rf"CAA at \+1 shifts the log-odds by \{shift[is_longer].mean():+.2f} \[.*\] \(n 24\)", text)
+    assert re.search(rf"and \{shift[~is_longer].mean():+.2f} \[.*\] \(n 36\) where it is shorter", text)

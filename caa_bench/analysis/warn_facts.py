@@ -18,8 +18,8 @@ class RunFacts:
     Args:
         train_share_a: share of train items keyed "A". (0-1)
         train_longer_share: share of train items whose matching option is the longer one. (0-1)
-        effect_longer, effect_shorter: CAA's effect on the test items whose matching option is the longer one, and on
-            the others (`halves.effect_by_half`). log-odds
+        halves: the leading dose's line on the items whose matching option is the longer one, and on the others
+            (`halves.effect_by_half`).
         choice_at_edge: what of the chosen dose lies at the edge of its grid ("layer", "multiplier").
         near_duplicates: stems that nearly repeat across splits.
         test_opened: how often the test split was evaluated.
@@ -31,8 +31,7 @@ class RunFacts:
 
     train_share_a: float | None = None
     train_longer_share: float | None = None
-    effect_longer: float | None = None
-    effect_shorter: float | None = None
+    halves: pd.DataFrame | None = None
     choice_at_edge: tuple[str, ...] = ()
     near_duplicates: int | None = None
     test_opened: int | None = None

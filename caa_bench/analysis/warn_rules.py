@@ -6,6 +6,9 @@ the reader.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -74,12 +77,26 @@ def train_letters(tables: Tables, facts: RunFacts) -> Found | None:
 def longer_option(tables: Tables, facts: RunFacts) -> Found | None:
     """The matching option is the longer one much more or much less often than not."""
     share = facts.train_longer_share
-    if share is None or 0.35 <= share <= 0.65:
+    if share is None or not length_matters(share):
         return None
     text = f"The matching option is the longer one in {share:.0%} of the train items"
-    if facts.effect_longer is not None and facts.effect_shorter is not None:
-        text += f"; CAA's effect is {facts.effect_longer:+.2f} where it is longer and {facts.effect_shorter:+.2f} else"
+    if facts.halves is not None and len(facts.halves):
+        lines = {line["half"]: line for line in facts.halves.to_dict("records")}
+        dose = next(iter(lines.values()))["multiplier"]
+        effects = [f"{_effect(lines[half])} where it is {half}" for half in ("longer", "shorter") if half in lines]
+        text += f"; CAA at {dose:+g} shifts the log-odds by {' and '.join(effects)}"
     return Found(severity="caution", text=f"{text}.")
+
+
+def length_matters(share: float) -> bool:
+    """Whether so many of the train items having the longer option match may teach a vector length. (0-1)"""
+    return not 0.35 <= share <= 0.65
+
+
+def _effect(line: Mapping[str, Any]) -> str:
+    """`+1.20 [+1.00, +1.40] (n 25)`; the point alone where there are too few items for an interval."""
+    ends = "" if np.isnan(line["shift_low"]) else f" [{line['shift_low']:+.2f}, {line['shift_high']:+.2f}]"
+    return f"{line['shift']:+.2f}{ends} (n {line['n']})"
 
 
 def within_placebos(tables: Tables, facts: RunFacts) -> Found | None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from caa_bench.analysis.halves import effect_by_half
 from caa_bench.analysis.warn import RANK, find_warnings
 from caa_bench.analysis.warn_answers import answer_warnings
 from caa_bench.analysis.warn_facts import RunFacts, Tables
 from caa_bench.analysis.warn_metrics import metric_warnings
+from caa_bench.analysis.warn_rules import length_matters
 from caa_bench.report.conditions import of_behavior
-from caa_bench.report.headline import headline
+from caa_bench.report.headline import Headline, at_headline, headline, measured
 from caa_bench.report.vectors import leading_line
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ def notices(report: Report, *, done: Set[str]) -> list[Notice]:
         test_opened=manifest["test_opened"] or None,
         choice_at_edge=tuple(dict.fromkeys(column for choice in chosen.choices for column in choice.at_edge)),
         open_ended=_open_shifts(answers, layer),
+        train_longer_share=facts.get("longer", {}).get("train_share"),
+        halves=_halves(report, chosen),
         vector=leading_line(report, chosen),
     )
     found = find_warnings(tables, {behavior: known})
@@ -90,6 +94,22 @@ def _open_shifts(answers: Answers | None, layer: float | None) -> pd.DataFrame |
         columns = ["base", "base_dose", "layer", "multiplier", *names]
         parts.append(cells.loc[lines, columns].rename(columns=names))
     return pd.concat(parts, ignore_index=True)
+
+
+def _halves(report: Report, chosen: Headline) -> pd.DataFrame | None:
+    """The leading dose of the vector alone by the length of the options, where length may have been learned."""
+    longer = report.manifest["facts"].get("longer", {})
+    if not chosen.doses or longer.get("train_share") is None or not length_matters(longer["train_share"]):
+        return None
+    cells = measured(report.cells)
+    cells = cells[cells["base"] == "none"]
+    dose = chosen.doses[-1]
+    steered = at_headline(cells[cells["multiplier"] == dose], chosen)
+    used = pd.concat([cells[cells["multiplier"] == 0], steered]).set_index("cell")
+    items = report.items[report.items["cell"].isin(used.index)]
+    how = {"seed": report.manifest["recipe"]["seed"], "draws": report.manifest["recipe"]["draws"]}
+    halves = effect_by_half(items, used, longer=longer["items"], **how)
+    return halves[(halves["multiplier"] == dose) & (halves["n"] > 0)]
 
 
 def _leading(table: pd.DataFrame, layer: float | None) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from caa_bench.errors import UserError
 from caa_bench.files import write_atomic
 from caa_bench.report.arms import Row, rows
 from caa_bench.report.costs import costs
-from caa_bench.report.headline import headline, measured
+from caa_bench.report.headline import headline, items_asked
 from caa_bench.report.page import environment, template_hash
 from caa_bench.report.sentence import Clause, leading_stacks, row_name, sentence
 
@@ -70,7 +70,7 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
 
 
 def _run(report: Report, *, beside: Path) -> Run:
-    chosen, cells = headline(report), measured(report.cells)
+    chosen = headline(report)
     arms = rows(report, chosen)
     behavior, model = str(report.manifest["facts"]["behavior"]["id"]), str(report.manifest["recipe"]["model"])
     place = os.path.relpath(report.folder / "report.html", beside)
@@ -81,7 +81,7 @@ def _run(report: Report, *, beside: Path) -> Run:
         model=model,
         answer=sentence(report, chosen, rows=arms, costs=costs(report)).clauses[0],
         grave=sum(notice.severity in ("missing", "severe") for notice in report.notices),
-        n=int(cells["n"].max()) if len(cells) else 0,
+        n=items_asked(report)[0],
         arms=[{"row": row, "name": row_name(row, chosen)} for row in arms],
         stacks={row.name: row for row in leading_stacks(arms)},
     )

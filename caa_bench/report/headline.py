@@ -72,6 +72,12 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["evaluator"] == MEASURE] if "evaluator" in table else table
 
 
+def items_asked(report: Report) -> tuple[int, int]:
+    """Items of the largest A/B cell, and their clusters; 0 where there was no A/B test."""
+    cells = measured(report.cells)
+    return (int(cells["n"].max()), int(cells["n_clusters"].max())) if len(cells) else (0, 0)
+
+
 def in_recipe_order(table: pd.DataFrame, bases: list[str]) -> pd.DataFrame:
     """The lines with the bases in the recipe's order; bases that it does not name come last."""
     place = {base: number for number, base in enumerate(bases)}

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from caa_bench.analysis.intervals import MIN_ITEMS
 from caa_bench.report import words
-from caa_bench.report.headline import headline, measured
+from caa_bench.report.conditions import CAPABILITY
+from caa_bench.report.headline import headline, items_asked, measured
 from caa_bench.report.latex import escape
 
 if TYPE_CHECKING:
@@ -39,24 +42,42 @@ def bibtex(manifest: Mapping[str, Any]) -> str:
 
 def _sentences(report: Report) -> list[str]:
     recipe, behavior = report.manifest["recipe"], report.manifest["facts"]["behavior"]
-    cells, chosen = measured(report.cells), headline(report)
-    items = int(cells["n"].max()) if len(cells) else 0
-    clusters = int(cells["n_clusters"].max()) if len(cells) else 0
+    chosen, (items, clusters) = headline(report), items_asked(report)
+    cells = measured(report.cells) if items else pd.DataFrame(report.manifest["facts"]["cells"])
     orders = "in the given option order" if recipe["protocol"] == "caa" else "in both option orders"
     bases = ", ".join(words.named(base, dose) for base, dose in chosen.bases)
     doses = ", ".join(f"{dose:g}" for dose in sorted(cells["multiplier"].unique()))
     layers = ", ".join(words.count(layer) for layer in chosen.layers) or words.NA
     vectors = ", ".join(str(name) for name in recipe.get("vectors", []))
-    return [
-        f"We measured {behavior['title']} on {recipe['model']} with caa_bench",
+    sampled = f"over clusters ({recipe['draws']} draws, seed {recipe['seed']}); below {MIN_ITEMS} items none is given."
+    tested = [
         f"Each of {items} items of the {recipe['split']} split ({clusters} clusters) was asked {orders}, and the "
         "log-odds of the matching over the other answer letters were read at the position of the letter.",
-        f"Vectors ({vectors}) were added at layer {layers} with multipliers {doses} on top of each base ({bases}).",
         "Effects are means of per-item differences of the log-odds with 95% intervals from a studentized bootstrap "
-        f"over clusters ({recipe['draws']} draws, seed {recipe['seed']}); below {MIN_ITEMS} items none is given.",
+        f"{sampled}",
         "Interactions were tested by sign flips over clusters with Benjamini-Hochberg correction.",
-        *_spoken(report),
     ]
+    return [
+        f"We measured {behavior['title']} on {recipe['model']} with caa_bench",
+        f"Vectors ({vectors}) were added at layer {layers} with multipliers {doses} on top of each base ({bases}).",
+        *(tested if items else [f"Means have 95% intervals from a studentized bootstrap {sampled}"]),
+        *_spoken(report),
+        *_beside(report),
+    ]
+
+
+def _beside(report: Report) -> Iterator[str]:
+    """What else was measured under the same conditions."""
+    facts = report.cells[report.cells["evaluator"] == CAPABILITY]
+    if len(facts) and facts["n"].max() > 0:
+        source = report.manifest["recipe"].get("capability.source", "own")
+        yield (
+            f"Capability is p(correct), scored in the same way on {int(facts['n'].max())} questions ({source}) and "
+            "averaged over their categories."
+        )
+    if report.metrics is not None:
+        names = dict.fromkeys(report.metrics["task"].where(report.metrics["task"] != "", report.metrics["evaluator"]))
+        yield f"Also measured under the same conditions: {', '.join(map(str, names))}."
 
 
 def _spoken(report: Report) -> Iterator[str]:

@@ -19,7 +19,7 @@ from caa_bench.report.capability import capability, capability_grid
 from caa_bench.report.costs import Cost, Timing, costs
 from caa_bench.report.curves import curves
 from caa_bench.report.grids import cells_grid, items_grid, letters_grid, reliability_grid, stacks_grid
-from caa_bench.report.headline import Headline, headline, measured
+from caa_bench.report.headline import Headline, headline, items_asked
 from caa_bench.report.metrics import metric_sections
 from caa_bench.report.plots import layer_chart, overlay, panels
 from caa_bench.report.quotes import Quote, Span
@@ -117,15 +117,14 @@ def template_hash(name: str) -> str:
 
 def _facts(report: Report, chosen: Headline) -> list[tuple[str, str]]:
     """n, seeds, tries and what else stands at the top."""
-    recipe, cells = report.manifest["recipe"], measured(report.cells)
-    items = int(cells["n"].max()) if len(cells) else 0
-    clusters = int(cells["n_clusters"].max()) if len(cells) else 0
+    recipe, (items, clusters) = report.manifest["recipe"], items_asked(report)
+    counted = f"{items} items" + ("" if clusters == items else f", {clusters} clusters")
     seeds = {"seed": recipe["seed"]} | {key: value for key, value in recipe.items() if key.endswith(".seed")}
     tries = chosen.choices[0].tries if chosen.choices else None
     return [
         ("model", str(recipe["model"])),
         ("split", str(recipe["split"])),
-        ("n", f"{items} items" + ("" if clusters == items else f", {clusters} clusters")),
+        ("n", counted if items else "no A/B test"),
         ("orders", "given only" if recipe["protocol"] == "caa" else "both"),
         ("layer", "n/a" if chosen.layer is None else f"{words.count(chosen.layer)} ({chosen.layer_reason})"),
         ("seeds", _seeds(seeds)),

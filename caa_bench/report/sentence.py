@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.report import words
+from caa_bench.report.answers import leading
 from caa_bench.report.arms import Row
 from caa_bench.report.capability import capability, loss_clause
 from caa_bench.report.costs import Cost, Timing
 from caa_bench.report.headline import Headline, placebos
-from caa_bench.report.quotes import Quote, Span
+from caa_bench.report.quotes import Quote, Span, cell_quote
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -45,7 +46,8 @@ def sentence(report: Report, chosen: Headline, *, rows: Sequence[Row], costs: Se
     title = str(report.manifest["facts"]["behavior"]["title"])
     alone = list(_alone(chosen, rows)) if any(row.kind == "base" for row in rows) else []
     where = _where(chosen) if not alone else []
-    clauses = [(*_movers(title, chosen, rows), *where), *alone, *_stacks(chosen, rows), *_fits(costs), *_mass(rows)]
+    first = _movers(title, chosen, rows) if rows else _untested(title, report, chosen)
+    clauses = [(*first, *where), *alone, *_stacks(chosen, rows), *_fits(costs), *_mass(rows)]
     if (found := capability(report, chosen)) is not None:
         clauses.append(loss_clause(found, chosen))
     return Sentence(clauses=tuple(clauses))
@@ -74,6 +76,18 @@ def _movers(title: str, chosen: Headline, rows: Sequence[Row]) -> Clause:
             parts += [*_levels(best), ")"]
     if not parts:
         return (f"{title}: no arm moves it measurably",)
+    return tuple(parts)
+
+
+def _untested(title: str, report: Report, chosen: Headline) -> Clause:
+    """Where there was no A/B test: the judged answers of the unchanged model and of the vector on it, if there are."""
+    if report.answers is None:
+        return (f"{title}: no A/B test in this run",)
+    parts: list[Part] = [f"{title}: no A/B test in this run; in words, scored from 0 to 1, "]
+    said = [x for x in leading(report.answers, chosen, report).to_dict("records") if x["base"] == "none"]
+    for place, cell in enumerate(said):
+        name = f"{words.vector_name(chosen.vector)} {words.dose(cell['multiplier'])}" if cell["multiplier"] else "alone"
+        parts += [f"{', ' if place else ''}{name} ", cell_quote(cell, "score", words.probability)]
     return tuple(parts)
 
 

@@ -10,7 +10,7 @@ from caa_bench.files import terminal_safe
 from caa_bench.report import words
 from caa_bench.report.arms import Row, rows
 from caa_bench.report.columns import WIDTH, columns
-from caa_bench.report.headline import Headline, headline, measured
+from caa_bench.report.headline import Headline, headline, items_asked
 from caa_bench.report.sentence import leading_stacks
 
 if TYPE_CHECKING:
@@ -70,10 +70,9 @@ def _most(arms: Sequence[Row], sign: int) -> str:
 
 
 def _told(report: Report) -> list[str]:
-    cells = measured(report.cells)["n"]
     grave = sum(notice.severity in ("missing", "severe") for notice in report.notices)
     return [
-        str(int(cells.max())) if len(cells) else "0",
+        str(items_asked(report)[0]),
         f"{len(report.notices)}" + (f" ({grave} severe)" if grave else ""),
     ]
 

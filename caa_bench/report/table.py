@@ -14,7 +14,7 @@ from caa_bench.report.capability import capability, capability_text
 from caa_bench.report.columns import WIDTH, columns, level_text
 from caa_bench.report.costs import costs
 from caa_bench.report.details import every_level, every_stack
-from caa_bench.report.headline import Headline, headline, measured, placebos
+from caa_bench.report.headline import Headline, headline, items_asked, measured, placebos
 from caa_bench.report.layers import LayerLine, layer_lines
 from caa_bench.report.metrics import metrics_text
 from caa_bench.report.quotes import Span
@@ -41,7 +41,7 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
     parts = [
         "\n".join(line for clause in answer for line in textwrap.wrap(clause, WIDTH, subsequent_indent="    ")),
         textwrap.fill(head(report, chosen), WIDTH),
-        "" if swept and len(chosen.bases) == 1 else _arms(arms, chosen),
+        "" if not arms or (swept and len(chosen.bases) == 1) else _arms(arms, chosen),
         _layers(swept, chosen),
         _levels(report, chosen),
         capability_text(cost, chosen) if cost else "",
@@ -59,13 +59,12 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
 def head(report: Report, chosen: Headline) -> str:
     """What was run, on what, with how many items."""
     behavior, recipe = report.manifest["facts"]["behavior"], report.manifest["recipe"]
-    cells = measured(report.cells)
-    items = int(cells["n"].max()) if len(cells) else 0
-    clusters = int(cells["n_clusters"].max()) if len(cells) else 0
+    items, clusters = items_asked(report)
     orders = "given option order only" if recipe["protocol"] == "caa" else "both option orders"
     layer = "" if chosen.layer is None else f", layer {words.count(chosen.layer)} ({chosen.layer_reason})"
     grouped = "" if clusters == items else f" in {clusters} clusters"
-    asked = f"{recipe['split']} split, n {items} items{grouped}, {orders}"
+    tested = f"n {items} items{grouped}, {orders}" if items else "no A/B test"
+    asked = f"{recipe['split']} split, {tested}"
     return (
         f"{behavior['title']} on {recipe['model']}{layer}: {asked}, seed {recipe['seed']}. "
         f"Matching means: {str(behavior['matching']).rstrip('.')}."
