@@ -20,6 +20,8 @@ class OfflineRun:
     Args:
         history: what each step logged.
         steps: metric (or glob) -> the metric that its x axis is.
+        summary: what the table of runs shows of it.
+        saved: files that are uploaded with it, below its `files` folder.
     """
 
     id: str = ""
@@ -30,6 +32,8 @@ class OfflineRun:
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     steps: dict[str, str] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    saved: list[str] = field(default_factory=list)
     finished: bool = False
 
 
@@ -58,6 +62,11 @@ def _read(path: Path) -> OfflineRun:
             run.history.append({key: json.loads(value) for key, value in items.items()})
         elif kind == "metric":
             run.steps[record.metric.glob_name or record.metric.name] = record.metric.step_metric
+        elif kind == "summary":
+            changed = {(item.key or ".".join(item.nested_key)): item.value_json for item in record.summary.update}
+            run.summary |= {key: json.loads(value) for key, value in changed.items()}
+        elif kind == "files":
+            run.saved += [item.path for item in record.files.files]
         elif kind == "exit":
             run.finished = record.exit.exit_code == 0
     return run
