@@ -62,13 +62,9 @@ def curves(report: Report) -> list[Curve]:
         points.setdefault(place, {STEP: line[STEP]}).update(_known(family, line))
     found = []
     for name, places in steered.items():
-        own = [points[place] for place in places]
-        families = {metric.partition("/")[0] for point in own for metric in point}
-        alone = points.get((*places[0][:2], "", 0.0), {})
-        still = {
-            name: value for name, value in alone.items() if name.partition("/")[0] in families
-        }  # one dot is no curve
-        ordered = sorted([*own, *([still] if still else [])], key=lambda point: point[STEP])
+        base, base_dose, _, _ = places[0]
+        own, alone = [points[place] for place in places], points.get((base, base_dose, "", 0.0), {})
+        ordered = sorted([*own, *_beside(own, alone)], key=lambda point: point[STEP])
         found.append(Curve(name=name, points=tuple(ordered)))
     return found
 
@@ -84,6 +80,13 @@ def _lines(report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
     for table in tables:
         for line in table.to_dict("records"):
             yield "behavior" if line["evaluator"] == MEASURE else str(line["evaluator"]), line
+
+
+def _beside(own: list[dict[str, float]], alone: dict[str, float]) -> Iterator[dict[str, float]]:
+    """The base's own point, without the evaluators that measured no dose of this curve: one dot is no curve."""
+    families = {metric.partition("/")[0] for point in own for metric in point}
+    if alone:
+        yield {metric: value for metric, value in alone.items() if metric.partition("/")[0] in families}
 
 
 def _known(family: str, line: Mapping[str, Any]) -> dict[str, float]:

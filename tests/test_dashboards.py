@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from browser import Page, chromium, page
 from report_runs import simulate
@@ -22,7 +24,8 @@ from wandb_server import KEY, WandbServer, wandb_server
 
 from caa_bench import dashboard, dashboard_local, tracking_trackio
 from caa_bench.__main__ import main
-from caa_bench.tracking_curves import METRICS
+from caa_bench.report import make_report
+from caa_bench.tracking_curves import METRICS, curves
 
 LOG_TWICE = """
 import json, sys
@@ -40,6 +43,17 @@ needs_trackio = pytest.mark.skipif(importlib.util.find_spec("trackio") is None, 
 needs_workspaces = pytest.mark.skipif(
     importlib.util.find_spec("wandb_workspaces") is None, reason="wandb-workspaces is not installed"
 )
+
+
+def test_a_vector_taken_elsewhere_is_a_curve_of_its_own(tmp_path: Path) -> None:
+    """Another model's vector at the same layer and multipliers: neither mixed in nor of the same name."""
+    folder = tmp_path / "runs" / "compare" / "refusal"
+    report = make_report(simulate(folder, items=24, vectors=("caa",), bases=("none",)))
+    taken = report.cells[report.cells["multiplier"] != 0].assign(vector_model="other")
+    own, other = curves(replace(report, cells=pd.concat([report.cells, taken])))
+    assert (own.name, other.name) == ("none + caa, layer 3", "none + caa~other, layer 3")
+    for curve in (own, other):
+        assert curve.column("behavior/p_balanced")[0] == [-1, -0.5, 0, 0.5, 1]
 
 
 @needs_trackio

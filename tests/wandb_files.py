@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wandb.proto import wandb_internal_pb2
+
 BLOCK, FILE_HEADER, RECORD_HEADER = 32768, 7, 7
 FULL, FIRST, LAST = 1, 2, 4
 
@@ -45,8 +47,6 @@ def offline_runs(folder: Path) -> dict[str, OfflineRun]:
 
 
 def _read(path: Path) -> OfflineRun:
-    from wandb.proto import wandb_internal_pb2
-
     run = OfflineRun()
     for data in _records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
