@@ -1,4 +1,4 @@
-"""A server on loopback that speaks as much of wandb's GraphQL as a saved workspace needs, and remembers all it heard."""
+"""A server on loopback that speaks as much of wandb's GraphQL as a saved workspace needs, and remembers all of it."""
 
 from __future__ import annotations
 
