@@ -1,4 +1,5 @@
-"""wandb as a view of the results: probability against multiplier, one run a curve, so that conditions overlay.
+"""wandb as a view of the results: probability against multiplier, one run a curve, so that conditions overlay,
+and a summary run with the tables, the figures and the report.
 
 Made from the finished tables, never while measuring: it can be repeated, and it can never fail or change a run.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -21,16 +22,14 @@ from caa_bench.hub import first_line
 from caa_bench.recipe import Recipe
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from caa_bench.report import Report
+    from caa_bench.tracking_curves import Curve
 
 logger = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 15
 FINISH_TIMEOUT_S = 60
 """Until a run stops waiting for a connection that broke; what is not uploaded stays on the disk for `wandb sync`."""
-METRICS = ("p_balanced", "p_balanced_low", "p_balanced_high", "log_odds", "option_mass", "letter_bias")
 QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_disable_stats": True}
 
 
@@ -65,49 +64,44 @@ class WandbTracker(Callback):
         return "wandb"
 
     def on_report(self, *, report: Report) -> None:
-        """One run a base and vector, then a summary run with the cells as a table and all curves in one chart."""
-        os.environ.setdefault("WANDB_SILENT", "true")  # it greets before it reads the settings of a run
-        if not os.environ.get("WANDB_MODE"):
-            os.environ.pop("WANDB_MODE", None)  # set to nothing it would be refused
-        curves = curves_of(report)
-        for name, curve in curves.items():
-            self._log_curve(report, name=name, curve=curve)
-        self._log_summary(report, curves)
+        """One run a base and vector, then a summary run with what the whole run shows."""
+        from caa_bench.tracking_curves import curves
 
-    def _log_curve(self, report: Report, *, name: str, curve: pd.DataFrame) -> None:
-        from caa_bench.report.conditions import capability_lines, condition_of
+        quiet()
+        found = curves(report)
+        for curve in found:
+            self._log_curve(report, curve)
+        self._log_summary(report, found)
 
-        with self._run(report, name=name, job_type="curve") as run:
-            run.define_metric("behavior/*", step_metric="multiplier")
-            run.define_metric("capability/*", step_metric="multiplier")
-            beside = capability_lines(report.cells)
-            for line in curve.to_dict("records"):
-                known = _known("behavior", line) | _known("capability", beside.get(condition_of(line), {}))
-                run.log({"multiplier": line["multiplier"]} | known)
+    def _log_curve(self, report: Report, curve: Curve) -> None:
+        from caa_bench.tracking_curves import STEP
 
-    def _log_summary(self, report: Report, curves: dict[str, pd.DataFrame]) -> None:
-        import wandb
+        with self._run(report, name=curve.name, job_type="curve") as run:
+            for family in curve.families:
+                run.define_metric(f"{family}/*", step_metric=STEP)
+            for point in curve.points:
+                run.log(point)
 
-        logged: dict[str, Any] = {"cells": wandb.Table(dataframe=report.cells.astype(object))}
-        if curves:
-            logged["curves"] = wandb.plot.line_series(
-                xs=[curve["multiplier"].tolist() for curve in curves.values()],
-                ys=[curve["p_balanced"].tolist() for curve in curves.values()],
-                keys=[*curves],
-                title=f"{report.manifest['facts']['behavior']['title']}: p(matching) against multiplier",
-                xname="multiplier",
-            )
+    def _log_summary(self, report: Report, found: Sequence[Curve]) -> None:
+        """The cells as a table, all curves in one chart, examples, figures, the page; and the headline's numbers."""
+        from caa_bench.tracking_pages import attach, shown
+        from caa_bench.tracking_summary import headline_numbers
+
         with self._run(report, name="summary", job_type="summary") as run:
-            run.log(logged)
+            run.log(shown(report, found))
+            run.summary.update(headline_numbers(report))
+            attach(run, report.folder)
 
     @contextmanager
     def _run(self, report: Report, *, name: str, job_type: str) -> Iterator[Any]:
         """A run with an id that follows from what it shows, so that a repeat replaces it, here and online."""
+        from caa_bench.tracking_curves import group_of
+
         recipe = report.manifest["recipe"]
         key = content_key([recipe, name])[:16]
         self._forget(report.folder, key)
         settings: dict[str, Any] = {"id": key, "name": name, "project": self.project, "dir": str(report.folder)}
-        settings |= {"group": f"{recipe['behavior']}-{recipe['model']}", "job_type": job_type, "config": recipe}
+        settings |= {"group": group_of(report), "job_type": job_type, "config": recipe}
         run = self._init(settings)
         try:  # not `with run`: it prints the traceback of what is reported in one line
             yield run
@@ -136,34 +130,19 @@ class WandbTracker(Callback):
         return wandb.init(mode=self.mode, settings=wandb.Settings(**QUIET), **settings)
 
 
-def _known(family: str, line: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that have a number, by their name in the dashboard."""
-    return {f"{family}/{name}": line[name] for name in METRICS if name in line and line[name] == line[name]}
-
-
-def curves_of(report: Report) -> dict[str, pd.DataFrame]:
-    """`base + vector, layer` -> its cells by ascending multiplier, the base's own unsteered cell among them."""
-    import pandas as pd
-
-    from caa_bench.report.headline import measured
-
-    cells = measured(report.cells)
-    found = {}
-    for (base, dose, vector, layer), part in cells[cells["vector"] != ""].groupby(
-        ["base", "base_dose", "vector", "layer"], sort=True
-    ):
-        alone = cells[(cells["base"] == base) & (cells["base_dose"] == dose) & (cells["vector"] == "")]
-        named = base if dose == 1 else f"{base} x{dose:g}"
-        found[f"{named} + {vector}, layer {layer:.0f}"] = pd.concat([part, alone]).sort_values("multiplier")
-    return found
-
-
 def wandb_mode() -> Literal["online", "offline", "disabled"]:
     """Online where the user is logged in, unless WANDB_MODE says otherwise; else offline, so that nothing is asked."""
     asked = os.environ.get("WANDB_MODE", "")
     if asked == "disabled":
         return "disabled"
     return "online" if asked != "offline" and _logged_in() else "offline"
+
+
+def quiet() -> None:
+    """What the environment must say before wandb is imported: it greets before it reads the settings of a run."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if not os.environ.get("WANDB_MODE"):
+        os.environ.pop("WANDB_MODE", None)  # set to nothing it would be refused
 
 
 def _logged_in() -> bool:

@@ -1,11 +1,11 @@
-"""trackio as a view of the results: the curves of tracking.py in a local database, no account; `trackio show`."""
+"""trackio as a view of the results: the curves of wandb in a local database; `dashboard --local` shows them."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,10 @@ from caa_bench.errors import UserError
 from caa_bench.files import content_key
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from caa_bench.report import Report
 
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
+INSTALL = "pip install caa-bench[dashboards]"
 
 
 class TrackioTracker(Callback):
@@ -33,29 +32,36 @@ class TrackioTracker(Callback):
 
     def __init__(self, *, project: str) -> None:
         if find_spec("trackio") is None:
-            raise UserError("report_to: trackio is not installed; pip install trackio, or take it out of report_to")
+            raise UserError(f"report_to: trackio is not installed; {INSTALL}, or take it out of report_to")
         self.project = project
 
     def __str__(self) -> str:
         return "trackio"
 
     def on_report(self, *, report: Report) -> None:
-        """A run for each base and vector; the unsteered cell is the point at 0."""
-        from caa_bench.tracking import curves_of
+        """A run for each base and vector, the unsteered cell its point at 0; then some answers in words, if any."""
+        import trackio
 
-        with _local():
-            for name, curve in curves_of(report).items():
-                self._log_curve(report, name=name, curve=curve)
+        from caa_bench.tracking_curves import STEP, curves
+        from caa_bench.tracking_summary import example_answers
 
-    def _log_curve(self, report: Report, *, name: str, curve: pd.DataFrame) -> None:
+        with local():
+            for curve in curves(report):
+                self._log(report, name=curve.name, points=curve.points)
+            if (examples := example_answers(report)) is not None:
+                table = trackio.Table(columns=examples.heads, data=examples.lines)
+                # A run without the x axis that is asked for sends trackio's page into a loop: no chart is drawn at all.
+                self._log(report, name="summary", points=[{STEP: 0.0, "answers": table}])
+
+    def _log(self, report: Report, *, name: str, points: Sequence[Mapping[str, Any]]) -> None:
+        """A run of this name, in the place of an earlier one; the name first, for the sidebar cuts it short."""
         import trackio
         from trackio.sqlite_storage import SQLiteStorage
 
-        from caa_bench.tracking import METRICS
+        from caa_bench.tracking_curves import group_of
 
-        recipe = report.manifest["recipe"]
-        group = f"{recipe['behavior']}-{recipe['model']}"
-        shown = f"{group}: {name} ({content_key([recipe, name])[:6]})"
+        recipe, group = report.manifest["recipe"], group_of(report)
+        shown = f"{name} ({group} {content_key([recipe, name])[:6]})"
         if shown in SQLiteStorage.get_runs(self.project):
             SQLiteStorage.delete_run(self.project, shown)
         trackio.init(
@@ -68,15 +74,14 @@ class TrackioTracker(Callback):
             auto_log_cpu=False,
         )
         try:
-            for step, line in enumerate(curve.to_dict("records")):
-                known: dict[str, Any] = {metric: line[metric] for metric in METRICS if line[metric] == line[metric]}
-                trackio.log({"multiplier": line["multiplier"]} | known, step=step)
+            for step, point in enumerate(points):
+                trackio.log(dict(point), step=step)
         finally:
             trackio.finish()
 
 
 @contextlib.contextmanager
-def _local() -> Iterator[None]:
+def local() -> Iterator[None]:
     """Without trackio's greetings, and without the places on the net that the environment may name."""
     away = {key: os.environ.pop(key) for key in REMOTE if key in os.environ}
     try:

@@ -44,15 +44,17 @@ class Page:
             self.call(f"{domain}.enable")
         return self
 
-    def open(self, path: Path, *, width: int, height: int = 768, scripts: bool = True, media: str = "screen") -> None:
-        """Show a file in a window of this size and wait until it is loaded."""
+    def open(
+        self, place: Path | str, *, width: int, height: int = 768, scripts: bool = True, media: str = "screen"
+    ) -> None:
+        """Show a file, or an address, in a window of this size and wait until it is loaded."""
         self.events.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.call("Emulation.setEmulatedMedia", media=media)
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=place if isinstance(place, str) else place.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._receive()
 

@@ -1,18 +1,31 @@
-"""trackio and the saved wandb workspace: read back where they are installed, one line where they are not."""
+"""trackio and the saved wandb workspace: what they hold, what a reader sees, and one line for everything in the way."""
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+from browser import Page, chromium, page
 from report_runs import simulate
+from small_runs import Command, Small, run, start
+from wandb_server import KEY, WandbServer, wandb_server
 
-from caa_bench import dashboard, tracking_trackio
+from caa_bench import dashboard, dashboard_local, tracking_trackio
 from caa_bench.__main__ import main
-from caa_bench.tracking import METRICS
+from caa_bench.report import make_report
+from caa_bench.tracking_curves import METRICS, curves
 
 LOG_TWICE = """
 import json, sys
@@ -25,37 +38,148 @@ for _ in range(2):
     TrackioTracker(project="p").on_report(report=report)
 print(json.dumps({name: SQLiteStorage.get_logs("p", name) for name in SQLiteStorage.get_runs("p")}))
 """
+INSTALL = "pip install caa-bench[dashboards]"
 needs_trackio = pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
 needs_workspaces = pytest.mark.skipif(
     importlib.util.find_spec("wandb_workspaces") is None, reason="wandb-workspaces is not installed"
 )
 
 
+def test_a_vector_taken_elsewhere_is_a_curve_of_its_own(tmp_path: Path) -> None:
+    """Another model's vector at the same layer and multipliers: neither mixed in nor of the same name."""
+    folder = tmp_path / "runs" / "compare" / "refusal"
+    report = make_report(simulate(folder, items=24, vectors=("caa",), bases=("none",)))
+    taken = report.cells[report.cells["multiplier"] != 0].assign(vector_model="other")
+    own, other = curves(replace(report, cells=pd.concat([report.cells, taken])))
+    assert (own.name, other.name) == ("none + caa, layer 3", "none + caa~other, layer 3")
+    for curve in (own, other):
+        assert curve.column("behavior/p_balanced")[0] == [-1, -0.5, 0, 0.5, 1]
+
+
 @needs_trackio
 def test_trackio_holds_every_curve_once(tmp_path: Path) -> None:
     """Ascending multipliers, the base's own point at 0, nothing twice after a repeat, nothing but ours printed."""
-    import json
-    import os
-
-    run = simulate(tmp_path / "runs" / "compare" / "refusal", items=24, vectors=("caa",), bases=("none",))
+    folder = tmp_path / "runs" / "compare" / "refusal"
+    simulate(folder, items=24, vectors=("caa", "random"), bases=("none",), loss={})
     env = os.environ | {"TRACKIO_DIR": str(tmp_path / "db"), "PYTHONPATH": str(Path(__file__).parents[1])}
-    call = [sys.executable, "-c", LOG_TWICE, str(run)]
+    call = [sys.executable, "-c", LOG_TWICE, str(folder)]
     done = subprocess.run(call, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    ((name, logs),) = json.loads(done.stdout).items()
-    assert name.startswith("refusal-tiny: none + caa, layer 3 (")
-    assert [line["multiplier"] for line in logs] == [-1, -0.5, 0, 0.5, 1]
-    assert all(set(METRICS) <= line.keys() for line in logs)
+    logs = json.loads(done.stdout)
+    assert [name.partition(" (refusal-tiny ")[0] for name in logs] == ["none + caa, layer 3", "none + random, layer 3"]
+    levels = {f"behavior/{name}" for name in METRICS["behavior"]}
+    costs = {f"capability/{name}" for name in METRICS["capability"]}
+    for (_, lines), known in zip(logs.items(), (levels | costs, levels), strict=True):
+        assert [line["multiplier"] for line in lines] == [-1, -0.5, 0, 0.5, 1]
+        for line in lines:
+            assert {name for name in line if "/" in name} == known, "a placebo's capability is not measured"
+
+
+@pytest.fixture(scope="module")
+def shown(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder whose `db` holds a finished comparison with answers in words."""
+    folder = tmp_path_factory.mktemp("trackio")
+    settings = ["bases=[none, system_prompt_positive]", "evaluators=[answer_probability, open_ended]", "limit=6"]
+    settings += ["open_ended.max_new_tokens=6", "report_to=[trackio]"]
+    assert run(small.compare(*settings), folder=folder, env=_environment(folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(shown: Path) -> Iterator[str]:
+    """The address that `dashboard --local` prints; Ctrl-C ends it, and the port is free again."""
+    command = start(["dashboard", "--local"], folder=shown / "page", env=_environment(shown))
+    command.until(lambda: "Ctrl-C" in command.stdout())
+    address = command.stdout().partition("\n")[0]
+    assert address.startswith("http://127.0.0.1:"), command.stderr()
+    yield address
+    command.send(signal.SIGINT)
+    assert command.wait() == 0
+    assert command.stderr() == ""
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One browser for the module."""
+    with page(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@needs_trackio
+@pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
+def test_trackios_page_overlays_the_curves_against_the_multiplier(tab: Page, served: str) -> None:
+    """Drawn, unsmoothed, from nowhere but this machine. A run without multipliers once made it draw nothing at all."""
+    tab.open(served, width=1366)
+    _until(lambda: len(tab.run(COLORS)) == 2 and all(tab.run(DRAWN)))
+    view = tab.run("window.trackio.getViewState()")
+    assert (view["x_axis"], view["smoothing"], view["latest_x"]) == ("multiplier", 0, 8)
+    assert view["metrics"] == ["behavior/p_balanced", "open_ended/score"]
+    assert "behavior/p_balanced" in view["metrics_on_screen"]
+    names = tab.run("document.querySelector('.plot-container').innerText")
+    assert "none + caa, layer " in names
+    assert "system_prompt_positive + caa, layer " in names
+    assert not tab.complaints()
+    assert all(address.startswith(("http://127.0.0.1:", "data:")) for address in tab.requests())
+
+
+@needs_trackio
+@pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
+def test_trackios_page_has_the_answers_side_by_side(tab: Page, served: str) -> None:
+    tab.open(served.replace("/?", "/media?"), width=1366)
+    _until(lambda: tab.run("document.querySelectorAll('table tbody tr').length") == 4)
+    heads = tab.run("[...document.querySelectorAll('table th')].map(head => head.textContent.trim())")
+    assert heads == ["question", "base", *(x for n in ("CAA -8", "alone", "CAA +8") for x in (n, f"{n}: score"))]
+
+
+COLORS = """[...new Set([...document.querySelectorAll('.plot-container .legend-dot')].map(
+    dot => getComputedStyle(dot).backgroundColor))]"""
+DRAWN = f"""(() => {{
+    const canvas = document.querySelector('.plot-container canvas');
+    if (!canvas || !canvas.width) return [false];
+    const seen = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    return {COLORS}.map(color => {{
+        const [r, g, b] = color.match(/\\d+/g).map(Number);
+        let count = 0;
+        for (let i = 0; i < seen.length; i += 4)
+            count += Math.abs(seen[i] - r) + Math.abs(seen[i + 1] - g) + Math.abs(seen[i + 2] - b) < 12;
+        return count > 50;
+    }});
+}})()"""
+"""Whether each color of the legend is the color of a line in the first chart."""
+
+
+def _until(condition: Callable[[], Any], *, limit_s: float = 30) -> None:
+    limit = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < limit, "the page does not come to it"
+        time.sleep(0.1)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {"TRACKIO_DIR": str(folder / "db"), "HOME": str(folder)}
 
 
 def test_trackio_that_is_not_there_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Said before anything is loaded, not after the run."""
-    monkeypatch.setattr(tracking_trackio, "find_spec", lambda _: None)
+    for module in (tracking_trackio, dashboard_local):
+        monkeypatch.setattr(module, "find_spec", lambda _: None)
     assert main(["check", "behavior=refusal", "report_to=[trackio]"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "report_to: trackio is not installed; pip install trackio" in line
+    assert main(["dashboard", "--local"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert f"report_to: trackio is not installed; {INSTALL}" in first
+    assert second == f"caa-bench: dashboard: trackio is not installed; {INSTALL}"
+
+
+@needs_trackio
+def test_a_page_of_nothing_is_one_line(tmp_path: Path) -> None:
+    command = start(["dashboard", "--local", "--project", "none"], folder=tmp_path, env=_environment(tmp_path))
+    assert command.wait() == 2
+    assert command.stderr() == (
+        "caa-bench: dashboard: trackio has no run of project 'none'; "
+        "run `caa-bench compare report_to=[trackio]` first\n"
+    )
 
 
 def test_a_dashboard_needs_a_login(
@@ -74,14 +198,67 @@ def test_a_dashboard_needs_its_package(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(dashboard, "wandb_mode", lambda: "online")
     monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
     assert main(["dashboard"]) == 2
-    assert "wandb-workspaces is not installed; pip install wandb-workspaces" in capsys.readouterr().err
+    assert f"wandb-workspaces is not installed; {INSTALL}" in capsys.readouterr().err
+
+
+def save(server: WandbServer, folder: Path, *more: str) -> Command:
+    """`caa-bench dashboard` of a user who is logged in to this server, ended."""
+    command = start(["dashboard", "--project", "p", *more], folder=folder, env=server.environment())
+    command.wait()
+    return command
 
 
 @needs_workspaces
-def test_the_workspace_has_a_panel_a_metric() -> None:
-    made = dashboard.workspace(project="p", entity="e")
-    (section,) = made.sections
-    assert [panel.y for panel in section.panels] == [
-        [f"behavior/{name}"] for name in ("p_balanced", "log_odds", "option_mass", "letter_bias")
-    ]
-    assert {panel.x for panel in section.panels} == {"multiplier"}
+def test_a_saved_workspace_overlays_every_metric_and_a_repeat_replaces_it(tmp_path: Path) -> None:
+    """Through the login's check, its default entity and the saving, as wandb's own server would hear it."""
+    with wandb_server() as server:
+        first, again = (save(server, tmp_path / name) for name in ("first", "again"))
+    assert (first.wait(), first.stderr()) == (0, "")
+    ((name, spec),) = server.views.items()
+    assert first.stdout() == again.stdout() == f"{server.url}/ann/p?nw={name[3:-2]}\n"
+    assert server.inserted == [True, False]
+    assert {user for _, _, user in server.asked} == {f"Basic {base64.b64encode(f'api:{KEY}'.encode()).decode()}"}
+    (saved, _) = (variables for operation, variables, _ in server.asked if operation == "UpsertView2")
+    assert (saved["entityName"], saved["projectName"], saved["type"]) == ("ann", "p", "project-view")
+    section = spec["section"]
+    assert section["runSets"][0]["grouping"] == [{"section": "run", "name": "group"}]
+    panels = {part["name"]: part["panels"] for part in section["panelBankConfig"]["sections"]}
+    plotted = [panel["config"] for name in ("Behavior", "Capability", "Answers in words") for panel in panels[name]]
+    expected = [f"{family}/{metric}" for family, names in METRICS.items() for metric in names if metric != "n"]
+    expected = [metric for metric in expected if not metric.endswith(("_low", "_high"))]
+    assert [metric for plot in plotted for metric in plot["metrics"]] == expected
+    assert {(plot["xAxis"], plot["limit"]) for plot in plotted} == {("multiplier", 100)}
+    shown = json.dumps(panels["Summary of each run"])
+    assert all(f'"{key}"' in shown for key in ("figures/dose_curves", "answers", "cells"))
+    local = [part["localPanelSettings"] for part in section["panelBankConfig"]["sections"][:3]]
+    for settings in (section["settings"], *local):
+        assert settings["xAxis"] == "multiplier"
+        assert settings["useRunsTableGroupingInPanels"] is False, "a group would be drawn as the mean of its curves"
+
+
+@needs_workspaces
+@pytest.mark.parametrize(
+    ("operation", "status"), [("Viewer", 401), ("View", 500), ("UpsertView2", 0)], ids=["401", "500", "closed"]
+)
+def test_a_server_that_fails_is_one_line(operation: str, status: int, tmp_path: Path) -> None:
+    with wandb_server(WandbServer(failing={operation: status})) as server:
+        command = save(server, tmp_path)
+    assert server.asked[-1][0] == operation
+    assert command.wait() == 2
+    (line,) = command.stderr().splitlines()
+    assert line.startswith(f"caa-bench: dashboard: {server.url.removeprefix('http://')} did not save it (")
+    assert line.endswith("); check --project and --entity, or run `wandb login` again")
+    assert not server.views
+
+
+@needs_workspaces
+def test_a_project_or_a_user_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with wandb_server(WandbServer(entity=None)) as server:
+        command = save(server, tmp_path / "entity")
+        assert command.wait() == 2
+        assert command.stderr().endswith(" names no user or team of this login; give one with --entity\n")
+        server.projects = ()
+        command = save(server, tmp_path / "project", "--entity", "team")
+        assert command.wait() == 2
+        assert "(Project `team/p` not found." in command.stderr()
+        assert not server.views

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections import Counter
@@ -16,12 +17,17 @@ from small_runs import run as command
 from wandb_files import OfflineRun, offline_runs
 
 from caa_bench.__main__ import main
+from caa_bench.results import RowStore
+from caa_bench.safe_text import terminal_safe
+from caa_bench.tracking_curves import METRICS
 
 SETTINGS = (
     "bases=[none, system_prompt_positive]",
     "vectors=[caa, random]",
     "caa.layers=[0, 2]",
     "caa.multipliers=[8, -8, 2]",  # not ascending, on purpose
+    "evaluators=[answer_probability, open_ended]",
+    "open_ended.max_new_tokens=6",
     "report_to=[wandb]",
     "limit=6",
 )
@@ -70,7 +76,7 @@ def test_a_curve_is_probability_against_ascending_multipliers(runs: dict[str, Of
     for name, run in runs.items():
         if name == "summary":
             continue
-        assert run.steps["behavior/*"] == "multiplier"
+        assert run.steps == {"behavior/*": "multiplier", "open_ended/*": "multiplier"}
         assert [step["multiplier"] for step in run.history] == [-8, 0, 2, 8]
         base, _, rest = name.partition(" + ")
         vector, _, layer = rest.partition(", layer ")
@@ -78,25 +84,95 @@ def test_a_curve_is_probability_against_ascending_multipliers(runs: dict[str, Of
             own = cells[(cells["base"] == base) & (cells["multiplier"] == step["multiplier"])]
             own = own[own["vector"].isna() if not step["multiplier"] else (own["vector"] == vector)]
             own = own[own["layer"].isna() | (own["layer"] == float(layer))]
-            assert len(own) == 1
-            for metric in ("p_balanced", "log_odds", "option_mass", "letter_bias"):
-                assert step[f"behavior/{metric}"] == pytest.approx(own[metric].item())
+            lines = {line["evaluator"]: line for line in own.to_dict("records")}
+            for family, evaluator in (("behavior", "answer_probability"), ("open_ended", "open_ended")):
+                for metric in METRICS[family]:
+                    known = lines[evaluator][metric]
+                    assert step.get(f"{family}/{metric}", math.nan) == pytest.approx(known, nan_ok=True)
             assert "behavior/p_balanced_low" not in step, "6 items have no interval, and none is shown as 0"
+            assert {"behavior/p_balanced", "behavior/n", "open_ended/score", "open_ended/n"} <= step.keys()
+
+
+def media_of(run: OfflineRun, tracked: Path) -> Path:
+    """Where an offline run keeps its files."""
+    return next(tracked.glob(f"wandb/*-{run.id}/files"))
+
+
+def table_of(run: OfflineRun, tracked: Path, key: str) -> pd.DataFrame:
+    """A logged table."""
+    table = json.loads((media_of(run, tracked) / run.history[0][f"{key}.path"]).read_text())
+    return pd.DataFrame(table["data"], columns=table["columns"])
 
 
 def test_the_summary_holds_the_cells_as_a_table_and_every_curve_in_one_chart(
     runs: dict[str, OfflineRun], tracked: Path
 ) -> None:
-    (logged,) = runs["summary"].history
-    media = next(tracked.glob(f"wandb/*-{runs['summary'].id}/files"))
-    table = json.loads((media / logged["cells.path"]).read_text())
+    shown = table_of(runs["summary"], tracked, "cells")
     cells = pd.read_csv(tracked / "cells.csv")
-    assert table["columns"] == list(cells.columns)
-    shown = pd.DataFrame(table["data"], columns=table["columns"])
-    assert shown["p_balanced"].tolist() == pytest.approx(cells["p_balanced"].tolist())
-    chart = json.loads((media / logged["curves_table.path"]).read_text())
-    assert len(chart["data"]) == 8 * 4
-    assert {row[1] for row in chart["data"]} == runs.keys() - {"summary"}
+    assert list(shown) == list(cells)
+    for column in ("p_balanced", "score"):
+        assert shown[column].astype(float).tolist() == pytest.approx(cells[column].tolist(), nan_ok=True)
+    for chart in ("curves_table", "curves_in_words_table"):
+        lines = table_of(runs["summary"], tracked, chart)
+        assert len(lines) == 8 * 4
+        assert set(lines["lineKey"]) == runs.keys() - {"summary"}
+
+
+def test_the_summary_has_the_figures_the_report_and_the_tables_to_take_away(
+    runs: dict[str, OfflineRun], tracked: Path
+) -> None:
+    """The same bytes, in the run's own folder and named for the upload, so that `wandb sync` needs nothing else."""
+    run, media = runs["summary"], media_of(runs["summary"], tracked)
+    shown = {key.removesuffix(".path"): value for key, value in run.history[0].items() if key.endswith(".path")}
+    sources = {f"figures/{name}": f"figures/{name}.png" for name in ("dose_curves", "layers", "stacking")}
+    for key, source in (sources | {"report": "report.html"}).items():
+        assert (media / shown[key]).read_bytes() == (tracked / source).read_bytes()
+        assert shown[key] in run.saved
+    figures = [path.relative_to(tracked).as_posix() for path in tracked.glob("figures/*.svg")]
+    assert len(figures) == 3
+    for name in ("cells.csv", "stacking.csv", "table.txt", "recipe.yaml", *figures):
+        assert not (media / name).is_symlink()
+        assert (media / name).read_bytes() == (tracked / name).read_bytes()
+        assert name in run.saved
+
+
+def test_the_summary_has_answers_side_by_side(runs: dict[str, OfflineRun], tracked: Path) -> None:
+    """A line a question and base, a column a dose at the headline's layer, with the texts of the rows."""
+    shown = table_of(runs["summary"], tracked, "answers")
+    doses = {"CAA -8": -8, "alone": 0, "CAA +2": 2, "CAA +8": 8}
+    heads = [head for dose in doses for head in (dose, f"{dose}: score")]
+    assert list(shown) == ["question", "base", *heads]
+    assert shown["base"].tolist() == ["none", "system_prompt_positive"] * 2
+    assert shown["question"].nunique() == 2
+    cells = pd.read_csv(tracked / "cells.csv")
+    layer = runs["summary"].summary["headline/layer"]
+    cells = cells[(cells["evaluator"] == "open_ended") & (cells["layer"].isna() | (cells["layer"] == layer))]
+    texts = {(row["cell"], row["question"]): row["text"] for row in RowStore(tracked / "rows.jsonl").answers()}
+    for line in shown.to_dict("records"):
+        for head, dose in doses.items():
+            own = cells[(cells["base"] == line["base"]) & (cells["multiplier"] == dose) & (cells["vector"] != "random")]
+            said = terminal_safe(texts[(own["cell"].item(), line["question"])])
+            assert line[head].removesuffix(" ...") == (said or "(empty)")
+
+
+def test_the_table_of_runs_shows_the_headline(runs: dict[str, OfflineRun], tracked: Path) -> None:
+    """The numbers of the first table, the verdict of each stack, and no key for what is not known."""
+    shown, layer = runs["summary"].summary, runs["summary"].summary["headline/layer"]
+    stacking = pd.read_csv(tracked / "stacking.csv")
+    stacking = stacking[(stacking["vector"] == "caa") & (stacking["layer"] == layer)].set_index("multiplier")
+    for name, dose in (("caa_minus", -8), ("caa_plus", 2)):
+        place = f"system_prompt_positive/{name}"
+        assert shown[f"{place}/multiplier"] == dose
+        assert stacking.loc[dose, "verdict"] in shown[f"{place}/verdict"]
+        assert shown[f"{place}/n"] == 6
+        assert f"{place}/p_balanced_low" not in shown, "6 items have no interval"
+        assert f"{place}/score" in shown
+    cells = pd.read_csv(tracked / "cells.csv")
+    alone = cells[(cells["multiplier"] == 0) & (cells["evaluator"] == "answer_probability")].set_index("base")
+    for base in ("none", "system_prompt_positive"):
+        assert shown[f"{base}/alone/p_balanced"] == pytest.approx(alone.loc[base, "p_balanced"])
+    assert shown["headline/sentence"] in " ".join((tracked / "table.txt").read_text().split())
+    assert not any(isinstance(value, float) and math.isnan(value) for value in shown.values())
 
 
 def test_a_repeat_replaces_its_runs(small: Small, runs: dict[str, OfflineRun], tracked: Path) -> None:
@@ -153,7 +229,7 @@ class Again:
     logged: pytest.LogCaptureFixture
 
     def __call__(self, **env: str) -> list[str]:
-        """Run it; its results are complete. Returns the warnings."""
+        """Run it; its results are complete. Returns our own warnings: libraries add theirs on a busy machine."""
         before = contents(self.folder / "run")
         self.patch.chdir(self.folder)
         for name, value in environment(self.folder, **env).items():
@@ -165,7 +241,8 @@ class Again:
         said = self.capsys.readouterr()
         assert "p(matching)" in said.out
         assert "Traceback" not in said.err
-        return [record.getMessage() for record in self.logged.records if record.levelname == "WARNING"]
+        own = [record for record in self.logged.records if record.name.startswith("caa_bench")]
+        return [record.getMessage() for record in own if record.levelname == "WARNING"]
 
 
 @pytest.fixture

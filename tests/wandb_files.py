@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wandb.proto import wandb_internal_pb2
+
 BLOCK, FILE_HEADER, RECORD_HEADER = 32768, 7, 7
 FULL, FIRST, LAST = 1, 2, 4
 
@@ -20,6 +22,8 @@ class OfflineRun:
     Args:
         history: what each step logged.
         steps: metric (or glob) -> the metric that its x axis is.
+        summary: what the table of runs shows of it.
+        saved: files that are uploaded with it, below its `files` folder.
     """
 
     id: str = ""
@@ -30,6 +34,8 @@ class OfflineRun:
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     steps: dict[str, str] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    saved: list[str] = field(default_factory=list)
     finished: bool = False
 
 
@@ -41,8 +47,6 @@ def offline_runs(folder: Path) -> dict[str, OfflineRun]:
 
 
 def _read(path: Path) -> OfflineRun:
-    from wandb.proto import wandb_internal_pb2
-
     run = OfflineRun()
     for data in _records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
@@ -58,6 +62,11 @@ def _read(path: Path) -> OfflineRun:
             run.history.append({key: json.loads(value) for key, value in items.items()})
         elif kind == "metric":
             run.steps[record.metric.glob_name or record.metric.name] = record.metric.step_metric
+        elif kind == "summary":
+            changed = {(item.key or ".".join(item.nested_key)): item.value_json for item in record.summary.update}
+            run.summary |= {key: json.loads(value) for key, value in changed.items()}
+        elif kind == "files":
+            run.saved += [item.path for item in record.files.files]
         elif kind == "exit":
             run.finished = record.exit.exit_code == 0
     return run

@@ -1,25 +1,39 @@
-"""`dashboard`: the saved wandb workspace of a project."""
+"""`dashboard`: a project's dose curves, as a saved wandb workspace or, with `--local`, on trackio's page."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from argparse import ArgumentParser, Namespace
 
 from caa_bench.commands.base import Command
 
 
 class Dashboard(Command):
-    """Needs a login; changes no run."""
+    """Changes no run."""
 
     name = "dashboard"
-    help = "save a wandb workspace with the dose curves of a project (needs a login)"
+    help = (
+        "save a wandb workspace with the dose curves of a project (needs a login), or serve trackio's page with --local"
+    )
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """Which project."""
-        parser.add_argument("--project", default="caa_bench", help="the wandb project (%(default)s)")
-        parser.add_argument("--entity", default="", help="the user or team (default: the login's own)")
+        """Which project, and where."""
+        parser.add_argument("--project", default="caa_bench", help="the project's name (%(default)s)")
+        parser.add_argument("--entity", default="", help="wandb's user or team (default: the login's own)")
+        parser.add_argument(
+            "--local", action="store_true", help="trackio's page on this machine, until Ctrl-C; needs no account"
+        )
 
     def run(self, options: Namespace) -> int:
         """Print its address."""
+        if options.local:
+            from caa_bench.dashboard_local import local_dashboard
+
+            with local_dashboard(project=options.project) as url, contextlib.suppress(KeyboardInterrupt):
+                print(f"{url}\nCtrl-C ends it", flush=True)
+                threading.Event().wait()
+            return 0
         from caa_bench.dashboard import save_dashboard
 
         print(save_dashboard(project=options.project, entity=options.entity))

@@ -79,7 +79,7 @@ def write_report(folder: Path) -> Report:
     from caa_bench.report.repeat import recipe_yaml
 
     report = make_report(folder)
-    for name, table in _tables(report).items():
+    for name, table in tables(report).items():
         write_atomic(folder / f"{name}.csv", to_csv(table))
     write_atomic(folder / "items.csv", to_csv(report.item_reliability))
     write_atomic(folder / "table.txt", report.text(detail=True, timings=False) + "\n")
@@ -149,7 +149,7 @@ def make_report(folder: Path) -> Report:
     return replace(report, notices=tuple(notices(report, done=store.done)))
 
 
-def _tables(report: Report) -> dict[str, pd.DataFrame]:
+def tables(report: Report) -> dict[str, pd.DataFrame]:
     """What is written as CSV, by name; answers in words have lines and columns of their own, where there are any."""
     import pandas as pd
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,9 +97,17 @@ def examples(answers: Answers, chosen: Headline, report: Report) -> list[Example
     found = []
     for _, part in list(said.groupby("item", sort=True))[:EXAMPLES]:
         ordered = part.assign(dose=part["cell"].map(doses)).sort_values("dose").to_dict("records")
-        lines = tuple((_dose(line["dose"]), _shown(line), words.number(line["score"])) for line in ordered)
+        lines = tuple((_dose(line["dose"]), shown(line), words.number(line["score"])) for line in ordered)
         found.append(Example(question=terminal_safe(str(ordered[0]["question"])), said=lines))
     return found
+
+
+def shown(line: Mapping[str, Any]) -> str:
+    """An answer as it may be printed: no control characters, cut where the model was, marked where there is none."""
+    if line["error"]:
+        return "(error)"
+    text = terminal_safe(str(line["text"])) or "(empty)"
+    return f"{text} ..." if line["truncated_share"] else text
 
 
 def judged_by(answers: Answers) -> str:
@@ -155,10 +163,3 @@ def _said(judge: dict[str, Any], row: dict[str, Any], kept: Judgements) -> Judge
 
 def _dose(multiplier: float) -> str:
     return words.dose(multiplier) if multiplier else "alone"
-
-
-def _shown(line: dict[str, Any]) -> str:
-    if line["error"]:
-        return "(error)"
-    text = terminal_safe(str(line["text"])) or "(empty)"
-    return f"{text} ..." if line["truncated_share"] else text

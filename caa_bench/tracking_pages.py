@@ -1,0 +1,73 @@
+"""What wandb's summary run of a report holds: tables, charts, figures and the page, and files to take away."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import wandb
+
+from caa_bench.report import tables
+from caa_bench.tracking_curves import STEP, Curve
+from caa_bench.tracking_summary import example_answers
+
+if TYPE_CHECKING:
+    from caa_bench.report import Report
+
+CHARTS = {"curves": "behavior/p_balanced", "curves_in_words": "open_ended/score"}
+ATTACHED = ("cells.csv", "stacking.csv", "table.txt", "recipe.yaml", "figures/*.svg")
+
+
+def shown(report: Report, found: Sequence[Curve]) -> dict[str, Any]:
+    """What is logged, by its key in the dashboard; what the run folder does not hold is left out."""
+    return _tables(report) | _charts(report, found) | _pages(report.folder)
+
+
+def _tables(report: Report) -> dict[str, Any]:
+    cells = tables(report)["cells"].astype(object)
+    found = {"cells": wandb.Table(dataframe=cells.where(cells.notna(), None))}
+    if (examples := example_answers(report)) is not None:
+        found["answers"] = wandb.Table(columns=examples.heads, data=examples.lines)
+    return found
+
+
+def _charts(report: Report, found: Sequence[Curve]) -> dict[str, Any]:
+    """Every curve in one chart: the probability, and the score in words where there is one."""
+    title, charts = report.manifest["facts"]["behavior"]["title"], {}
+    for key, metric in CHARTS.items():
+        lines = {curve.name: curve.column(metric) for curve in found if curve.column(metric)[0]}
+        if lines:
+            charts[key] = wandb.plot.line_series(
+                xs=[x for x, _ in lines.values()],
+                ys=[y for _, y in lines.values()],
+                keys=[*lines],
+                title=f"{title}: {metric} against multiplier",
+                xname=STEP,
+            )
+    return charts
+
+
+def _pages(folder: Path) -> dict[str, Any]:
+    """The figures and report.html to look at in the dashboard, with the bytes that they have in the run folder."""
+    found: dict[str, Any] = {f"figures/{path.stem}": wandb.Image(str(path)) for path in _files(folder, "figures/*.png")}
+    found |= {path.stem: wandb.Html(str(path), inject=False) for path in _files(folder, "report.html")}
+    return found
+
+
+def attach(run: Any, folder: Path) -> None:
+    """Files of the run, to download: copies in its own folder, so that an offline run is whole wherever it is moved.
+
+    No artifact: that would put its copies outside of the run folder, and another version with each change beside it.
+    """
+    for path in _files(folder, *ATTACHED):
+        copy = Path(run.dir) / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        run.save(escape(str(copy)), base_path=run.dir, policy="now")
+
+
+def _files(folder: Path, *patterns: str) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
