@@ -23,7 +23,8 @@ LEVELS = (
 ANSWERS = ("score", "score_low", "score_high", "distinct_2", "loop_share", "perplexity", "missing_share", "n")
 CAPABILITY = ("p_balanced", "p_balanced_low", "p_balanced_high", "option_mass", "n")
 METRICS = {"behavior": LEVELS, "capability": CAPABILITY, "open_ended": ANSWERS}
-"""Family (an evaluator, `behavior` for the answer probability) -> columns of cells.csv, logged as `family/column`."""
+"""Family (an evaluator, `behavior` for the answer probability) -> columns of cells.csv, logged as `family/column`.
+Those of metrics.csv are logged as `family/metric`, behind the task's name where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +56,11 @@ def curves(report: Report) -> list[Curve]:
     """Every curve of a run, in the plan's order; the evaluators of one condition stand in one point."""
     points: dict[tuple[Any, ...], dict[str, float]] = {}
     steered: dict[str, list[tuple[Any, ...]]] = {}
-    for family, line in _lines(report):
+    for known, line in _lines(report):
         place = (line["base"], line["base_dose"], _curve_name(line), line[STEP])
         if place not in points and line["vector"]:
             steered.setdefault(place[2], []).append(place)
-        points.setdefault(place, {STEP: line[STEP]}).update(_known(family, line))
+        points.setdefault(place, {STEP: line[STEP]}).update(known)
     found = []
     for name, places in steered.items():
         base, base_dose, _, _ = places[0]
@@ -74,12 +75,17 @@ def group_of(report: Report) -> str:
     return f"{report.manifest['facts']['behavior']['id']}-{Path(report.manifest['recipe']['model']).name}"
 
 
-def _lines(report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every cell with the family of its metrics."""
+def _lines(report: Report) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
+    """Every cell with what is known of it; one that several metrics were measured in comes once a metric."""
     tables: list[pd.DataFrame] = [report.cells, *([report.answers.cells] if report.answers else [])]
     for table in tables:
         for line in table.to_dict("records"):
-            yield "behavior" if line["evaluator"] == MEASURE else str(line["evaluator"]), line
+            family = "behavior" if line["evaluator"] == MEASURE else str(line["evaluator"])
+            yield _known(family, line), line
+    for line in [] if report.metrics is None else report.metrics.to_dict("records"):
+        name = "_".join(part for part in (line["task"], line["metric"]) if part)
+        values = {f"{name}{end}": line[f"value{end}"] for end in ("", "_low", "_high")} | {f"{name}_n": line["n"]}
+        yield {f"{line['evaluator']}/{key}": float(value) for key, value in values.items() if value == value}, line
 
 
 def _beside(own: list[dict[str, float]], alone: dict[str, float]) -> Iterator[dict[str, float]]:

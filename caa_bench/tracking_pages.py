@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from caa_bench.report import Report
 
 CHARTS = {"curves": "behavior/p_balanced", "curves_in_words": "open_ended/score"}
-ATTACHED = ("cells.csv", "stacking.csv", "table.txt", "recipe.yaml", "figures/*.svg")
+ATTACHED = ("cells.csv", "stacking.csv", "metrics.csv", "vectors.csv", "table.txt", "recipe.yaml", "figures/*.svg")
 
 
 def shown(report: Report, found: Sequence[Curve]) -> dict[str, Any]:

@@ -57,6 +57,21 @@ def test_a_vector_taken_elsewhere_is_a_curve_of_its_own(tmp_path: Path) -> None:
 
 
 @needs_trackio
+def test_a_metric_of_its_own_stands_in_the_curves(tmp_path: Path) -> None:
+    """Perplexity at every dose that it was measured at, with its interval; the placebo's curve has none."""
+    folder = tmp_path / "runs/compare/refusal"
+    rise = {("none", 1.0): 0.5}
+    report = make_report(simulate(folder, items=24, vectors=("caa", "random"), bases=("none",), rise=rise))
+    caa, random = curves(report)
+    doses, values = caa.column("perplexity/perplexity")
+    table = report.metrics.set_index("multiplier")
+    assert doses == sorted(table.index)
+    assert values == [table.loc[dose, "value"] for dose in doses]
+    assert caa.column("perplexity/perplexity_n") == (doses, [24.0] * len(doses))
+    assert caa.column("perplexity/perplexity_low")[1] < values
+    assert "perplexity" not in random.families
+
+
 def test_trackio_holds_every_curve_once(tmp_path: Path) -> None:
     """Ascending multipliers, the base's own point at 0, nothing twice after a repeat, nothing but ours printed."""
     folder = tmp_path / "runs" / "compare" / "refusal"
