@@ -22,16 +22,16 @@ from report_runs import simulate
 from small_runs import Command, Small, run, start
 from wandb_server import KEY, WandbServer, wandb_server
 
-from caa_bench import dashboard, dashboard_local, tracking_trackio
 from caa_bench.__main__ import main
 from caa_bench.report import make_report
-from caa_bench.tracking_curves import METRICS, curves
+from caa_bench.tracking import trackio_page, trackio_runs, wandb_workspace
+from caa_bench.tracking.curves import METRICS, curves
 
 LOG_TWICE = """
 import json, sys
 from pathlib import Path
 from caa_bench.report import make_report
-from caa_bench.tracking_trackio import TrackioTracker
+from caa_bench.tracking.trackio_runs import TrackioTracker
 from trackio.sqlite_storage import SQLiteStorage
 report = make_report(Path(sys.argv[1]))
 for _ in range(2):
@@ -178,7 +178,7 @@ def test_trackio_that_is_not_there_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Said before anything is loaded, not after the run."""
-    for module in (tracking_trackio, dashboard_local):
+    for module in (trackio_runs, trackio_page):
         monkeypatch.setattr(module, "find_spec", lambda _: None)
     assert main(["check", "behavior=refusal", "report_to=[trackio]"]) == 2
     assert main(["dashboard", "--local"]) == 2
@@ -210,8 +210,8 @@ def test_a_dashboard_needs_a_login(
 
 
 def test_a_dashboard_needs_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(dashboard, "wandb_mode", lambda: "online")
-    monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
+    monkeypatch.setattr(wandb_workspace, "wandb_mode", lambda: "online")
+    monkeypatch.setattr(wandb_workspace, "find_spec", lambda _: None)
     assert main(["dashboard"]) == 2
     assert f"wandb-workspaces is not installed; {INSTALL}" in capsys.readouterr().err
 

@@ -21,7 +21,8 @@ from small_behavior import write_behavior
 from caa_bench.__main__ import main
 from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Layers
-from caa_bench.model import DEFAULT_DEPTH, DEFAULT_RANGE, ChatModel, Loading, load_model, load_tokenizer, model_names
+from caa_bench.loading import load_model, load_tokenizer
+from caa_bench.model import DEFAULT_DEPTH, DEFAULT_RANGE, ChatModel, Loading, model_names
 
 # Block counts as the makers publish them.
 BLOCKS = {

@@ -19,7 +19,7 @@ from wandb_files import OfflineRun, offline_runs
 from caa_bench.__main__ import main
 from caa_bench.results import RowStore
 from caa_bench.safe_text import terminal_safe
-from caa_bench.tracking_curves import METRICS
+from caa_bench.tracking.curves import METRICS
 
 SETTINGS = (
     "bases=[none, system_prompt_positive]",
@@ -280,7 +280,7 @@ def test_an_unreachable_server_is_one_line_and_the_curves_are_kept(
     again: Again, runs: dict[str, OfflineRun], finished: Path
 ) -> None:
     """Logged in, but nobody answers: offline after one timeout, with the same ids for a later `wandb sync`."""
-    again.patch.setattr("caa_bench.tracking.INIT_TIMEOUT_S", 2)
+    again.patch.setattr("caa_bench.tracking.wandb_runs.INIT_TIMEOUT_S", 2)
     (line,) = again(WANDB_API_KEY="a" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
     assert line.startswith("wandb cannot be reached (")
     assert line.endswith("); the curves are kept offline")

@@ -28,13 +28,13 @@ class Dashboard(Command):
     def run(self, options: Namespace) -> int:
         """Print its address."""
         if options.local:
-            from caa_bench.dashboard_local import local_dashboard
+            from caa_bench.tracking.trackio_page import local_dashboard
 
             with local_dashboard(project=options.project) as url, contextlib.suppress(KeyboardInterrupt):
                 print(f"{url}\nCtrl-C ends it", flush=True)
                 threading.Event().wait()
             return 0
-        from caa_bench.dashboard import save_dashboard
+        from caa_bench.tracking.wandb_workspace import save_dashboard
 
         print(save_dashboard(project=options.project, entity=options.entity))
         return 0

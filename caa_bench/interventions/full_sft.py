@@ -79,7 +79,7 @@ class FullSFT(Intervention):
         """
         import torch
 
-        from caa_bench.model import leaves_no_trace
+        from caa_bench.traceless import leaves_no_trace
 
         weights = dict(model.named_parameters())
         if coarse := {str(weight.dtype).removeprefix("torch.") for weight in weights.values()} - {"float32"}:

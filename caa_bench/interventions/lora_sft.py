@@ -88,7 +88,7 @@ class LoraSFT(Intervention):
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Train the adapter; loss on exactly the answer tokens."""
-        from caa_bench.model import leaves_no_trace
+        from caa_bench.traceless import leaves_no_trace
 
         rows = [self._row(tokenizer, pair) for pair in list(pairs)[: self.config.max_pairs]]
         with quiet(), leaves_no_trace(model):

@@ -42,8 +42,8 @@ class TrackioTracker(Callback):
         """A run for each base and vector, the unsteered cell its point at 0; then some answers in words, if any."""
         import trackio
 
-        from caa_bench.tracking_curves import STEP, curves
-        from caa_bench.tracking_summary import example_answers
+        from caa_bench.tracking.curves import STEP, curves
+        from caa_bench.tracking.summary import example_answers
 
         with local():
             for curve in curves(report):
@@ -58,7 +58,7 @@ class TrackioTracker(Callback):
         import trackio
         from trackio.sqlite_storage import SQLiteStorage
 
-        from caa_bench.tracking_curves import group_of
+        from caa_bench.tracking.curves import group_of
 
         recipe, group = report.manifest["recipe"], group_of(report)
         shown = f"{name} ({group} {content_key([recipe, name])[:6]})"

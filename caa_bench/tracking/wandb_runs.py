@@ -19,11 +19,10 @@ from urllib.parse import urlparse
 from caa_bench.callbacks import Callback
 from caa_bench.files import content_key
 from caa_bench.hub import first_line
-from caa_bench.recipe import Recipe
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
-    from caa_bench.tracking_curves import Curve
+    from caa_bench.tracking.curves import Curve
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +30,6 @@ INIT_TIMEOUT_S = 15
 FINISH_TIMEOUT_S = 60
 """Until a run stops waiting for a connection that broke; what is not uploaded stays on the disk for `wandb sync`."""
 QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_disable_stats": True}
-
-
-def trackers(recipe: Recipe) -> list[Callback]:
-    """The callbacks that `report_to` names.
-
-    Raises:
-        UserError: one of them is not installed.
-    """
-    made: list[Callback] = []
-    if "wandb" in recipe.args.report_to:
-        made.append(WandbTracker(project=recipe.args.project))
-    if "trackio" in recipe.args.report_to:
-        from caa_bench.tracking_trackio import TrackioTracker
-
-        made.append(TrackioTracker(project=recipe.args.project))
-    return made
 
 
 class WandbTracker(Callback):
@@ -65,7 +48,7 @@ class WandbTracker(Callback):
 
     def on_report(self, *, report: Report) -> None:
         """One run a base and vector, then a summary run with what the whole run shows."""
-        from caa_bench.tracking_curves import curves
+        from caa_bench.tracking.curves import curves
 
         quiet()
         found = curves(report)
@@ -74,7 +57,7 @@ class WandbTracker(Callback):
         self._log_summary(report, found)
 
     def _log_curve(self, report: Report, curve: Curve) -> None:
-        from caa_bench.tracking_curves import STEP
+        from caa_bench.tracking.curves import STEP
 
         with self._run(report, name=curve.name, job_type="curve") as run:
             for family in curve.families:
@@ -84,8 +67,8 @@ class WandbTracker(Callback):
 
     def _log_summary(self, report: Report, found: Sequence[Curve]) -> None:
         """The cells as a table, all curves in one chart, examples, figures, the page; and the headline's numbers."""
-        from caa_bench.tracking_pages import attach, shown
-        from caa_bench.tracking_summary import headline_numbers
+        from caa_bench.tracking.pages import attach, shown
+        from caa_bench.tracking.summary import headline_numbers
 
         with self._run(report, name="summary", job_type="summary") as run:
             run.log(shown(report, found))
@@ -95,7 +78,7 @@ class WandbTracker(Callback):
     @contextmanager
     def _run(self, report: Report, *, name: str, job_type: str) -> Iterator[Any]:
         """A run with an id that follows from what it shows, so that a repeat replaces it, here and online."""
-        from caa_bench.tracking_curves import group_of
+        from caa_bench.tracking.curves import group_of
 
         recipe = report.manifest["recipe"]
         key = content_key([recipe, name])[:16]

@@ -10,9 +10,9 @@ from urllib.parse import urlparse
 from caa_bench.errors import UserError
 from caa_bench.files import content_key
 from caa_bench.hub import first_line
-from caa_bench.tracking import quiet, wandb_mode
-from caa_bench.tracking_curves import METRICS, STEP
-from caa_bench.tracking_trackio import INSTALL
+from caa_bench.tracking.curves import METRICS, STEP
+from caa_bench.tracking.trackio_runs import INSTALL
+from caa_bench.tracking.wandb_runs import quiet, wandb_mode
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace

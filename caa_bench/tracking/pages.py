@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import wandb
 
 from caa_bench.report import tables
-from caa_bench.tracking_curves import STEP, Curve
-from caa_bench.tracking_summary import example_answers
+from caa_bench.tracking.curves import STEP, Curve
+from caa_bench.tracking.summary import example_answers
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

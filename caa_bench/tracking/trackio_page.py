@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 from caa_bench.errors import UserError
 from caa_bench.hub import first_line
-from caa_bench.tracking_curves import STEP
-from caa_bench.tracking_trackio import INSTALL, local
+from caa_bench.tracking.curves import STEP
+from caa_bench.tracking.trackio_runs import INSTALL, local
 
 FIRST = "p_balanced|score"
 """The levels with their intervals on the first screen; emptying the page's filter shows the other metrics."""
