@@ -1,10 +1,9 @@
 """What the pairs' activations say about a vector before it is used: agreement and separability, layer by layer.
 
-Both predict how reliably a vector steers (Braun et al. 2025, arXiv 2505.22637, "Understanding (un)reliability of
-steering vectors"): on 36 behaviors steering worked better and for more of the samples where the pairs' differences had
-a larger cosine with the vector, and where the two sides lay further apart along it. That paper gives a trend and no
-threshold; those below are this project's: on the embedded model, whose directions are planted in layer 3, all seven
-behaviors pass both there, and fail one or both in the layers before. Shapes: N pairs, L layers, D hidden size.
+Both predict how effectively a vector steers (Braun et al. 2025, arXiv 2505.22637, abstract): the higher the cosine
+similarity of the training differences, and the better separated the two sides, the more steerable the behavior. The
+thresholds below are this project's, not that paper's: on the embedded model, whose directions are planted in layer 3,
+all seven behaviors pass both there, and fail one or both in the layers before. Shapes: N pairs, L layers, D hidden size.
 """
 
 from __future__ import annotations
