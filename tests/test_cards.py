@@ -30,7 +30,7 @@ SETTINGS = (
     "vectors=[caa, random]",
     "caa.layers=[0, 2]",
     "lora_sft.max_pairs=4",
-    "evaluators=[answer_probability, capability, open_ended]",
+    "evaluators=[answer_probability, capability, open_ended, perplexity]",
     "open_ended.max_new_tokens=12",
     "limit=24",
 )
@@ -257,6 +257,17 @@ def test_an_export_says_how_its_answers_were_judged(finished: Path) -> None:
     steered = section((finished / "exported/caa/README.md").read_text(), "What it says")
     own = cells[(cells["base"] == "none") & (cells["vector"] == "caa")]
     assert [line[4] == "collapsed" for line in steered] == own["collapsed"].tolist()
+
+
+def test_an_export_says_what_else_moved(finished: Path) -> None:
+    """The ratio of the perplexity at each dose, as in metrics.csv."""
+    table = pd.read_csv(finished / "run/metrics.csv").query("base == 'none' and vector == 'caa'")
+    lines = section((finished / "exported/caa/README.md").read_text(), "What else it moved")
+    assert len(lines) == len(table) == 4
+    for line, (_, row) in zip(lines, table.iterrows(), strict=True):
+        assert line[2] == "perplexity"
+        assert line[4].startswith(f"{row['total']:.2f} [{row['total_low']:.2f}, ") and line[4].endswith("] times")
+        assert line[5] == "24"
 
 
 def section(text: str, title: str) -> list[list[str]]:

@@ -3,7 +3,9 @@
 Both predict how effectively a vector steers (Braun et al. 2025, arXiv 2505.22637, abstract): the higher the cosine
 similarity of the training differences, and the better separated the two sides, the more steerable the behavior. The
 thresholds below are this project's, not that paper's: on the embedded model, whose directions are planted in layer 3,
-all seven behaviors pass both there, and fail one or both in the layers before. Shapes: N pairs, L layers, D hidden size.
+all seven behaviors pass both there, and fail one or both in the layers before.
+
+Shapes: N pairs, L layers, D hidden size.
 """
 
 from __future__ import annotations

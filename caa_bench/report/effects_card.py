@@ -16,6 +16,7 @@ from caa_bench.report.capability import questions
 from caa_bench.report.conditions import CAPABILITY
 from caa_bench.report.details import interval, signed_interval
 from caa_bench.report.headline import headline, measured
+from caa_bench.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -38,7 +39,7 @@ def run_origin(report: Report, label: str) -> Origin:
 
 def run_effects(report: Report, label: str) -> str:
     """What the intervention alone did in a run, with its side effects; "" where it was not measured alone."""
-    return "\n\n".join(filter(None, (part(report, label) for part in (_behavior, _capability, _in_words))))
+    return "\n\n".join(filter(None, (part(report, label) for part in (_behavior, _capability, _in_words, _metrics))))
 
 
 def _behavior(report: Report, label: str) -> str:
@@ -79,6 +80,19 @@ def _in_words(report: Report, label: str) -> str:
     said = "Answers in words, score from 0 to 1 (the behavior); its change against the unchanged model. "
     said += f"{judged_by(report.answers)} Collapsed text repeats itself, is empty or is cut off far more often."
     return _section("What it says", said, ["score", "change, 95% interval", "text", "n"], own, lines)
+
+
+def _metrics(report: Report, label: str) -> str:
+    """Perplexity and the tasks of lm-eval, where a run has some."""
+    own = [] if report.metrics is None else _alone(report.metrics, label)
+    lines = []
+    for x in own:
+        ratio = x["change"] == "ratio"
+        name = f"{x['task']}: {x['metric']}" if x["task"] else str(x["metric"])
+        change = interval(x, "total") if ratio else signed_interval(x, "total")
+        lines.append([terminal_safe(name), interval(x, "value"), f"{change}{' times' if ratio else ''}", str(x["n"])])
+    said = "Measured beside the behavior; its change against the unchanged model, of a perplexity as a ratio."
+    return _section("What else it moved", said, ["metric", "level", "change, 95% interval", "n"], own, lines)
 
 
 def _alone(table: pd.DataFrame, label: str) -> list[dict[str, Any]]:
