@@ -26,7 +26,7 @@ from caa_bench.evaluators.base import Aftermath
 from caa_bench.facts import run_facts
 from caa_bench.files import content_key
 from caa_bench.hub import unreachable
-from caa_bench.interventions import Intervention, Unchanged
+from caa_bench.interventions import Intervention, Unchanged, several_fits
 from caa_bench.measure import Measurement
 from caa_bench.model import ChatModel
 from caa_bench.plan import Plan, bases_of, make_plan, unknown_bases
@@ -56,8 +56,8 @@ class Benchmark:
         settings: what the run folder is bound to; the recipe's, or made from the arguments.
 
     Attributes:
-        artifacts: label -> what is kept of each fit that is done.
-        unfit: label -> why, for each intervention whose fit failed; the comparison goes on without these.
+        artifacts: key -> what is kept of each fit that is done.
+        unfit: key -> why, for each intervention whose fit failed; the comparison goes on without these.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class Benchmark:
         self.args = args or BenchmarkArguments()
         self.chat = ChatModel.find(model) if isinstance(model, str) else model
         self.behavior = behavior if isinstance(behavior, Behavior) else behavior_of(behavior, self.args)
-        self.interventions = [item for item in interventions if not isinstance(item, Unchanged)]
+        given = [item for item in interventions if not isinstance(item, Unchanged)]
+        self.interventions = several_fits(given, count=self.args.fits)
         self.vectors = [item for item in self.interventions if item.label in self.args.vectors]
         self.bases = bases_of(self.args.bases, interventions=self.interventions, vectors=self.vectors)
         self.evaluators = list(evaluators) or [AnswerProbability()]
@@ -166,7 +167,7 @@ class Benchmark:
         self.unfit = {}
         with finish_what_runs() as stop:
             for intervention in self.interventions:
-                if intervention.trains and intervention.label not in self.artifacts:
+                if intervention.trains and intervention.key not in self.artifacts:
                     self._fit(intervention, pairs)
                     stop.leave_if_asked()
         return self
@@ -183,7 +184,7 @@ class Benchmark:
             bases=self._fitted(self.bases),
             vectors=self._fitted(self.vectors),
             evaluators=self.evaluators,
-            learned={label: artifact.checksum for label, artifact in self.artifacts.items()},
+            learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
         )
 
     def compare(self) -> Self:
@@ -257,15 +258,15 @@ class Benchmark:
             self.callbacks.tell("on_fit_error", intervention=intervention, error=error)
             if isinstance(error, UserError):
                 raise
-            logger.exception("%s cannot be fitted; everything that does not need it goes on", intervention.label)
-            self.unfit[intervention.label] = f"{type(error).__name__}: {error}"
+            logger.exception("%s cannot be fitted; everything that does not need it goes on", intervention.key)
+            self.unfit[intervention.key] = f"{type(error).__name__}: {error}"
         else:
-            self.artifacts[intervention.label] = artifact
+            self.artifacts[intervention.key] = artifact
             self.callbacks.tell("on_fit_end", intervention=intervention, artifact=artifact)
 
     def _fitted(self, interventions: Sequence[Intervention]) -> list[Intervention]:
         """Those that need nothing that could not be fitted."""
-        return [item for item in interventions if not self.unfit.keys() & set(item.label.split("+"))]
+        return [item for item in interventions if not self.unfit.keys() & set(item.key.split("+"))]
 
     def _loaded(self) -> ChatModel:
         """The model with its weights, once it is sure that every base's prompt can be made."""

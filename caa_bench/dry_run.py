@@ -111,14 +111,14 @@ def arms_of(benchmark: Benchmark, layers: Layers) -> list[Arm]:
 def _arms_under(evaluator: Evaluator, benchmark: Benchmark, layers: Layers) -> list[Arm]:
     count = token_counter(benchmark.chat.source)
     questions = _questions(evaluator, benchmark)
-    shared: list[Condition] = []
-    alone: list[Condition] = []
     sharing = benchmark.args.share_prefix and evaluator.shares_prefix
-    for vector, conditions in doses_under(evaluator, benchmark.vectors, layers).items():
-        for condition in conditions:
-            (shared if sharing and _has_edits(vector, condition) else alone).append(condition)
     arms = []
     for base in bases_under(evaluator, benchmark.bases):
+        shared: list[Condition] = []
+        alone: list[Condition] = []
+        for vector, conditions in doses_under(evaluator, benchmark.vectors, base, layers).items():
+            for condition in conditions:
+                (shared if sharing and _has_edits(vector, condition) else alone).append(condition)
         turns = [turn for text in questions for turn in base.rewrite([{"role": "user", "content": text}])]
         tokens = sum(count(turn["content"]) + TEMPLATE_TOKENS for turn in turns)
         arms += [
@@ -165,10 +165,10 @@ def _has_edits(intervention: Intervention, condition: Condition) -> bool:
 
 def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
     """The base alone, then a line for each vector's cells."""
-    lines = [f"  {arm.evaluator.name}: {arm.base.label} x{arm.dose.multiplier:g}: alone"]
-    for vector, conditions in doses_under(arm.evaluator, benchmark.vectors, layers).items():
+    lines = [f"  {arm.evaluator.name}: {arm.base.key} x{arm.dose.multiplier:g}: alone"]
+    for vector, conditions in doses_under(arm.evaluator, benchmark.vectors, arm.base, layers).items():
         grid = ", ".join(map(_dose, conditions))
-        lines.append(f"    + {vector.label}: {grid}")
+        lines.append(f"    + {vector.key}: {grid}")
     return lines
 
 

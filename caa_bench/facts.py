@@ -34,7 +34,7 @@ def run_facts(benchmark: Benchmark, plan: Plan) -> dict[str, Any]:
         "diagnostics": {
             one.label: list(one.diagnostics)
             for one in benchmark.interventions
-            if isinstance(one, SteeringVector) and one.diagnostics
+            if isinstance(one, SteeringVector) and one.diagnostics and one.key == one.label  # the pairs of every fit
         },
     }
 

@@ -30,6 +30,7 @@ class Cell:
         base_dose: the base's own multiplier, 1 as fitted.
         vector: "" for the base alone (multiplier 0, no layer).
         vector_behavior / vector_layer / vector_model: where the vector was fitted; model "" is the measured one.
+        fit: which of a run's several fits it is of; "" where it is of none, or there is one alone.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Cell:
     layer: int | None
     multiplier: float
     vector_model: str = ""
+    fit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +84,23 @@ def bases_of(
     Raises:
         UserError: a part of a name that none of the interventions has.
     """
-    by_label = {one.label: one for one in interventions}
+    by_label: dict[str, list[Intervention]] = {}
+    for one in interventions:
+        by_label.setdefault(one.label, []).append(one)
     parts = [name.split("+") for name in dict.fromkeys(named) if name != "none"]
     if not parts:
         return [Unchanged(), *(one for one in interventions if one not in vectors)]
     missing = sorted({part for many in parts for part in many if part not in by_label})
     if missing:
         raise UserError(f"bases: {', '.join(missing)} is not among the interventions; add it or take it out")
-    stacked = [[by_label[part] for part in many] for many in parts]
+    stacked = [own for many in parts for own in _fit_by_fit([by_label[part] for part in many])]
     return [Unchanged(), *(many[0] if len(many) == 1 else Stack(*many) for many in stacked)]
+
+
+def _fit_by_fit(parts: Sequence[Sequence[Intervention]]) -> list[list[Intervention]]:
+    """The parts of a base once for each of their fits; a part that is not fitted is in all of them."""
+    numbers = dict.fromkeys(one.number for fits in parts for one in fits if one.number) or {"": None}
+    return [[next(one for one in fits if one.number in ("", number)) for fits in parts] for number in numbers]
 
 
 def bases_under(evaluator: Evaluator, bases: Sequence[Intervention]) -> list[Intervention]:
@@ -100,13 +110,15 @@ def bases_under(evaluator: Evaluator, bases: Sequence[Intervention]) -> list[Int
 
 
 def doses_under(
-    evaluator: Evaluator, vectors: Sequence[Intervention], layers: Layers
+    evaluator: Evaluator, vectors: Sequence[Intervention], base: Intervention, layers: Layers
 ) -> dict[Intervention, list[Condition]]:
-    """What the evaluator measures on top of a base: placebos only where it measures the behavior itself."""
+    """What the evaluator measures on top of a base: placebos only where it measures the behavior itself, and of
+    several fits those of the base's own number."""
     multipliers = evaluator.config.multipliers
     found = {}
     for vector in vectors:
-        if evaluator.of_behavior or not vector.placebo_of:
+        joint = "" in (base.number, vector.number) or base.number == vector.number
+        if joint and (evaluator.of_behavior or not vector.placebo_of):
             own = list(dict.fromkeys(vector.conditions(layers)))  # a dose that a recipe names twice once
             if multipliers is not None:
                 places = dict.fromkeys(condition.layer for condition in own)
@@ -143,17 +155,18 @@ def make_plan(
     Args:
         model_key: what identifies the model (`ChatModel.fingerprint`).
         bases / vectors: what stands below and what goes on top.
-        learned: checksum of each fitted intervention's artifact, by label.
+        learned: checksum of each fitted intervention's artifact, by key.
     """
     cells: list[Cell] = []
     batches: list[Batch] = []
     how = {name: getattr(args, name) for name in ("protocol", "share_prefix", "batch_size", "seed")}
     common = {"schema": SCHEMA, "model": model_key} | how
     for evaluator in evaluators:
-        on_top = [(vector, c) for vector, own in doses_under(evaluator, vectors, layers).items() for c in own]
         items = _in_batches(evaluator.items(behavior, split=args.split), limit=args.limit, size=args.batch_size)
         measured = common | {"evaluator": evaluator.name, "config": evaluator.settings()}
         for base, dose in _grid(bases_under(evaluator, bases), layers):
+            doses = doses_under(evaluator, vectors, base, layers)
+            on_top = [(vector, condition) for vector, conditions in doses.items() for condition in conditions]
             own = _cells(
                 measured | {"base": _identity(base, dose, learned)},
                 shared={
@@ -167,6 +180,7 @@ def make_plan(
                 },
                 treatments=[(None, Condition(multiplier=0.0)), *on_top],  # the base alone first
                 learned=learned,
+                fit=base.number,
             )
             cells += [cell for cell, _ in own]
             treatments = tuple(treatment for _, treatment in own)
@@ -195,6 +209,7 @@ def _cells(
     shared: dict[str, Any],
     treatments: Sequence[tuple[Intervention | None, Condition]],
     learned: Mapping[str, str],
+    fit: str,
 ) -> list[tuple[Cell, Treatment]]:
     """A cell and its treatment for each grid point."""
     made = []
@@ -211,6 +226,7 @@ def _cells(
             vector_model="" if source is None else source.model,
             layer=condition.layer,
             multiplier=condition.multiplier,
+            fit=fit or ("" if vector is None else vector.number),
         )
         made.append((cell, Treatment(cell=key, intervention=vector, condition=condition)))
     return made
@@ -220,7 +236,7 @@ def _identity(intervention: Intervention | None, condition: Condition, learned: 
     """What decides an intervention's effect: settings, the artifact's bytes, the dose."""
     if intervention is None:
         return None
-    artifacts = {part: learned[part] for part in intervention.label.split("+") if part in learned}
+    artifacts = {part: learned[part] for part in intervention.key.split("+") if part in learned}
     return {"settings": intervention.settings(), "artifacts": artifacts, "condition": asdict(condition)}
 
 

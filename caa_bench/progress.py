@@ -38,7 +38,7 @@ class Progress(Callback):
     def on_fit_begin(self, *, intervention: Intervention, pairs: int) -> None:
         """Say what is being fitted, since LoRA on a large model takes a while."""
         used = min(pairs, getattr(intervention.config, "max_pairs", None) or pairs)
-        _say(f"fit {intervention.label} on {used} pairs ... ", end="")
+        _say(f"fit {intervention.key} on {used} pairs ... ", end="")
 
     def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
         """How long it took, or that it was there."""

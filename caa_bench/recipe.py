@@ -40,6 +40,8 @@ class BenchmarkArguments:
         data: `own`, the project's splits; `caa`, a folder in the published format.
         data_dir: that folder; null: what `caa-bench data download` fetched.
         limit: only the first so many items of the split; null: all.
+        fits: how often each trained intervention is fitted: finetunes with seeds of their own, vectors on bootstrap
+            resamples of the training items. With several, every interval holds their differences too.
         seed: of splits, resamples and tests; 0 or more.
         batch_size: items computed together; changes last bits, so it is part of every result's key.
         share_prefix: false recomputes every prompt in full, as a check; much slower.
@@ -57,6 +59,7 @@ class BenchmarkArguments:
     data: Literal["own", "caa"] = "own"
     data_dir: str | None = None
     limit: int | None = None
+    fits: int = 1
     seed: int = 0
     batch_size: int = 32
     share_prefix: bool = True
@@ -67,7 +70,7 @@ class BenchmarkArguments:
 
     def mistakes(self) -> list[str]:
         """One line for each number that nothing can be computed with."""
-        given = {"limit": self.limit, "batch_size": self.batch_size, "draws": self.draws}
+        given = {"limit": self.limit, "fits": self.fits, "batch_size": self.batch_size, "draws": self.draws}
         few = [
             f"{name}: {value} is too few; give 1 or more"
             for name, value in given.items()

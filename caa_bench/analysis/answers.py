@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.cells import column_mean
-from caa_bench.analysis.effects import pick
+from caa_bench.analysis.cells import column_mean, count_errors
+from caa_bench.analysis.fits import effect_intervals, sampling
 from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
-from caa_bench.analysis.intervals import bootstrap_mean
 from caa_bench.analysis.resample import DRAWS
 from caa_bench.analysis.shifts import references
 from caa_bench.analysis.text_quality import distinct, loop_share
@@ -23,7 +22,7 @@ from caa_bench.rows import ANSWER_FIELDS
 QUALITY = ["tokens", "empty_share", "truncated_share", "distinct_1", "distinct_2", "loop_share", "perplexity"]
 ITEM_COLUMNS = ["cell", "item", "cluster", "question", "text", "error", "score", "second_score", *QUALITY]
 COLUMNS = [
-    "cell", *RUN, *CONDITION, "fit", "judge", "n", "n_clusters", "n_items", "errors", "score", "score_low",
+    "cell", *RUN, *CONDITION, "n_fits", "judge", "n", "n_clusters", "n_items", "errors", "score", "score_low",
     "score_high", "score_shift", "score_shift_low", "score_shift_high", "score_total", "score_total_low",
     "score_total_high", "missing_share", "second_score", "judge_accuracy", *QUALITY, "collapsed",
 ]  # fmt: skip
@@ -84,17 +83,15 @@ def answer_table(
 
 
 def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
-    table = group.cells[["cell", *RUN, *CONDITION, "fit"]].copy()
-    score = group.matrix("score")
-    level = bootstrap_mean(score, group.clusters, within=(0, 1), seed=seed, draws=draws)
-    errors = np.nansum(group.matrix("error"), axis=0).astype(int)
+    table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
+    score, how = group.stack("score"), sampling(group, seed=seed, draws=draws)
+    level = effect_intervals(score, how, within=(0, 1))
     asked = (~np.isnan(group.matrix("error"))).sum(axis=0)
     found = {"score": level}
     for name, columns in references(group).items():
-        moved = score - pick(score, columns)
-        found[f"score_{name}"] = bootstrap_mean(moved, group.clusters, seed=seed, draws=draws)
+        against = np.where(columns[:, None] < 0, np.nan, score[:, columns])
+        found[f"score_{name}"] = effect_intervals(score - against, how)
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
-    table["errors"] = errors
     for name, one in found.items():
         table[name], table[f"{name}_low"], table[f"{name}_high"] = one.point, one.low, one.high
     table["missing_share"] = np.divide(asked - level.n, asked, out=np.full(len(asked), np.nan), where=asked > 0)
@@ -108,8 +105,8 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
 
 def collapsed(table: pd.DataFrame) -> np.ndarray:
     """Whether each cell's text is much worse than that of its base alone; False where that was not run. [C] bool"""
-    still = table[table["multiplier"] == 0].drop_duplicates(["base", "base_dose", "fit"])
-    base = table[["base", "base_dose", "fit"]].merge(still, on=["base", "base_dose", "fit"], how="left")
+    still = table[table["multiplier"] == 0].drop_duplicates(["base", "base_dose"])
+    base = table[["base", "base_dose"]].merge(still, on=["base", "base_dose"], how="left")
     return worse_text(table, base)
 
 

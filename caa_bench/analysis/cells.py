@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from caa_bench.analysis.fits import effect_intervals, sampling
 from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
-from caa_bench.analysis.intervals import bootstrap_mean
-from caa_bench.analysis.macro import macro
+from caa_bench.analysis.macro import macro_fits
 from caa_bench.analysis.resample import DRAWS
 
 LOW_MASS = 0.5
 SATURATION = 8.0  # log-odds: p within .0003 of 0 or 1
 
 COLUMNS = [
-    "cell", *RUN, *CONDITION, "fit", "n", "n_clusters", "n_items", "errors", "p_balanced", "p_balanced_low",
+    "cell", *RUN, *CONDITION, "n_fits", "n", "n_clusters", "n_items", "errors", "p_balanced", "p_balanced_low",
     "p_balanced_high", "p_given", "p_swapped", "log_odds", "log_odds_low", "log_odds_high", "option_mass",
     "option_mass_min", "mass_low_share", "p_low_bound", "p_high_bound", "letter_bias", "letter_bias_abs",
     "letter_locked", "saturated_share", "accuracy", "accuracy_low", "accuracy_high",
@@ -29,7 +29,8 @@ def cell_table(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 0,
         cells: one line a cell, indexed by `cell`, with the columns of `frames.RUN` and `frames.CONDITION`.
 
     Returns:
-        `COLUMNS`, one line a cell, sorted by condition. `n` counts scored items, `errors` items in error, `n_items` the
+        `COLUMNS`, one line a condition, sorted; several fits of one (`n_fits`) are averaged item by item and are part
+        of every interval, under the first one's cell. `n` counts scored items, `errors` items in error, `n_items` the
         items of the behavior and split seen in any cell, so `n_items - n - errors` were not asked in this one. Levels
         with an interval (p, log-odds, accuracy) are unweighted means over the items' categories.
         Probabilities 0-1, log-odds in nats; n/a is NaN.
@@ -39,15 +40,15 @@ def cell_table(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 0,
 
 
 def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
-    table = group.cells[["cell", *RUN, *CONDITION, "fit"]].copy()
+    table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits)
     y = group.matrix("log_odds")
     for name, within in (("p_balanced", (0.0, 1.0)), ("log_odds", (-np.inf, np.inf)), ("accuracy", (0.0, 1.0))):
-        values = macro(group.matrix(name), group.categories)
-        level = bootstrap_mean(values, group.clusters, within=within, seed=seed, draws=draws)
+        values = macro_fits(group.stack(name), group.categories)
+        level = effect_intervals(values, sampling(group, seed=seed, draws=draws), within=within)
         table[name], table[f"{name}_low"], table[f"{name}_high"] = level.point, level.low, level.high
         if name == "p_balanced":
             table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
-    table["errors"] = np.nansum(group.matrix("error"), axis=0).astype(int)
+    table["errors"] = count_errors(group)
     mass, mass_p, bias = group.matrix("option_mass"), group.matrix("mass_p"), group.matrix("letter_bias")
     table["option_mass"] = column_mean(mass)
     table["option_mass_min"] = _column_min(group.matrix("option_mass_min"))
@@ -58,6 +59,11 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
         table[name] = column_mean(group.matrix(name))
     table["saturated_share"] = share_of(np.abs(y) > SATURATION, y)
     return table
+
+
+def count_errors(group: Group) -> np.ndarray:
+    """Items of each condition in error, in any of its fits. [C]"""
+    return np.nansum(np.ceil(group.matrix("error")), axis=0).astype(int)
 
 
 def column_mean(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy import stats
 
+from caa_bench.analysis.frames import Group
 from caa_bench.analysis.intervals import TAIL, Intervals, bootstrap_mean, guarded, sign_flip
 from caa_bench.analysis.ratio import Moments, fieller, fieller_ends
 from caa_bench.analysis.resample import DRAWS, ClusterSums, cluster_sums
@@ -33,6 +34,11 @@ class Sampling:
     draws: int = DRAWS
 
 
+def sampling(group: Group, *, seed: int, draws: int) -> Sampling:
+    """Of a group's conditions."""
+    return Sampling(clusters=group.clusters, n_fits=group.n_fits, seed=seed, draws=draws)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TwoWay:
     """Mean over items and fits with the variance from each. All [L] but `sums`."""
@@ -43,18 +49,26 @@ class TwoWay:
     df: np.ndarray
 
 
-def effect_intervals(values: np.ndarray, how: Sampling) -> Intervals:
-    """Mean over items and fits of each line with its interval. values: [N, L, F]"""
+def effect_intervals(
+    values: np.ndarray, how: Sampling, *, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Intervals:
+    """Mean over items and fits of each line with its interval. values: [N, L, F]
+
+    Args:
+        within: what a value can be; no interval reaches beyond it.
+    """
     parts = []
     for n_fits, lines in _by_fits(how):
         part = values[:, lines, :n_fits]
         if n_fits == 1:
-            parts.append((lines, bootstrap_mean(part[:, :, 0], how.clusters, seed=how.seed, draws=how.draws)))
+            one = bootstrap_mean(part[:, :, 0], how.clusters, within=within, seed=how.seed, draws=how.draws)
+            parts.append((lines, one))
             continue
         two = two_way(part, part, how.clusters)
         se = np.sqrt(two.by_item + two.by_fit)
         reach = stats.t.ppf(1 - TAIL, two.df) * se
-        parts.append((lines, guarded(two.sums, two.sums.mean - reach, two.sums.mean + reach, se=se)))
+        low, high = (np.clip(two.sums.mean + sign * reach, *within) for sign in (-1, 1))
+        parts.append((lines, guarded(two.sums, low, high, se=se)))
     return _merge(parts, len(how.n_fits))
 
 

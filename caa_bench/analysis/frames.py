@@ -24,11 +24,13 @@ DEFAULTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The cells of one model, split, evaluator and behavior, with the items they share.
+    """The conditions of one model, split, evaluator and behavior, with the items they share.
 
     Args:
         keys: the values of `RUN`.
-        cells: one line a cell, sorted by condition; its position is the column of every matrix. [C]
+        cells: one line a condition, sorted; its position is the column of every matrix. Where a condition has several
+            fits (LoRA seeds, resamples of the pairs) the first one's cell stands for it, without `fit`. [C]
+        members: the cells of each condition, one a fit. [C]
         scores: the item scores of these cells.
         items: sorted item ids. [N]
         clusters: 0-based cluster code of each item, in the sorted order of the cluster names. [N]
@@ -37,17 +39,37 @@ class Group:
 
     keys: dict[str, str]
     cells: pd.DataFrame
+    members: tuple[tuple[str, ...], ...]
     scores: pd.DataFrame
     items: pd.Index
     clusters: np.ndarray
     categories: np.ndarray
 
+    @property
+    def n_fits(self) -> np.ndarray:
+        """Fits of each condition. [C]"""
+        return np.array([len(own) for own in self.members], dtype=int)
+
     def matrix(self, column: str) -> np.ndarray:
-        """One score as [N, C] float64; NaN where the item has no row or an error in that cell."""
-        out = np.full((len(self.items), len(self.cells)), np.nan)
+        """One score as [N, C] float64, the mean over a condition's fits; NaN where an item has no row or an error."""
+        values = self.stack(column)
+        if values.shape[2] == 1:
+            return values[:, :, 0]
+        used = np.arange(values.shape[2]) < self.n_fits[:, None]
+        return np.where(used, values, 0.0).sum(axis=2) / self.n_fits
+
+    def stack(self, column: str) -> np.ndarray:
+        """The same fit by fit: [N, C, F]. A condition with one fit serves all: its values stand in each place."""
+        most = int(self.n_fits.max(initial=1))
+        every = list(dict.fromkeys(cell for own in self.members for cell in own))
+        flat = np.full((len(self.items), len(every)), np.nan)
         rows = self.items.get_indexer(self.scores["item"])
-        out[rows, pd.Index(self.cells["cell"]).get_indexer(self.scores["cell"])] = self.scores[column].to_numpy(float)
-        return out
+        flat[rows, pd.Index(every).get_indexer(self.scores["cell"])] = self.scores[column].to_numpy(float)
+        place = {cell: number for number, cell in enumerate(every)}
+        index = np.array(
+            [[place[own[min(fit, len(own) - 1)]] for fit in range(most)] for own in self.members], dtype=int
+        )
+        return flat[:, index.reshape(len(self.members), most)]
 
 
 def tidy_cells(cells: pd.DataFrame) -> pd.DataFrame:
@@ -66,8 +88,11 @@ def tidy_cells(cells: pd.DataFrame) -> pd.DataFrame:
     return tidy.sort_values([*RUN, *CONDITION, "fit", "cell"], na_position="first", kind="stable", ignore_index=True)
 
 
-def groups(scores: pd.DataFrame, cells: pd.DataFrame) -> Iterator[Group]:
+def groups(scores: pd.DataFrame, cells: pd.DataFrame, *, each_fit: bool = False) -> Iterator[Group]:
     """One `Group` per model, protocol, split, evaluator and behavior, sorted.
+
+    Args:
+        each_fit: keep the fits of a condition apart, each a column of its own with its `fit`.
 
     Raises:
         ValueError: an item is scored twice in one cell, or stands in two clusters.
@@ -80,14 +105,27 @@ def groups(scores: pd.DataFrame, cells: pd.DataFrame) -> Iterator[Group]:
         cluster = here[["item", "cluster"]].drop_duplicates().sort_values("item").set_index("item")["cluster"]
         if cluster.index.has_duplicates:
             raise ValueError(f"{keys}: an item stands in two clusters: {cluster.index[cluster.index.duplicated()][0]}")
+        own, members = (part, tuple((cell,) for cell in part["cell"])) if each_fit else _conditions(part)
         yield Group(
             keys=dict(zip(RUN, keys, strict=True)),
-            cells=part,
+            cells=own,
+            members=members,
             scores=here,
             items=cluster.index,
             clusters=_codes(cluster.astype(str)),
             categories=_codes(cluster.index.astype(str).map(category_of)),
         )
+
+
+def _conditions(cells: pd.DataFrame) -> tuple[pd.DataFrame, tuple[tuple[str, ...], ...]]:
+    """One line a condition, and the cells of its fits in their order."""
+    if (cells["fit"] == "").all():
+        return cells, tuple((cell,) for cell in cells["cell"])
+    numbered = cells.sort_values("fit", key=lambda fits: pd.to_numeric(fits, errors="coerce"), kind="stable")
+    found = numbered.groupby(CONDITION, sort=False, dropna=False)["cell"].agg(tuple)
+    lead = cells[cells["cell"].isin([own[0] for own in found])].reset_index(drop=True)
+    by_lead = {own[0]: own for own in found}
+    return lead.assign(fit=""), tuple(by_lead[cell] for cell in lead["cell"])
 
 
 def _codes(names: pd.Series | pd.Index) -> np.ndarray:

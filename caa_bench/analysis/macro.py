@@ -30,3 +30,8 @@ def macro(values: np.ndarray, categories: np.ndarray) -> np.ndarray:
         weights = seen.sum(axis=0) / (used * sizes[categories])
         middle = np.nansum(weights * values, axis=0) / seen.sum(axis=0)
     return np.where(weights == 1, values, middle + weights * (values - middle))
+
+
+def macro_fits(values: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """The same of each fit. [N, C, F]"""
+    return np.stack([macro(values[:, :, fit], categories) for fit in range(values.shape[2])], axis=2)

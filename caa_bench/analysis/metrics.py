@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from caa_bench.analysis.cells import count_errors
 from caa_bench.analysis.effects import pick
 from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
 from caa_bench.analysis.intervals import Intervals, bootstrap_ratio
@@ -21,7 +22,7 @@ from caa_bench.row_kinds import METRIC_FIELDS
 
 ENDS = ("", "_low", "_high")
 COLUMNS = [
-    "cell", *RUN, *CONDITION, "fit", "task", "metric", "change", "n", "n_clusters", "n_items", "errors", "weight",
+    "cell", *RUN, *CONDITION, "n_fits", "task", "metric", "change", "n", "n_clusters", "n_items", "errors", "weight",
     *(f"{name}{end}" for name in ("value", "shift", "total") for end in ENDS), "n_shift", "n_total",
 ]  # fmt: skip
 KEY = ["cell", "task", "metric"]
@@ -62,12 +63,11 @@ def metric_table(
 
 
 def _group_table(group: Group, aggregation: str, *, seed: int, draws: int) -> pd.DataFrame:
-    table = group.cells[["cell", *RUN, *CONDITION, "fit"]].copy()
+    table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
     value, weight = group.matrix("value"), group.matrix("weight")
     level = bootstrap_ratio(value, weight, group.clusters, within=_range(value, aggregation), seed=seed, draws=draws)
     table["change"] = "ratio" if aggregation == "perplexity" else "difference"
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
-    table["errors"] = np.nansum(group.matrix("error"), axis=0).astype(int)
     table["weight"] = np.where(np.isnan(value), 0.0, weight).sum(axis=0)
     _put(table, "value", level, aggregation)
     for name, columns in references(group).items():

@@ -18,7 +18,7 @@ from caa_bench.analysis.frames import RUN, VECTOR, Group, groups
 from caa_bench.analysis.intervals import bootstrap_mean
 from caa_bench.analysis.resample import DRAWS
 
-CURVE = ["base", "base_dose", *VECTOR, "fit"]
+CURVE = ["base", "base_dose", *VECTOR]
 COLUMNS = [
     *RUN, *CURVE, "n", "multipliers", "slope", "slope_low", "slope_high", "slope_sd", "rank_correlation",
     "anti_steerable_share",
@@ -93,7 +93,7 @@ def _curves(
         steered = group.cells[group.cells["multiplier"] != 0]
         for _, part in steered.groupby(CURVE, sort=False, dropna=False):
             keys = dict(part.iloc[0][CURVE])
-            zero = find_cell(place, (keys["base"], keys["base_dose"], *STILL), keys["fit"])
+            zero = find_cell(place, (keys["base"], keys["base_dose"], *STILL), "")
             doses = {**dict(zip(part["multiplier"], part.index, strict=True)), **({0.0: zero} if zero >= 0 else {})}
             if len(doses) > 1:
                 order = sorted(doses)

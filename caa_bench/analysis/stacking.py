@@ -54,7 +54,7 @@ def stacking_table(
         multiplier other than 0. Effects are means over the same items, log-odds (and probability with `_p`), signed by
         the multiplier; `base_alone` is not. NaN is n/a. `caa_` stands for whatever vector the line names.
     """
-    tables = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells)]
+    tables = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells, each_fit=True)]
     tables = [table for table in tables if len(table)]
     if not tables:
         return pd.DataFrame(columns=COLUMNS)
@@ -88,7 +88,7 @@ def fit_table(item_scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     One line per stacking line and fit; log-odds, over the same items as the stacking line.
     """
     parts = []
-    for group in groups(item_scores, cells):
+    for group in groups(item_scores, cells, each_fit=True):
         lines = find_lines(group)
         y = item_effects(group.matrix("log_odds"), lines)
         means = {name: fit_means(getattr(y, field)) for name, field in EFFECTS.items()}

@@ -127,7 +127,7 @@ def _steps(own: pd.DataFrame) -> pd.DataFrame:
     ends = own[["shift_low", "shift_high"]].mul(side, axis=0)
     table = own.assign(side=side, size=size, pushed=own["shift"] * side, least=ends.min(axis=1), most=ends.max(axis=1))
     table = table[side != 0].sort_values("size", kind="stable")
-    curve = ["model", "protocol", "evaluator", "base", "base_dose", "vector_layer", "layer", "fit", "side"]
+    curve = ["model", "protocol", "evaluator", "base", "base_dose", "vector_layer", "layer", "side"]
     smaller = table.groupby(curve, dropna=False)[["pushed", "least"]].shift()
     behind = (smaller["pushed"] - table["pushed"]).where(table["most"] < smaller["least"], 0.0)
     return table.assign(turn=behind)

@@ -40,7 +40,8 @@ class Export(Command):
             read_artifact(folder, expect=None)
             copy = inside(target, label)
             shutil.copytree(folder, copy)
-            effects = run_effects(report, label)
-            write_card(copy, Intervention.from_pretrained(copy), run_origin(report, label), effects=effects)
+            own = label.partition("~")[0]  # of several fits the run shows the mean
+            origin, effects = run_origin(report, own), run_effects(report, own)
+            write_card(copy, Intervention.from_pretrained(copy), origin, effects=effects)
             print(f"{label}: {target / label}")
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +31,7 @@ __all__ = [
     "Unchanged",
     "from_folder",
     "registry",
+    "several_fits",
 ]
 
 
@@ -47,6 +49,19 @@ def registry() -> dict[str, type[Intervention]]:
                 raise TypeError(f"two interventions are called {cls.name!r}: {found[cls.name]} and {cls}")
             found[cls.name] = cls
     return dict(sorted(found.items(), key=lambda pair: (bool(pair[1].placebo_of), pair[0])))
+
+
+def several_fits(interventions: Sequence[Intervention], *, count: int) -> list[Intervention]:
+    """Each with `count` fits of its own where its fit draws something; in the given order, fit by fit."""
+    if count == 1:
+        return list(interventions)
+    found: dict[int, Intervention] = {}
+    for number in range(1, count + 1):
+        made: dict[str, Intervention] = {}
+        for one in interventions:
+            made[one.label] = one.another_fit(number, made=made)
+        found |= {id(one): one for one in made.values()}
+    return list(found.values())
 
 
 def from_folder(folder: Path, *, expected: type[Intervention] = Intervention) -> Intervention:

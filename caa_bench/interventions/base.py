@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -107,6 +107,9 @@ class Intervention:
     class Config:
         """The recipe section's keys: none."""
 
+    number = ""
+    """Which of a run's several fits this is ("1", "2", ...); "" where there is one alone."""
+
     def __init__(self, config: Any = None, *, variant: str = "") -> None:
         self.config: Any = self.Config() if config is None else config
         self.variant = variant
@@ -130,6 +133,24 @@ class Intervention:
     def label(self) -> str:
         """`<name>_<variant>`, as it stands in YAML, CSV and dashboards."""
         return f"{self.name}_{self.variant}" if self.variant else self.name
+
+    @property
+    def key(self) -> str:
+        """The label, with the number of the fit behind the first one's."""
+        return self.label if self.number in ("", "1") else f"{self.label}~{self.number}"
+
+    def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention:
+        """The same thing to be fitted once more, by another draw of whatever its fit draws; itself where nothing is.
+
+        Args:
+            number: from 1.
+            made: the fits of this number made so far, by label; a placebo finds its original here.
+        """
+        if not self.trains or not hasattr(self.config, "seed"):
+            return self
+        again = type(self)(replace(self.config, seed=self.config.seed + number - 1), variant=self.variant)
+        again.number = str(number)
+        return again
 
     def check(self, layers: Layers) -> list[str]:
         """One line for each setting that cannot work on a model with these layers; run before any weights load."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Ingredient, Layers, Source
+from caa_bench.interventions.base import Condition, Ingredient, Intervention, Layers, Source
 from caa_bench.interventions.vectors import SteeringVector, diagnosed, grid_mistakes, letter_differences, letter_sides
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class CAA(SteeringVector):
                 Empty: the raw vector.
             vector_behavior: take the vector of another behavior; empty: the measured behavior's own.
             vector_layer: take the vector of this layer and add it at each steered layer; null: each layer's own.
+            resample: 0 averages every training pair; 1, 2, ... a bootstrap resample of the items, another one for each
+                number. `fits` of the recipe sets it.
             vector_model: take the vector that another model (named as in `model`, with as many layers of the same
                 width) gives for the same pairs; it is loaded to fit alone. Empty: the measured model's own.
         """
@@ -56,6 +59,7 @@ class CAA(SteeringVector):
         vector_behavior: str = ""
         vector_layer: int | None = None
         vector_model: str = ""
+        resample: int = 0
 
         def __post_init__(self) -> None:
             if self.layers == ():
@@ -93,7 +97,7 @@ class CAA(SteeringVector):
         if not (self.config.normalize or self.config.vector_model):
             return []
         for name in (self._own_behavior(pairs), *self.config.normalize):
-            self._raw.setdefault(name, CAA(keep_differences=False))
+            self._raw.setdefault(name, CAA(CAA.Config(resample=self.config.resample), keep_differences=False))
         return [
             Ingredient(
                 intervention=raw,
@@ -115,7 +119,8 @@ class CAA(SteeringVector):
         if not parts:
             sides = self._read_sides(model, tokenizer, pairs)
             differences = sides[:, 0] - sides[:, 1]
-            self.vectors = mean_vector(differences)
+            drawn = _resampled(self.own_pairs(pairs), number=self.config.resample)
+            self.vectors = mean_vector(differences if drawn is None else differences[drawn])
             self.diagnostics = as_lines(diagnosed(sides, self.own_pairs(pairs)))
             self.differences = differences if self._keep_differences else None
             return
@@ -130,6 +135,12 @@ class CAA(SteeringVector):
         self.vectors = own * self._scale(own) if self.config.normalize else own
         self.diagnostics = self._of_raw(raw)
         self._raw = {}  # another fit is another model or other pairs
+
+    def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention:
+        """The vector of another bootstrap resample of the training items."""
+        again = CAA(replace(self.config, resample=number), keep_differences=self._keep_differences)
+        again.number = str(number)
+        return again
 
     def read_differences(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
         """The pair differences of the vector's own behavior in the model that it is taken from. [N, L, D]"""
@@ -234,6 +245,18 @@ def _pairs_named(pairs: Pairs, name: str, *, key: str) -> Pairs:
         return pairs.of(name)
     except UserError as error:
         raise UserError(*(f"caa.{key}: {line.removeprefix('behavior: ')}" for line in error.lines)) from None
+
+
+def _resampled(pairs: Pairs, *, number: int) -> list[int] | None:
+    """Places of the pairs of as many items, drawn with replacement; both option orders of an item stay together."""
+    if not number:
+        return None
+    places: dict[str, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        places.setdefault(pair.item, []).append(place)
+    items = list(places)
+    drawn = random.Random(number).choices(items, k=len(items))  # noqa: S311 - a draw, not a secret
+    return [place for item in drawn for place in places[item]]
 
 
 def mean_vector(differences: Tensor) -> Tensor:

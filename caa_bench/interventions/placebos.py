@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
@@ -63,6 +63,14 @@ class Placebo(SteeringVector):
         source = CAA.revive({k: v for k, v in original.items() if k not in ("name", "variant")}, variant="")
         assert isinstance(source, CAA)  # noqa: S101 - narrows the type for mypy
         return cls(cls.Config(seed=settings["seed"]), original=source)
+
+    def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention:
+        """Another draw, beside that fit of the original."""
+        original = made[self.placebo_of]
+        assert isinstance(original, CAA)  # noqa: S101 - narrows the type for mypy
+        again = type(self)(replace(self.config, seed=self.config.seed + number - 1), original=original)
+        again.number = str(number)
+        return again
 
     def conditions(self, layers: Layers) -> list[Condition]:
         """The original's grid."""

@@ -31,12 +31,18 @@ class Stack(Intervention):
         if doses is not None and len(doses) != len(parts):
             raise ValueError(f"doses ({len(doses)}) must be one a part ({len(parts)})")
         self.parts = parts
+        self.number = next((part.number for part in parts if part.number), "")
         self.doses = doses
 
     @property
     def label(self) -> str:
         """The labels of the parts joined by `+`."""
         return "+".join(part.label for part in self.parts)
+
+    @property
+    def key(self) -> str:
+        """The keys of the parts joined by `+`."""
+        return "+".join(part.key for part in self.parts)
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Fit every part on the same pairs, each on the unchanged model."""

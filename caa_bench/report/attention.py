@@ -67,11 +67,11 @@ def notices(report: Report, *, done: Set[str]) -> list[Notice]:
     if report.metrics is not None:
         dear = metric_warnings(_leading(report.metrics, layer), tables.shifts)
         said += [Notice(severity=warning.severity, text=warning.text) for warning in dear]
-        counted.append(report.metrics.groupby("cell", as_index=False)[["n", "errors"]].max())
+        counted.append(report.metrics.groupby("cell", as_index=False)[["n", "errors", "n_fits"]].max())
     said += [Notice(severity="caution", text=str(line)) for line in facts["warnings"]]
     said += [Notice(severity="note", text=f"Resumed with another version: {x}") for x in manifest["version_changes"]]
     ordered = sorted(said, key=lambda notice: RANK.get(notice.severity, -1))
-    scored = pd.concat([table[["n", "errors"]] for table in counted])
+    scored = pd.concat([table[["n", "errors", "n_fits"]] for table in counted])
     return [*_missing(manifest, scored, done=done), *ordered]
 
 
@@ -125,7 +125,7 @@ def _missing(manifest: dict[str, Any], cells: pd.DataFrame, *, done: Set[str]) -
             text=f"{len(absent)} of {len(planned)} batches are missing (status {manifest['status']}): the numbers are "
             "of the items that are there; run the same command again to finish.",
         )
-    unseen = len(manifest["facts"]["cells"]) - int((cells["n"] > 0).sum())
+    unseen = len(manifest["facts"]["cells"]) - int(cells.loc[cells["n"] > 0, "n_fits"].sum())
     if unseen > 0:
         yield Notice(
             severity="missing", text=f"{unseen} of {len(manifest['facts']['cells'])} cells have no scored item."

@@ -55,6 +55,8 @@ def _behavior(report: Report, label: str) -> str:
         for line in own
     ]
     said = f"On the {report.manifest['recipe']['split']} split; shift of the log-odds against the unchanged model."
+    if own and (fits := max(int(line["n_fits"]) for line in own)) > 1:
+        said += f" Means of {fits} fits, this one among them."
     heads = ["p(matching)", "shift, 95% interval", "option mass", "letter bias", "n"]
     return _section("What it did", said, heads, own, lines)
 
