@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-PLACES = ("data-cell", "data-line", "data-metric", "data-curve", "data-item", "data-artifact", "data-vector")
+PLACES = (
+    "data-cell",
+    "data-line",
+    "data-metric",
+    "data-curve",
+    "data-item",
+    "data-artifact",
+    "data-vector",
+    "data-fit",
+)
 EMPTY = {"meta", "br", "wbr", "img", "link", "input", "hr"}
 
 

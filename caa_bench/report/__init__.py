@@ -33,6 +33,7 @@ class Report:
         reliability: one line a dose curve: slope, rank correlation, anti-steerable share (reliability.csv).
         item_reliability: the same, one line an item (items.csv).
         notices: what a reader must know, worst first.
+        fits: one line a cell of each fit, where there are several (fits.csv).
         vectors: one line a vector and layer: how far its training pairs agree (vectors.csv); empty where not known.
         answers: the answers in words, where the run has some; None else.
         metrics: one line a cell, task and metric that is measured beside the behavior (metrics.csv); None without any.
@@ -46,6 +47,7 @@ class Report:
     shifts: pd.DataFrame
     reliability: pd.DataFrame
     item_reliability: pd.DataFrame
+    fits: pd.DataFrame
     vectors: pd.DataFrame
     notices: tuple[Notice, ...] = ()
     answers: Answers | None = None
@@ -102,6 +104,7 @@ def make_report(folder: Path) -> Report:
     import pandas as pd
 
     from caa_bench.analysis.cells import cell_table
+    from caa_bench.analysis.fit_levels import fit_levels
     from caa_bench.analysis.items import item_scores
     from caa_bench.analysis.metrics import metric_table
     from caa_bench.analysis.reliability import item_reliability, reliability_table
@@ -140,6 +143,7 @@ def make_report(folder: Path) -> Report:
         shifts=shift_table(items, cells, **settings),
         reliability=reliability_table(items, behavior, **settings),
         item_reliability=item_reliability(items, behavior),
+        fits=_in_plan_order(fit_levels(items, behavior), cells),
         vectors=vector_lines(manifest),
         answers=answers,
     )
@@ -157,6 +161,8 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
     if report.answers is not None:
         tables["cells"] = pd.concat([report.cells, report.answers.cells], ignore_index=True)
         tables["judges"] = report.answers.judges
+    if len(report.fits):
+        tables["fits"] = report.fits
     if len(report.vectors):
         tables["vectors"] = report.vectors
     if report.metrics is not None:

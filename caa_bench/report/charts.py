@@ -38,11 +38,16 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line of a chart."""
+    """One line of a chart.
+
+    Args:
+        fits: each fit's own point, where a dot is the mean of several.
+    """
 
     name: str
     look: Look
     dots: tuple[Dot, ...]
+    fits: tuple[Dot, ...] = ()
     faint: bool = False
 
 
@@ -93,6 +98,7 @@ class Line:
     placebo: str
     marker: str
     marks: tuple[Mark, ...]
+    fits: tuple[Mark, ...]
     label_x: float
     label_y: float
 
@@ -152,6 +158,7 @@ def _line(series: Series, frame: Frame, *, label_y: float) -> Line:
         placebo=_area([(d.x, *d.band) for d in series.dots], frame),
         marker=MARKERS[series.look.marker],
         marks=marks,
+        fits=tuple(Mark(x=frame.x(d.x), y=frame.y(d.y), dot=d) for d in series.fits if not math.isnan(d.y)),
         label_x=round(frame.width - frame.labels + 12, 2),
         label_y=label_y,
     )

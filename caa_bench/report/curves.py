@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from caa_bench.analysis.placebo import placebo_band
 from caa_bench.report import words
+from caa_bench.report.fits import leading_fits
 from caa_bench.report.headline import Headline, at_headline, measured, placebos
 
 if TYPE_CHECKING:
@@ -28,16 +29,18 @@ class Curve:
         name: the base, with its own dose where that is not as fitted.
         base: without it.
         points: `COLUMNS`, by ascending multiplier, the base's own unsteered cell among them.
+        fits: `multiplier`, `p_balanced`, `cell`, `fit` and `n` of each fit, where there are several.
     """
 
     name: str
     base: str
     points: pd.DataFrame
+    fits: pd.DataFrame
 
 
 def curves(report: Report, chosen: Headline) -> list[Curve]:
     """One curve a base at the headline's vector and layer, in the recipe's order."""
-    cells = measured(report.cells)
+    cells, each = measured(report.cells), leading_fits(report, chosen)
     band = placebo_band(measured(report.shifts), placebos=placebos())
     at = band if chosen.layer is None else band[band["layer"] == chosen.layer]
     at = at.rename(columns={"p_low": "placebo_low", "p_high": "placebo_high"})
@@ -55,5 +58,6 @@ def curves(report: Report, chosen: Headline) -> list[Curve]:
             for end in ("placebo_low", "placebo_high"):
                 points[end] = points[end].where(~still, points["p_balanced"])
         if len(points):
-            found.append(Curve(name=words.named(base, base_dose), base=base, points=points[COLUMNS]))
+            dots = each[(each["base"] == base) & (each["base_dose"] == base_dose)]
+            found.append(Curve(name=words.named(base, base_dose), base=base, points=points[COLUMNS], fits=dots))
     return found

@@ -93,6 +93,8 @@ def _dose_curves(found: list[Curve], chosen: Headline, look: dict[str, Look]) ->
         if unchanged is not None and curve is not unchanged:
             place.plot(unchanged.points["multiplier"], unchanged.points["p_balanced"], color="#bbbbbb", linewidth=0.8)
         _curve(place, curve.points, look[curve.base])
+        each = curve.fits
+        place.scatter(each["multiplier"], each["p_balanced"], s=3, color=look[curve.base].color, alpha=0.6, zorder=3)
         place.set_title(curve.name, fontsize=8, loc="left")
         place.set_ylim(-0.02, 1.02)
         place.set_xticks(sorted(curve.points["multiplier"]))

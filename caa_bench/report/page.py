@@ -18,6 +18,7 @@ from caa_bench.report.arms import Row, rows
 from caa_bench.report.capability import capability, capability_grid
 from caa_bench.report.costs import Cost, Timing, costs
 from caa_bench.report.curves import curves
+from caa_bench.report.fits import count, fits_grid
 from caa_bench.report.grids import cells_grid, items_grid, letters_grid, reliability_grid, stacks_grid
 from caa_bench.report.headline import Headline, headline, items_asked
 from caa_bench.report.metrics import metric_sections
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 def render_page(report: Report) -> str:
     """The whole page."""
     chosen = headline(report)
-    arms, fits = rows(report, chosen), costs(report)
+    arms, fitted = rows(report, chosen), costs(report)
     found = curves(report, chosen)
     stacks = stacks_grid(report, chosen, everything=False)
     every = stacks_grid(report, chosen, everything=True)
     ability = capability(report, chosen)
-    answer = sentence(report, chosen, rows=arms, costs=fits)
+    answer = sentence(report, chosen, rows=arms, costs=fitted)
     return (
         environment()
         .get_template("report.html.jinja")
@@ -56,8 +57,9 @@ def render_page(report: Report) -> str:
             layers=layer_chart(report, chosen),
             capability=capability_grid(ability) if ability else None,
             metrics=metric_sections(report, chosen),
-            costs=_priced(arms, fits, chosen),
+            costs=_priced(arms, fitted, chosen),
             stacks=stacks,
+            fits=fits_grid(report, chosen),
             every_stack=every if len(every.rows) > len(stacks.rows) else None,
             spoken=spoken(report, chosen),
             vectors=vectors_grid(report),
@@ -128,6 +130,7 @@ def _facts(report: Report, chosen: Headline) -> list[tuple[str, str]]:
         ("orders", "given only" if recipe["protocol"] == "caa" else "both"),
         ("layer", "n/a" if chosen.layer is None else f"{words.count(chosen.layer)} ({chosen.layer_reason})"),
         ("seeds", _seeds(seeds)),
+        *([("fits", str(many))] if (many := count(report)) > 1 else []),
         ("tries", str(tries) if tries else "0, nothing was chosen in this run"),
         ("test opened", str(report.manifest["test_opened"]) if recipe["split"] == "test" else "no"),
         ("status", str(report.manifest["status"])),

@@ -37,7 +37,8 @@ def panels(found: Sequence[Curve], chosen: Headline) -> list[Chart]:
     unchanged = next((curve for curve in curves if curve.base == "none"), None)
     charts = []
     for curve in curves:
-        series = [Series(name=curve.name, look=look[curve.base], dots=_dots(curve, chosen, band=True))]
+        own = _dots(curve, chosen, band=True)
+        series = [Series(name=curve.name, look=look[curve.base], dots=own, fits=_fits(curve))]
         if unchanged is not None and curve is not unchanged:
             faint = Series(name="none", look=look["none"], dots=_dots(unchanged, chosen, band=False), faint=True)
             series.insert(0, faint)
@@ -106,6 +107,22 @@ def _dots(curve: Curve, chosen: Headline, *, band: bool) -> tuple[Dot, ...]:
             )
         )
     return tuple(dots)
+
+
+def _fits(curve: Curve) -> tuple[Dot, ...]:
+    """Each fit's own level."""
+    return tuple(
+        Dot(
+            x=line["multiplier"],
+            y=line["p_balanced"],
+            low=math.nan,
+            high=math.nan,
+            cell=str(line["cell"]),
+            column="p_balanced",
+            title=f"{curve.name}, fit {line['fit']}: p {words.probability(line['p_balanced'])}, n {line['n']}",
+        )
+        for line in curve.fits.to_dict("records")
+    )
 
 
 def _layer_dot(shift: dict[str, Any], *, band: tuple[float, float]) -> Dot:

@@ -23,7 +23,7 @@ class Quote:
         text: as shown.
         value: unrounded; NaN is n/a.
         place: what kind of line: `cell` (cells.csv and the shifts), `line` (stacking.csv), `metric` (metrics.csv),
-            `curve`, `item`, `vector` (vectors.csv), `artifact`.
+            `curve`, `item`, `vector` (vectors.csv), `fit` (fits.csv), `artifact`.
         key: that line's key.
         column: its column.
     """
@@ -84,6 +84,11 @@ def line_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
 def line_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
     """A number of a stacking line, with its interval."""
     return _span(line, column, form, place="line", key=line_key(line))
+
+
+def fit_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
+    """A number of one fit's line of fits.csv."""
+    return _quote(line, column, form, place="fit", key=str(line["cell"]))
 
 
 def metric_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:

@@ -14,6 +14,7 @@ from caa_bench.report.capability import capability, capability_text
 from caa_bench.report.columns import WIDTH, columns, level_text
 from caa_bench.report.costs import costs
 from caa_bench.report.details import every_level, every_stack
+from caa_bench.report.fits import count
 from caa_bench.report.headline import Headline, headline, items_asked, measured, placebos
 from caa_bench.report.layers import LayerLine, layer_lines
 from caa_bench.report.metrics import metrics_text
@@ -63,10 +64,11 @@ def head(report: Report, chosen: Headline) -> str:
     orders = "given option order only" if recipe["protocol"] == "caa" else "both option orders"
     layer = "" if chosen.layer is None else f", layer {words.count(chosen.layer)} ({chosen.layer_reason})"
     grouped = "" if clusters == items else f" in {clusters} clusters"
+    fits = f", means of {count(report)} fits" if count(report) > 1 else ""
     tested = f"n {items} items{grouped}, {orders}" if items else "no A/B test"
     asked = f"{recipe['split']} split, {tested}"
     return (
-        f"{behavior['title']} on {recipe['model']}{layer}: {asked}, seed {recipe['seed']}. "
+        f"{behavior['title']} on {recipe['model']}{layer}: {asked}, seed {recipe['seed']}{fits}. "
         f"Matching means: {str(behavior['matching']).rstrip('.')}."
     )
 
