@@ -53,7 +53,7 @@ def registry() -> dict[str, type[Intervention]]:
 
 def several_fits(interventions: Sequence[Intervention], *, count: int) -> list[Intervention]:
     """Each with `count` fits of its own where its fit draws something; in the given order, fit by fit."""
-    if count == 1:
+    if count <= 1:
         return list(interventions)
     found: dict[int, Intervention] = {}
     for number in range(1, count + 1):

@@ -1,0 +1,195 @@
+"""Several fits of one intervention: other seeds, other resamples; averaged by item, and part of every interval."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from analysis_frames import cell, frame, scores
+from report_page import PageReader
+from small_runs import Small, manifest
+
+from caa_bench import CAA, Benchmark, BenchmarkArguments, LoraSFT, SystemPrompt
+from caa_bench.__main__ import main
+from caa_bench.analysis.cells import cell_table
+from caa_bench.analysis.fit_levels import fit_levels
+from caa_bench.analysis.shifts import shift_table
+from caa_bench.interventions import RandomDirection, several_fits
+from caa_bench.interventions.vectors import letter_differences
+from caa_bench.model import ChatModel
+from caa_bench.plan import bases_of
+from caa_bench.report import make_report
+from caa_bench.results import RowStore
+
+SETTINGS = ("fits=2", "bases=[none, system_prompt_positive, lora_sft_positive]", "vectors=[caa, random]")
+N = 60
+
+
+@pytest.fixture(scope="module")
+def finished(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a comparison with two fits."""
+    folder = tmp_path_factory.mktemp("fits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(small.compare(*SETTINGS, "lora_sft.max_pairs=6")) == 0
+    return folder / "run"
+
+
+def test_each_fit_has_cells_of_its_own_and_what_is_not_fitted_serves_all(finished: Path) -> None:
+    """A vector on a finetune is that of the same number; a prompt carries the vectors of both."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for one in manifest(finished)["facts"]["cells"]:
+        found.setdefault((one["base"], one["vector"]), set()).add(one["fit"])
+    both = {"1", "2"}
+    assert found == {
+        ("none", ""): {""}, ("none", "caa"): both, ("none", "random"): both,
+        ("system_prompt_positive", ""): {""}, ("system_prompt_positive", "caa"): both,
+        ("system_prompt_positive", "random"): both,
+        ("lora_sft_positive", ""): both, ("lora_sft_positive", "caa"): both, ("lora_sft_positive", "random"): both,
+    }  # fmt: skip
+    kept = manifest(finished)["facts"]["artifacts"]
+    assert set(kept) == {f"{name}{end}" for name in ("caa", "random", "lora_sft_positive") for end in ("", "~2")}
+    assert len(set(kept.values())) == 6
+
+
+def test_the_report_has_one_line_a_condition_and_a_dot_a_fit(finished: Path) -> None:
+    report = make_report(finished)
+    assert len(report.cells) == 3 + 3 * 2 * 2
+    assert report.cells.set_index("base")["n_fits"].groupby(level=0).max().to_dict() == {
+        "none": 2, "system_prompt_positive": 2, "lora_sft_positive": 2,
+    }  # fmt: skip
+    by_cell = report.items.groupby("cell")["p_balanced"].mean()
+    assert report.fits.set_index("cell")["p_balanced"].to_dict() == pytest.approx(
+        by_cell[report.fits["cell"]].to_dict()
+    )
+    lora = report.fits[(report.fits["base"] == "lora_sft_positive") & (report.fits["multiplier"] == 0)]
+    level = report.cells[(report.cells["base"] == "lora_sft_positive") & (report.cells["multiplier"] == 0)]
+    assert lora["p_balanced"].nunique() == 2, "two seeds are two finetunes"
+    assert level["p_balanced"].item() == pytest.approx(lora["p_balanced"].mean())
+    stacks = report.stacking[report.stacking["vector"] == "caa"]
+    assert set(stacks["n_fits"]) == {2}
+    assert not report.stacking["caveats"].str.contains("one seed").any()
+    assert not any("cells have no scored item" in notice.text for notice in report.notices)
+    assert "means of 2 fits" in report.text()
+
+
+def test_every_fit_on_the_page_is_a_line_of_its_table(finished: Path) -> None:
+    table = pd.read_csv(finished / "fits.csv").set_index("cell")
+    shown = [one for one in PageReader((finished / "report.html").read_text()).shown if "fit" in one.keys]
+    assert len(shown) > 30
+    for one in shown:
+        expected = table.loc[one.keys["fit"], one.column]
+        assert np.isnan(expected) if one.value is None else one.value == pytest.approx(expected, abs=1e-7)
+
+
+def test_nothing_is_computed_twice(
+    small: Small, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished.parent)
+    before = (finished / "rows.jsonl").read_bytes()
+    assert main(small.compare(*SETTINGS, "lora_sft.max_pairs=6")) == 0
+    assert (finished / "rows.jsonl").read_bytes() == before
+    assert "fit lora_sft_positive~2 on 6 pairs ... kept from before" in capsys.readouterr().err
+
+
+def test_a_fit_that_fails_leaves_the_others(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its cells are missing and said to be; the mean is of the fits that are there."""
+    train = LoraSFT.fit
+
+    def fail(self: LoraSFT, *args: object) -> None:
+        if self.config.seed:
+            raise RuntimeError("no convergence")
+        train(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LoraSFT, "fit", fail)
+    assert main(small.compare(*SETTINGS, "lora_sft.max_pairs=6")) == 1
+    report = make_report(Path("run"))
+    lora = report.cells[report.cells["base"] == "lora_sft_positive"]
+    assert set(lora["n_fits"]) == {1}
+    assert any("lora_sft_positive~2 could not be fitted" in notice.text for notice in report.notices)
+
+
+def test_fits_of_the_api_and_a_stack_are_joint() -> None:
+    own = [SystemPrompt(variant="mine", text="Be brief."), LoraSFT(), caa := CAA(), RandomDirection(original=caa)]
+    made = several_fits(own, count=2)
+    assert [one.key for one in made] == [
+        "system_prompt_mine", "lora_sft_positive", "caa", "random", "lora_sft_positive~2", "caa~2", "random~2",
+    ]  # fmt: skip
+    assert [one.config.seed for one in made if one.name == "lora_sft"] == [0, 1]
+    assert [one.config.resample for one in made if one.name == "caa"] == [1, 2]
+    assert made[6].original is made[5], "a placebo has the norm of its own fit's vector"
+    bases = bases_of(["system_prompt_mine+lora_sft_positive"], interventions=made, vectors=[])
+    assert [base.key for base in bases] == [
+        "none", "system_prompt_mine+lora_sft_positive", "system_prompt_mine+lora_sft_positive~2",
+    ]  # fmt: skip
+    assert several_fits(own, count=1) == own
+    benchmark = Benchmark("tiny", args=BenchmarkArguments(fits=3), interventions=[CAA()])
+    assert [one.number for one in benchmark.vectors] == ["1", "2", "3"]
+
+
+def test_a_resample_is_the_mean_over_drawn_items(small: Small) -> None:
+    """Both option orders of an item are drawn together; the same number draws the same."""
+    from caa_bench.behavior import load_behavior
+
+    chat, pairs = ChatModel.find(str(small.model)), load_behavior(str(small.behavior)).pairs()
+    differences = letter_differences(chat.model, chat.tokenizer, pairs)
+    items = list(dict.fromkeys(pair.item for pair in pairs))
+    vectors = {}
+    for number in (1, 2):
+        drawn = random.Random(number).choices(items, k=len(items))
+        rows = [place for item in drawn for place, pair in enumerate(pairs) if pair.item == item]
+        fitted = CAA(CAA.Config(resample=number))
+        fitted.fit(chat.model, chat.tokenizer, pairs)
+        vectors[number] = fitted.fitted()
+        assert (vectors[number] - differences[rows].double().mean(0).float()).abs().max() < 1e-6
+    assert (vectors[1] - vectors[2]).norm() > 0.01 * vectors[1].norm()
+
+
+def test_differences_between_fits_widen_every_interval() -> None:
+    """The same spread over items; the fits of one run agree, those of the other do not."""
+    rng = np.random.default_rng(0)
+    item = rng.normal(size=N)
+    widths = {}
+    for spread in (0.0, 1.5):
+        cells = [cell() | {"fit": ""}]
+        values = {cells[0]["cell"]: item}
+        for number in (1, 2, 3):
+            made = cell(vector="caa", layer=3.0, multiplier=1.0)
+            cells.append(made | {"cell": f"{made['cell']}~{number}", "fit": str(number)})
+            values[cells[-1]["cell"]] = item + 1 + spread * (number - 2) + 0.3 * rng.normal(size=N)
+        table = shift_table(scores(values), frame(cells)).set_index("multiplier").loc[1.0]
+        assert table["n_fits"] == 3
+        assert table["shift"] == pytest.approx(1, abs=0.2)
+        widths[spread] = table["shift_high"] - table["shift_low"]
+        levels = cell_table(scores(values), frame(cells)).set_index("multiplier")
+        assert levels.loc[1.0, "log_odds"] == pytest.approx(np.mean([values[x["cell"]] for x in cells[1:]]))
+        assert levels["n"].tolist() == [N, N]
+        dots = fit_levels(scores(values), frame(cells))
+        assert dots["fit"].tolist() == ["1", "2", "3"]
+        assert dots["log_odds"].tolist() == pytest.approx([values[x["cell"]].mean() for x in cells[1:]])
+    assert widths[1.5] > 5 * widths[0.0]
+
+
+def test_no_fit_is_refused(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", *small.settings("fits=0")]) == 2
+    assert "fits: 0 is too few; give 1 or more" in capsys.readouterr().err
+
+
+def test_a_single_fit_is_the_run_that_it_was(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No number in any name, all training pairs, and the caveat that fit noise is not known."""
+    monkeypatch.chdir(tmp_path)
+    assert main(small.compare("bases=[none, system_prompt_positive]", "limit=20")) == 0
+    cells = manifest(Path("run"))["facts"]["cells"]
+    assert {one["fit"] for one in cells} == {""}
+    assert not Path("run/fits.csv").exists()
+    report = make_report(Path("run"))
+    assert report.stacking["caveats"].str.contains("one seed").all()
+    assert len(json.loads(Path("run/manifest.json").read_text())["facts"]["artifacts"]) == 1
+    assert RowStore(Path("run/rows.jsonl")).frame()["cell"].nunique() == len(cells)
