@@ -1,4 +1,4 @@
-# caa_bench: `make` alone prints the targets. Variables: BEHAVIOR MODEL RECIPE SET OUTPUT DRY_RUN TORCH PYTHON
+# caa_bench: `make` alone prints the targets. Variables: BEHAVIOR MODEL RECIPE SET OUTPUT DRY_RUN TORCH PYTHON WORKERS
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
@@ -9,6 +9,7 @@ SET ?=
 OUTPUT ?=
 RUN ?=
 DRY_RUN ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -57,8 +58,8 @@ data: $(STAMP) ## fetch the paper's data (about 4 MB) into the user's cache, for
 list: $(STAMP) ## behaviors, models, recipes, interventions, evaluators and runs
 	@$(BIN)/caa-bench list
 
-test: $(STAMP) ## the test suite
-	$(BIN)/python -m pytest
+test: $(STAMP) ## the test suite; WORKERS=4 for more than two at once
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP) ## the tests that take longer than a minute
 	$(BIN)/python -m pytest -m slow

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores: workers that each take all of them wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from small_runs import Small, write_small_model
