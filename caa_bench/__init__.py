@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from caa_bench.evaluators import AnswerProbability as AnswerProbability
     from caa_bench.evaluators import Evaluator as Evaluator
     from caa_bench.evaluators.capability import Capability as Capability
+    from caa_bench.evaluators.lm_eval import LmEval as LmEval
+    from caa_bench.evaluators.open_ended import OpenEnded as OpenEnded
+    from caa_bench.evaluators.perplexity import Perplexity as Perplexity
     from caa_bench.interventions import CAA as CAA
     from caa_bench.interventions import Condition as Condition
+    from caa_bench.interventions import FullSFT as FullSFT
     from caa_bench.interventions import Intervention as Intervention
     from caa_bench.interventions import LoraSFT as LoraSFT
     from caa_bench.interventions import RandomDirection as RandomDirection
@@ -40,8 +44,12 @@ _HOMES = {
     "AnswerProbability": "evaluators",
     "Capability": "evaluators.capability",
     "Evaluator": "evaluators",
+    "LmEval": "evaluators.lm_eval",
+    "OpenEnded": "evaluators.open_ended",
+    "Perplexity": "evaluators.perplexity",
     "CAA": "interventions",
     "Condition": "interventions",
+    "FullSFT": "interventions",
     "Intervention": "interventions",
     "LoraSFT": "interventions",
     "RandomDirection": "interventions",

@@ -106,7 +106,7 @@ class Progress(Callback):
             low, high = _p(line["p_balanced_low"]), _p(line["p_balanced_high"])
             level = f"p {_p(line['p_balanced'])} [{low}, {high}] n {line['n']}"
             level += "" if line["evaluator"] == "answer_probability" else f" {line['evaluator']}"
-            tqdm.write(f"  {line['base']:<28} {_what(line):<26} {level}", file=sys.stderr)
+            tqdm.write(f"  {self._base(line):<28} {_what(line):<26} {level}", file=sys.stderr)
 
     def _print_metrics(self, cells: pd.DataFrame) -> None:
         """A line a cell and task, of the task's first metric."""
@@ -119,7 +119,12 @@ class Progress(Callback):
             ends = f"[{level(line['value_low'])}, {level(line['value_high'])}]"
             named = terminal_safe(f"{line['task']} {line['metric']}".strip())
             said = f"{named} {level(line['value'])} {ends} n {line['n']}"
-            tqdm.write(f"  {line['base']:<28} {_what(line):<26} {said}", file=sys.stderr)
+            tqdm.write(f"  {self._base(line):<28} {_what(line):<26} {said}", file=sys.stderr)
+
+    def _base(self, line: Mapping[str, Any]) -> str:
+        """With the number of the fit that the line is of; a line of several is their mean."""
+        fit = self.cells[line["cell"]].fit
+        return f"{line['base']}~{fit}" if fit not in ("", "1") and line["n_fits"] == 1 else str(line["base"])
 
 
 def _what(line: Mapping[str, Any]) -> str:
