@@ -165,8 +165,6 @@ def make_plan(
         items = _in_batches(evaluator.items(behavior, split=args.split), limit=args.limit, size=args.batch_size)
         measured = common | {"evaluator": evaluator.name, "config": evaluator.settings()}
         for base, dose in _grid(bases_under(evaluator, bases), layers):
-            doses = doses_under(evaluator, vectors, base, layers)
-            on_top = [(vector, condition) for vector, conditions in doses.items() for condition in conditions]
             own = _cells(
                 measured | {"base": _identity(base, dose, learned)},
                 shared={
@@ -178,24 +176,37 @@ def make_plan(
                     "base": base.label,
                     "base_dose": dose.multiplier,
                 },
-                treatments=[(None, Condition(multiplier=0.0)), *on_top],  # the base alone first
+                treatments=_treatments(doses_under(evaluator, vectors, base, layers)),
                 learned=learned,
                 fit=base.number,
             )
             cells += [cell for cell, _ in own]
-            treatments = tuple(treatment for _, treatment in own)
-            batches += [
-                Batch(
-                    key=content_key([[cell.key for cell, _ in own], [asdict(item) for item in chunk]])[:16],
-                    evaluator=evaluator,
-                    items=chunk,
-                    base=base,
-                    dose=dose,
-                    treatments=treatments,
-                )
-                for chunk in items
-            ]
+            batches += [_batch(evaluator, chunk, own, base=base, dose=dose) for chunk in items]
     return Plan(cells=tuple(cells), batches=tuple(batches))
+
+
+def _treatments(doses: Mapping[Intervention, Sequence[Condition]]) -> list[tuple[Intervention | None, Condition]]:
+    """The base alone first, then every vector at each of its doses."""
+    on_top = [(vector, condition) for vector, conditions in doses.items() for condition in conditions]
+    return [(None, Condition(multiplier=0.0)), *on_top]
+
+
+def _batch(
+    evaluator: Evaluator,
+    items: tuple[Any, ...],
+    own: Sequence[tuple[Cell, Treatment]],
+    *,
+    base: Intervention,
+    dose: Condition,
+) -> Batch:
+    return Batch(
+        key=content_key([[cell.key for cell, _ in own], [asdict(item) for item in items]])[:16],
+        evaluator=evaluator,
+        items=items,
+        base=base,
+        dose=dose,
+        treatments=tuple(treatment for _, treatment in own),
+    )
 
 
 def _grid(interventions: Sequence[Intervention], layers: Layers) -> list[tuple[Intervention, Condition]]:
