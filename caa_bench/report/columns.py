@@ -29,6 +29,19 @@ def columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, wrap_last: bo
     return "\n".join("  " + "  ".join(line) for line in padded)
 
 
+def folded(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """`columns`, with those that do not fit beside the first one below it, as often as it takes."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(head))]
+    blocks: list[list[int]] = [[]]
+    for place in range(1, len(head)):
+        if blocks[-1] and widths[0] + sum(widths[i] for i in blocks[-1]) + widths[place] > WIDTH:
+            blocks.append([])
+        blocks[-1].append(place)
+    shown = [[[line[0], *(line[i] for i in block)] for line in lines] for block in blocks]
+    return "\n".join(columns(part[0], part[1:]) for part in shown)
+
+
 def _broken(line: list[str], width: int) -> Iterator[list[str]]:
     pieces = textwrap.wrap(line[-1], width) or [""]
     yield [*line[:-1], pieces[0]]
