@@ -94,6 +94,7 @@ class Progress(Callback):
 
         from caa_bench.analysis.cells import cell_table
         from caa_bench.analysis.items import item_scores
+        from caa_bench.report.words import named
         from caa_bench.rows import RowStore, frame_of
 
         cells = pd.DataFrame([vars(self.cells[key]) for key in keys]).rename(columns={"key": "cell"}).set_index("cell")
@@ -106,20 +107,20 @@ class Progress(Callback):
             low, high = _p(line["p_balanced_low"]), _p(line["p_balanced_high"])
             level = f"p {_p(line['p_balanced'])} [{low}, {high}] n {line['n']}"
             level += "" if line["evaluator"] == "answer_probability" else f" {line['evaluator']}"
-            tqdm.write(f"  {line['base']:<28} {_what(line):<26} {level}", file=sys.stderr)
+            tqdm.write(f"  {named(line['base'], line['base_dose']):<28} {_what(line):<26} {level}", file=sys.stderr)
 
     def _print_metrics(self, cells: pd.DataFrame) -> None:
         """A line a cell and task, of the task's first metric."""
         from caa_bench.analysis.metrics import metric_table
-        from caa_bench.report.words import level
+        from caa_bench.report.words import level, named
         from caa_bench.rows import RowStore
 
         rows = [row for row in RowStore(self.rows_path).metrics() if row["cell"] in cells.index]
         for line in metric_table(rows, cells, draws=DRAWS).drop_duplicates(["cell", "task"]).to_dict("records"):
             ends = f"[{level(line['value_low'])}, {level(line['value_high'])}]"
-            named = terminal_safe(f"{line['task']} {line['metric']}".strip())
-            said = f"{named} {level(line['value'])} {ends} n {line['n']}"
-            tqdm.write(f"  {line['base']:<28} {_what(line):<26} {said}", file=sys.stderr)
+            what = terminal_safe(f"{line['task']} {line['metric']}".strip())
+            said = f"{what} {level(line['value'])} {ends} n {line['n']}"
+            tqdm.write(f"  {named(line['base'], line['base_dose']):<28} {_what(line):<26} {said}", file=sys.stderr)
 
 
 def _what(line: Mapping[str, Any]) -> str:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-PLACES = ("data-cell", "data-line", "data-metric", "data-curve", "data-item", "data-artifact", "data-vector")
+PLACES = (
+    "data-cell",
+    "data-line",
+    "data-metric",
+    "data-curve",
+    "data-item",
+    "data-artifact",
+    "data-vector",
+    "data-matched",
+    "data-loss",
+)
 EMPTY = {"meta", "br", "wbr", "img", "link", "input", "hr"}
 
 
@@ -17,7 +27,8 @@ class Shown:
         text: as shown.
         value: the exact value beside it; None for n/a.
         column: its column.
-        keys: place (`cell`, `line`, `curve`, `item`, `artifact`, `vector`) -> key, the nearest of each kind around it.
+        keys: place (`cell`, `line`, `metric`, `curve`, `item`, `artifact`, `vector`, `matched`, `loss`) -> key, the
+            nearest of each kind around it.
     """
 
     text: str

@@ -5,11 +5,12 @@ Written to equal_loss.csv. A description of the doses that a run has measured; n
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.analysis.fairness import BUDGETS, effect_at_equal_loss
 from caa_bench.report import words
-from caa_bench.report.columns import columns
+from caa_bench.report.columns import WIDTH, columns
 from caa_bench.report.conditions import capability_lines, condition_of
 from caa_bench.report.directions import Arm, arms_alone
 from caa_bench.report.grids import Cell, Grid, GridRow
@@ -52,18 +53,19 @@ def equal_loss_table(report: Report, chosen: Headline) -> pd.DataFrame:
 def equal_loss_text(report: Report, chosen: Headline) -> str:
     """The long printed table."""
     table = [
-        [line["arm"], words.probability(line["budget"]), _dose(line, chosen), *map(str, _numbers(line))]
+        [line["arm"], _budget(line), _dose(line, chosen), *map(str, _numbers(line))]
         for line in equal_loss_table(report, chosen).to_dict("records")
     ]
     heads = ["arm", "loss up to", "at", "shift", "n", "change of p(correct)", "n", "doses"]
-    return f"Effect at equal capability loss. {NOTE}\n{columns(heads, table)}" if table else ""
+    title = textwrap.fill(f"Effect at equal capability loss. {NOTE}", WIDTH)
+    return f"{title}\n{columns(heads, table)}" if table else ""
 
 
 def equal_loss_grid(report: Report, chosen: Headline) -> Grid | None:
     """The page's table."""
     rows = []
     for line in equal_loss_table(report, chosen).to_dict("records"):
-        names = (str(line["arm"]), words.probability(line["budget"]), _dose(line, chosen))
+        names = (str(line["arm"]), _budget(line), _dose(line, chosen))
         rows.append(GridRow(place="loss", key=loss_key(line), names=names, cells=_numbers(line)))
     if not rows:
         return None
@@ -93,6 +95,10 @@ def _numbers(line: dict[str, Any]) -> tuple[Cell, ...]:
         loss_quote(line, "capability_n", words.count),
         loss_quote(line, "doses", words.count),
     )
+
+
+def _budget(line: dict[str, Any]) -> str:
+    return f"{line['budget']:g}".removeprefix("0")
 
 
 def _dose(line: dict[str, Any], chosen: Headline) -> str:

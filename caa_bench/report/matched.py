@@ -62,7 +62,8 @@ def matched_text(report: Report, chosen: Headline) -> str:
     rows = [[_base(line), *map(str, _numbers(line)), _target_dose(line)] for line in table.to_dict("records")]
     rows = [[base, effect, dose, *rest] for base, effect, *rest, dose in rows]
     heads = ["base", "effect alone", name, "its effect", "gap", "n", "tries"]
-    parts = [textwrap.fill(f"Matched doses. {NOTE}", WIDTH), columns(heads, rows), _tries(report, chosen)]
+    parts = [textwrap.fill(f"Matched doses. {NOTE}", WIDTH), columns(heads, rows)]
+    parts.append(textwrap.fill(_tries(report, chosen), WIDTH))
     command = retest_command(report, chosen, table)
     return "\n".join([*parts, *([_NEXT, f"  {command}"] if command else [])])
 
@@ -108,7 +109,7 @@ _NEXT = "Then measure the full and the matched dose on the test split:"
 
 
 def _tries(report: Report, chosen: Headline) -> str:
-    return textwrap.fill(f"Tries on the selection split: {_counted(list(arms_alone(report, chosen)))}.", WIDTH)
+    return f"Tries on the selection split: {_counted(list(arms_alone(report, chosen)))}."
 
 
 def _counted(arms: Sequence[Arm]) -> str:
