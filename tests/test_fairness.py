@@ -77,6 +77,7 @@ def test_everything_that_is_matched_is_printed_with_the_command_that_tests_it(se
 def test_the_command_sets_what_else_decides_a_fit(tmp_path: Path) -> None:
     """Another model, rank and text: the same fits are found again; a blank and the layers of a sweep survive SET."""
     overrides = ["model=llama2-7b-chat", "lora_sft.rank=4", "lora_sft.target=text", "seed=3", "caa.layers=[2,3]"]
+    overrides.append("data_dir='/my \"own\" data'")
     command = _run(tmp_path, layers=(2, 3), overrides=overrides)
     shown = next(x for x in make_report(command).text().splitlines() if x.startswith("  make compare"))
     words = shlex.split(shown)
@@ -85,6 +86,7 @@ def test_the_command_sets_what_else_decides_a_fit(tmp_path: Path) -> None:
     assert (flat["lora_sft"]["rank"], flat["lora_sft"]["target"], flat["seed"]) == (4, "text", 3)
     assert flat["lora_sft"]["doses"] == (1.0, 0.25)
     assert flat["caa"]["layers"] == (3,)
+    assert str(flat["data_dir"]) == '/my "own" data'
 
 
 def test_nothing_is_chosen_on_the_test_split(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Arm:
     @property
     def tries(self) -> int:
         """The doses that were looked at."""
-        return len(self.lines)
+        return len(self.lines.drop_duplicates(["base_dose", "vector_layer", "layer", "multiplier"]))
 
 
 def arms_alone(report: Report, chosen: Headline) -> Iterator[Arm]:

@@ -42,9 +42,10 @@ def retest_command(report: Report, chosen: Headline, matched: pd.DataFrame) -> s
     values = dict(_doses(known, swept=len(chosen.layers) > 1)) | named
     values |= {key: value for key, value in others.items() if key not in values and not key.endswith(".multipliers")}
     settings = " ".join(f"{key}={_written(value)}" for key, value in values.items())
+    quoted = shlex.quote(settings) if set(settings) & set('"$`\\') else f'"{settings}"'
     model = [] if recipe["model"] == plain["model"] else [f"MODEL={shlex.quote(str(recipe['model']))}"]
     behavior = f"BEHAVIOR={shlex.quote(str(recipe['behavior']))}"
-    return " ".join(["make compare", behavior, *model, *([f'SET="{settings}"'] if settings else [])])
+    return " ".join(["make compare", behavior, *model, *([f"SET={quoted}"] if settings else [])])
 
 
 def _doses(known: pd.DataFrame, *, swept: bool) -> Iterator[tuple[str, Any]]:
