@@ -117,14 +117,16 @@ class Progress(Callback):
         rows = [row for row in RowStore(self.rows_path).metrics() if row["cell"] in cells.index]
         for line in metric_table(rows, cells, draws=DRAWS).drop_duplicates(["cell", "task"]).to_dict("records"):
             ends = f"[{level(line['value_low'])}, {level(line['value_high'])}]"
-            named = terminal_safe(f"{line['task']} {line['metric']}".strip())
-            said = f"{named} {level(line['value'])} {ends} n {line['n']}"
+            what = terminal_safe(f"{line['task']} {line['metric']}".strip())
+            said = f"{what} {level(line['value'])} {ends} n {line['n']}"
             tqdm.write(f"  {self._base(line):<28} {_what(line):<26} {said}", file=sys.stderr)
 
     def _base(self, line: Mapping[str, Any]) -> str:
-        """With the number of the fit that the line is of; a line of several is their mean."""
-        fit = self.cells[line["cell"]].fit
-        return f"{line['base']}~{fit}" if fit not in ("", "1") and line["n_fits"] == 1 else str(line["base"])
+        """With its dose, and with the number of the fit that the line is of; a line of several is their mean."""
+        from caa_bench.report.words import named
+
+        fit, base = self.cells[line["cell"]].fit, named(line["base"], line["base_dose"])
+        return f"{base}~{fit}" if fit not in ("", "1") and line["n_fits"] == 1 else base
 
 
 def _what(line: Mapping[str, Any]) -> str:

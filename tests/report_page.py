@@ -14,6 +14,8 @@ PLACES = (
     "data-artifact",
     "data-vector",
     "data-fit",
+    "data-matched",
+    "data-loss",
 )
 EMPTY = {"meta", "br", "wbr", "img", "link", "input", "hr"}
 
@@ -26,7 +28,8 @@ class Shown:
         text: as shown.
         value: the exact value beside it; None for n/a.
         column: its column.
-        keys: place (`cell`, `line`, `curve`, `item`, `artifact`, `vector`) -> key, the nearest of each kind around it.
+        keys: place (`cell`, `line`, `metric`, `curve`, `item`, `artifact`, `vector`, `matched`, `loss`) -> key, the
+            nearest of each kind around it.
     """
 
     text: str

@@ -36,6 +36,7 @@ class Simulated:
     """What is simulated: log-odds = item + base + gain * kept * multiplier * layer, each order with its letter bias.
 
     Args:
+        doses: the doses of a base that has others than 1; a base shifts by as much as its dose says.
         layers: steered blocks; the gain halves with every block away from block 3.
         failed: cells' positions whose rows are errors.
         dropped: how many of the last batches were never written.
@@ -49,6 +50,7 @@ class Simulated:
     """
 
     bases: Sequence[str] = BASES
+    doses: Mapping[str, Sequence[float]] = field(default_factory=dict)
     vectors: Sequence[str] = ("caa", "random", "shuffled")
     multipliers: Sequence[float] = (-1.0, -0.5, 0.5, 1.0)
     layers: Sequence[int] = (3,)
@@ -111,7 +113,7 @@ def _cells(plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
 
 def _cells_of(evaluator: str, vectors: Sequence[str], plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
     cells = []
-    for base in plan.bases:
+    for base, base_dose in [(name, dose) for name in plan.bases for dose in plan.doses.get(name, (1.0,))]:
         grid = [(v, layer, m) for v in vectors for layer in plan.layers for m in plan.multipliers]
         for vector, layer, multiplier in [("", None, 0.0), *grid]:
             identity = {
@@ -121,7 +123,7 @@ def _cells_of(evaluator: str, vectors: Sequence[str], plan: Simulated, recipe: M
                 "behavior": plan.behavior,
                 "evaluator": evaluator,
                 "base": base,
-                "base_dose": 1.0,
+                "base_dose": base_dose,
                 "vector": vector,
                 "vector_behavior": plan.behavior if vector else "",
                 "vector_layer": plan.vector_layer if vector and plan.vector_layer is not None else layer,
@@ -148,7 +150,7 @@ def _rows(
             if cell.evaluator == "perplexity":
                 rows.append(_read(plan, cell, number, noise))
                 continue
-            y = -0.1 + 1.2 * level + SHIFT.get(cell.base, 1.0)
+            y = -0.1 + 1.2 * level + SHIFT.get(cell.base, 1.0) * cell.base_dose
             if cell.vector:
                 kept = plan.kept.get(cell.base, 0.85)
                 near = 0.5 ** abs((cell.layer or 0) - 3)
@@ -164,7 +166,7 @@ def _rows(
 
 def _correct(plan: Simulated, cell: Cell, item: str, level: float) -> list[dict[str, Any]]:
     """A plain question in both orders, or in the paper's."""
-    lost = (plan.loss or {}).get((cell.base, cell.multiplier), 0.0)
+    lost = (plan.loss or {}).get((cell.base, cell.multiplier), 0.0) * cell.base_dose
     rows, number = [], int(item.rpartition("/")[2])
     for order in (0,) if cell.protocol == "caa" else (0, 1):
         odds = 0.0 if math.isnan(lost) else 1.5 + 0.5 * level - lost

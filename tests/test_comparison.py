@@ -12,6 +12,7 @@ from report_runs import simulate
 from caa_bench.__main__ import main
 from caa_bench.report import make_report
 from caa_bench.report.quotes import line_key
+from caa_bench.report.side_by_side import render_summary
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +72,22 @@ def test_mistakes_are_one_line(
     assert main(["report", *(part.format(*folders) for part in argv)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert problem in line
+
+
+def test_two_runs_of_one_behavior_keep_their_own_verdicts(tmp_path: Path) -> None:
+    """Told apart by their folders."""
+    kept = {"full": 1.0, "none": 0.0}
+    runs = [
+        simulate(tmp_path / "runs/compare" / name, bases=("none", "system_prompt_positive"), kept={
+            "system_prompt_positive": share
+        })
+        for name, share in kept.items()
+    ]  # fmt: skip
+    reports = [make_report(run) for run in runs]
+    text = render_summary(reports)
+    section = text[text.index("Does it still add?") :].splitlines()
+    for run, report in zip(runs, reports, strict=True):
+        line = report.stacking[(report.stacking["multiplier"] == 1) & (report.stacking["vector"] == "caa")]
+        (shown,) = [row for row in section if str(run) in row]
+        assert line["verdict"].item() in shown
+    assert reports[0].stacking["verdict"].tolist() != reports[1].stacking["verdict"].tolist()

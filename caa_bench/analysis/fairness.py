@@ -1,6 +1,6 @@
 """Equal chances for every arm: choices on the selection split, matched doses, equal capability loss. NUMBERS.md.
 
-Nothing here may be given a line of the test split.
+What chooses refuses lines of the test split.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import pandas as pd
 
 LEAST_MASS = 0.9
 MOST_LOSS = 0.03
+BUDGETS = (0.01, MOST_LOSS, 0.05)
+"""Of p(correct)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,14 @@ class MatchedDose:
         total: its own effect on the selection split, log-odds.
         gap: `total` less the target; far from 0 says that no dose tried matches.
         tries: doses looked at.
+        at_edge: whether it is the first or last of the doses tried (three or more).
     """
 
     base_dose: float
     total: float
     gap: float
     tries: int
+    at_edge: bool
 
 
 def choose_dose(
@@ -115,27 +119,33 @@ def matched_dose(shifts: pd.DataFrame, *, target: float) -> MatchedDose | None:
         total=float(best["total"]),
         gap=float(best["total"]) - target,
         tries=len(shifts),
+        at_edge=_at_edge(shifts["base_dose"], best["base_dose"], sign=1),
     )
 
 
-def effect_at_equal_loss(curve: pd.DataFrame, *, budgets: tuple[float, ...] = (0.01, MOST_LOSS, 0.05)) -> pd.DataFrame:
+def effect_at_equal_loss(curve: pd.DataFrame, *, budgets: tuple[float, ...] = BUDGETS) -> pd.DataFrame:
     """The largest effect each arm reaches within a capability loss: the arms side by side at equal cost.
+
+    A description of the doses that were measured, on any split; a dose that is to be tested is chosen elsewhere.
 
     Args:
         curve: one line per arm and dose, columns `arm`, `effect` (log-odds, signed towards the goal) and
-            `capability_loss` (0-1).
+            `capability_loss` (0-1); whatever else it holds of a line is kept.
 
     Returns:
-        Columns `arm, budget, effect, capability_loss, doses` (those within the budget); NaN where there is none.
+        Columns `arm, budget, effect, capability_loss, doses` (those within the budget), then the others; one line an
+        arm, in the order of `curve`, and budget; missing where no dose is within it.
     """
+    names = [name for name in curve if name != "arm"]
     lines = []
-    for arm, part in curve.dropna(subset=["effect", "capability_loss"]).groupby("arm", sort=True):
+    for arm, part in curve.groupby("arm", sort=False):
+        known = part.dropna(subset=["effect", "capability_loss"]).sort_values("effect", kind="stable")
         for budget in budgets:
-            inside = part[part["capability_loss"] <= budget].sort_values("effect", kind="stable")
-            best = inside.iloc[-1] if len(inside) else {"effect": np.nan, "capability_loss": np.nan}
-            kept = {name: best[name] for name in ("effect", "capability_loss")}
-            lines.append({"arm": arm, "budget": budget, **kept, "doses": len(inside)})
-    return pd.DataFrame(lines, columns=["arm", "budget", "effect", "capability_loss", "doses"])
+            inside = known[known["capability_loss"] <= budget]
+            best = inside.iloc[-1] if len(inside) else dict.fromkeys(names, np.nan)
+            lines.append({"arm": arm, "budget": budget, "doses": len(inside)} | {name: best[name] for name in names})
+    first = ["arm", "budget", "effect", "capability_loss", "doses"]
+    return pd.DataFrame(lines, columns=[*first, *(name for name in names if name not in first)])
 
 
 def _refuse_test(shifts: pd.DataFrame) -> None:

@@ -26,7 +26,8 @@ def _own(table: pd.DataFrame) -> pd.DataFrame:
 def _where(line: pd.Series) -> str:
     dose = f" at {line['multiplier']:+g}" if line["multiplier"] else ""
     layer = "" if np.isnan(line["layer"]) else f" (layer {line['layer']:.0f})"
-    return f"{line['base']}{dose}{layer}"
+    own = "" if line["base_dose"] == 1 else f" x{line['base_dose']:g}"
+    return f"{line['base']}{own}{dose}{layer}"
 
 
 def _gate(table: pd.DataFrame, column: str, *, caution: float, severe: float, text: str) -> Found | None:
@@ -186,7 +187,8 @@ def idle_base(tables: Tables, facts: RunFacts) -> Found | None:
     bases = tables.stacking.drop_duplicates(["base", "base_dose"])
     bases = bases[~bases["base"].str.contains("neutral")]
     zero = (bases["base_alone_low"] <= 0) & (bases["base_alone_high"] >= 0)
-    idle = bases[(zero | (bases["base_alone"].abs() < SMALLEST)) & bases["base_alone"].notna()]
+    bases = bases.assign(idle=(zero | (bases["base_alone"].abs() < SMALLEST)) & bases["base_alone"].notna())
+    idle = bases[bases.groupby("base")["idle"].transform("all")]  # a small dose beside a larger one may do nothing
     if idle.empty:
         return None
     names = ", ".join(sorted(idle["base"].unique()))

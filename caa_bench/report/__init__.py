@@ -157,6 +157,11 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
     """What is written as CSV, by name; answers in words have lines and columns of their own, where there are any."""
     import pandas as pd
 
+    from caa_bench.report.equal_loss import equal_loss_table
+    from caa_bench.report.headline import headline
+    from caa_bench.report.matched import matched_table
+
+    chosen = headline(report)
     tables = {name: getattr(report, name) for name in ("cells", "stacking", "shifts", "reliability")}
     if report.answers is not None:
         tables["cells"] = pd.concat([report.cells, report.answers.cells], ignore_index=True)
@@ -167,7 +172,8 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
         tables["vectors"] = report.vectors
     if report.metrics is not None:
         tables["metrics"] = report.metrics
-    return tables
+    compared = {"matched": matched_table(report, chosen), "equal_loss": equal_loss_table(report, chosen)}
+    return tables | {name: table for name, table in compared.items() if len(table)}
 
 
 def _in_plan_order(table: pd.DataFrame, cells: pd.DataFrame, *, first: Sequence[str] = ("evaluator",)) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from caa_bench.analysis.warn_metrics import metric_warnings
 from caa_bench.analysis.warn_rules import length_matters
 from caa_bench.report.conditions import of_behavior
 from caa_bench.report.headline import Headline, at_headline, headline, measured
+from caa_bench.report.matched import uneven_tries
 from caa_bench.report.vectors import leading_line
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def notices(report: Report, *, done: Set[str]) -> list[Notice]:
         dear = metric_warnings(_leading(report.metrics, layer), tables.shifts)
         said += [Notice(severity=warning.severity, text=warning.text) for warning in dear]
         counted.append(report.metrics.groupby("cell", as_index=False)[["n", "errors", "n_fits"]].max())
+    if (uneven := uneven_tries(report, chosen)) is not None:
+        said.append(Notice(severity=uneven[0], text=uneven[1]))
     said += [Notice(severity="caution", text=str(line)) for line in facts["warnings"]]
     said += [Notice(severity="note", text=f"Resumed with another version: {x}") for x in manifest["version_changes"]]
     ordered = sorted(said, key=lambda notice: RANK.get(notice.severity, -1))

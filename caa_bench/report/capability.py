@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.report import words
-from caa_bench.report.columns import columns, level_text
+from caa_bench.report.columns import folded, level_text
 from caa_bench.report.conditions import CAPABILITY
 from caa_bench.report.grids import Cell, Grid, GridRow
 from caa_bench.report.headline import Headline, leading
@@ -82,9 +82,10 @@ def capability_text(found: Capability, chosen: Headline) -> str:
     table = []
     for base, base_dose in chosen.bases:
         at = {x["multiplier"]: x for x in found.lines if (x["base"], x["base_dose"]) == (base, base_dose)}
-        table.append([words.named(base, base_dose), *(level_text(at[m]) if m in at else "" for m in multipliers)])
+        if at:
+            table.append([words.named(base, base_dose), *(level_text(at[m]) if m in at else "" for m in multipliers)])
     heads = ["base", *(f"{words.vector_name(chosen.vector)} {words.dose(m)}" if m else "alone" for m in multipliers)]
-    return f"Capability ({found.questions}): p(correct), 95% interval\n{columns(heads, table)}"
+    return f"Capability ({found.questions}): p(correct), 95% interval\n{folded(heads, table)}"
 
 
 def capability_grid(found: Capability) -> Grid:

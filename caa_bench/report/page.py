@@ -18,9 +18,11 @@ from caa_bench.report.arms import Row, rows
 from caa_bench.report.capability import capability, capability_grid
 from caa_bench.report.costs import Cost, Timing, costs
 from caa_bench.report.curves import curves
+from caa_bench.report.equal_loss import equal_loss_grid
 from caa_bench.report.fits import count, fits_grid
 from caa_bench.report.grids import cells_grid, items_grid, letters_grid, reliability_grid, stacks_grid
 from caa_bench.report.headline import Headline, headline, items_asked
+from caa_bench.report.matched import matched_grid, next_step
 from caa_bench.report.metrics import metric_sections
 from caa_bench.report.plots import layer_chart, overlay, panels
 from caa_bench.report.quotes import Quote, Span
@@ -58,6 +60,9 @@ def render_page(report: Report) -> str:
             capability=capability_grid(ability) if ability else None,
             metrics=metric_sections(report, chosen),
             costs=_priced(arms, fitted, chosen),
+            equal_loss=equal_loss_grid(report, chosen),
+            matched=matched_grid(report, chosen),
+            next_step=next_step(report, chosen),
             stacks=stacks,
             fits=fits_grid(report, chosen),
             every_stack=every if len(every.rows) > len(stacks.rows) else None,

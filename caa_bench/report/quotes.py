@@ -23,7 +23,8 @@ class Quote:
         text: as shown.
         value: unrounded; NaN is n/a.
         place: what kind of line: `cell` (cells.csv and the shifts), `line` (stacking.csv), `metric` (metrics.csv),
-            `curve`, `item`, `vector` (vectors.csv), `fit` (fits.csv), `artifact`.
+            `curve`, `item`, `vector` (vectors.csv), `fit` (fits.csv), `matched` (matched.csv), `loss` (equal_loss.csv),
+            `artifact`.
         key: that line's key.
         column: its column.
     """
@@ -104,6 +105,31 @@ def metric_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
 def metric_key(line: Line) -> str:
     """`cell|task|metric`."""
     return f"{line['cell']}|{line['task']}|{line['metric']}"
+
+
+def matched_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
+    """A number of a line of matched.csv."""
+    return _quote(line, column, form, place="matched", key=str(line["base"]))
+
+
+def matched_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
+    """A number of a line of matched.csv, with its interval."""
+    return _span(line, column, form, place="matched", key=str(line["base"]))
+
+
+def loss_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
+    """A number of a line of equal_loss.csv."""
+    return _quote(line, column, form, place="loss", key=loss_key(line))
+
+
+def loss_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
+    """A number of a line of equal_loss.csv, with its interval."""
+    return _span(line, column, form, place="loss", key=loss_key(line))
+
+
+def loss_key(line: Line) -> str:
+    """`arm|budget`."""
+    return f"{line['arm']}|{line['budget']:g}"
 
 
 def curve_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:

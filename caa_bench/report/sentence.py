@@ -13,6 +13,7 @@ from caa_bench.report.arms import Row
 from caa_bench.report.capability import capability, loss_clause
 from caa_bench.report.costs import Cost, Timing
 from caa_bench.report.headline import Headline, placebos
+from caa_bench.report.matched import matched_table
 from caa_bench.report.quotes import Quote, Span, cell_quote
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def sentence(report: Report, chosen: Headline, *, rows: Sequence[Row], costs: Se
     alone = list(_alone(chosen, rows)) if any(row.kind == "base" for row in rows) else []
     where = _where(chosen) if not alone else []
     first = _movers(title, chosen, rows) if rows else _untested(title, report, chosen)
-    clauses = [(*first, *where), *alone, *_stacks(chosen, rows), *_fits(costs), *_mass(rows)]
+    clauses = [(*first, *where), *alone, *_stacks(report, chosen, rows), *_fits(costs), *_mass(rows)]
     if (found := capability(report, chosen)) is not None:
         clauses.append(loss_clause(found, chosen))
     return Sentence(clauses=tuple(clauses))
@@ -110,14 +111,25 @@ def _where(chosen: Headline) -> list[Part]:
     return [f" at layer {words.count(chosen.layer)}, {chosen.layer_reason}"]
 
 
-def _stacks(chosen: Headline, rows: Sequence[Row]) -> Iterator[Clause]:
+def _stacks(report: Report, chosen: Headline, rows: Sequence[Row]) -> Iterator[Clause]:
     """On top of each base that pushes somewhere, the dose that pushes the same way."""
     name = words.vector_name(chosen.vector)
-    for row in leading_stacks(rows):
+    for row in _at_telling_doses(leading_stacks(rows), report, chosen):
         parts: list[Part] = [f"{name} {words.dose(row.multiplier)} on {row.name}: ", Verdict(text=row.told), " ("]
         if row.kept is not None:
             parts += ["retention ", row.kept, ", "]
         yield (*parts, *_levels(row), ")")
+
+
+def _at_telling_doses(stacks: Sequence[Row], report: Report, chosen: Headline) -> Iterator[Row]:
+    """Of a base with more than two doses the full and the matched one; where there is room first: that says more."""
+    matched = matched_table(report, chosen).set_index("base")["base_dose"].to_dict()
+    for base in dict.fromkeys(row.base for row in stacks):
+        own = [row for row in stacks if row.base == base]
+        if len(own) > 2:
+            full = min(own, key=lambda row: abs(row.base_dose - 1)).base_dose
+            own = [row for row in own if row.base_dose in (full, matched.get(base))]
+        yield from sorted(own, key=lambda row: "no room" in row.tags)
 
 
 def leading_stacks(rows: Sequence[Row]) -> list[Row]:

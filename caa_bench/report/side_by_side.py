@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caa_bench.analysis.verdict import OPPOSITE
@@ -22,7 +22,7 @@ def render_summary(reports: Sequence[Report]) -> str:
     if not reports:
         return "no behavior was run"
     found = [(report, chosen := headline(report), rows(report, chosen)) for report in reports]
-    titles = [str(report.manifest["facts"]["behavior"]["id"]) for report, _, _ in found]
+    titles = _titles(reports)
     bases = list(dict.fromkeys(row.name for _, _, arms in found for row in leading_stacks(arms)))
     alone = [
         [title, *_alone(chosen, arms), *_told(report)]
@@ -34,15 +34,22 @@ def render_summary(reports: Sequence[Report]) -> str:
         + columns(["behavior", "layer", "dose -", "alone", "dose +", "up most", "down most", "n", "warnings"], alone),
     ]
     if bases:
-        arms_of = {title: arms for title, (_, _, arms) in zip(titles, found, strict=True)}
-        parts.append("Does it still add? Verdict and retention in the base's own direction\n" + _stacks(bases, arms_of))
+        arms = list(zip(titles, (own for _, _, own in found), strict=True))
+        parts.append("Does it still add? Verdict and retention in the base's own direction\n" + _stacks(bases, arms))
     text = "\n\n".join(parts)
     return "\n".join(terminal_safe(line).rstrip() for line in text.split("\n"))
 
 
-def _stacks(bases: Sequence[str], arms_of: Mapping[str, Sequence[Row]]) -> str:
+def _titles(reports: Sequence[Report]) -> list[str]:
+    """Each run's behavior; its folder where two runs are of the same one."""
+    names = [str(report.manifest["facts"]["behavior"]["id"]) for report in reports]
+    folders = [str(report.folder) for report in reports]
+    return [folder if names.count(name) > 1 else name for name, folder in zip(names, folders, strict=True)]
+
+
+def _stacks(bases: Sequence[str], arms_of: Sequence[tuple[str, Sequence[Row]]]) -> str:
     """A column a base; where that is too wide, a line a behavior and base."""
-    lines = [[title, *_verdicts(bases, arms)] for title, arms in arms_of.items()]
+    lines = [[title, *_verdicts(bases, arms)] for title, arms in arms_of]
     wide = columns(["behavior", *map(_short, bases)], lines)
     if max(map(len, wide.split("\n"))) <= WIDTH:
         return wide

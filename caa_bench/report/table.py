@@ -11,12 +11,14 @@ from caa_bench.report import words
 from caa_bench.report.answers import section
 from caa_bench.report.arms import Row, rows
 from caa_bench.report.capability import capability, capability_text
-from caa_bench.report.columns import WIDTH, columns, level_text
+from caa_bench.report.columns import WIDTH, columns, folded, level_text
 from caa_bench.report.costs import costs
 from caa_bench.report.details import every_level, every_stack
+from caa_bench.report.equal_loss import equal_loss_text
 from caa_bench.report.fits import count
 from caa_bench.report.headline import Headline, headline, items_asked, measured, placebos
 from caa_bench.report.layers import LayerLine, layer_lines
+from caa_bench.report.matched import matched_text
 from caa_bench.report.metrics import metrics_text
 from caa_bench.report.quotes import Span
 from caa_bench.report.sentence import row_name, sentence
@@ -44,13 +46,14 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
         textwrap.fill(head(report, chosen), WIDTH),
         "" if not arms or (swept and len(chosen.bases) == 1) else _arms(arms, chosen),
         _layers(swept, chosen),
+        matched_text(report, chosen),
         _levels(report, chosen),
         capability_text(cost, chosen) if cost else "",
         metrics_text(report, chosen, detail=detail),
         section(report, chosen),
         vector_text(report, chosen),
         _placebos(measured(report.shifts)),
-        *([every_level(report), every_stack(report)] if detail else []),
+        *([equal_loss_text(report, chosen), every_level(report), every_stack(report)] if detail else []),
         _notices(report, all_of_them=detail),
     ]
     text = "\n\n".join(part for part in parts if part)
@@ -140,7 +143,7 @@ def _levels(report: Report, chosen: Headline) -> str:
         )
     name = words.vector_name(chosen.vector)
     heads = ["base", *(f"{name} {words.dose(m)}" if m else "alone" for m in multipliers)]
-    return "p(matching) at every dose, 95% interval\n" + columns(heads, table)
+    return "p(matching) at every dose, 95% interval\n" + folded(heads, table)
 
 
 def _placebos(shifts: pd.DataFrame) -> str:
