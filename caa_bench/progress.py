@@ -126,7 +126,7 @@ class Progress(Callback):
         from caa_bench.report.words import named
 
         fit, base = self.cells[line["cell"]].fit, named(line["base"], line["base_dose"])
-        return f"{base}~{fit}" if fit not in ("", "1") and line["n_fits"] == 1 else base
+        return f"{base}@{fit}" if fit not in ("", "1") and line["n_fits"] == 1 else base
 
 
 def _what(line: Mapping[str, Any]) -> str:

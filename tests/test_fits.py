@@ -13,7 +13,7 @@ from analysis_frames import cell, frame, scores
 from report_page import PageReader
 from small_runs import Small, manifest
 
-from caa_bench import CAA, Benchmark, BenchmarkArguments, LoraSFT, SystemPrompt
+from caa_bench import CAA, Benchmark, BenchmarkArguments, Intervention, LoraSFT, SystemPrompt
 from caa_bench.__main__ import main
 from caa_bench.analysis.cells import cell_table
 from caa_bench.analysis.fit_levels import fit_levels
@@ -52,7 +52,7 @@ def test_each_fit_has_cells_of_its_own_and_what_is_not_fitted_serves_all(finishe
         ("lora_sft_positive", ""): both, ("lora_sft_positive", "caa"): both, ("lora_sft_positive", "random"): both,
     }  # fmt: skip
     kept = manifest(finished)["facts"]["artifacts"]
-    assert set(kept) == {f"{name}{end}" for name in ("caa", "random", "lora_sft_positive") for end in ("", "~2")}
+    assert set(kept) == {f"{name}{end}" for name in ("caa", "random", "lora_sft_positive") for end in ("", "@2")}
     assert len(set(kept.values())) == 6
 
 
@@ -93,7 +93,18 @@ def test_nothing_is_computed_twice(
     before = (finished / "rows.jsonl").read_bytes()
     assert main(small.compare(*SETTINGS, "lora_sft.max_pairs=6")) == 0
     assert (finished / "rows.jsonl").read_bytes() == before
-    assert "fit lora_sft_positive~2 on 6 pairs ... kept from before" in capsys.readouterr().err
+    assert "fit lora_sft_positive@2 on 6 pairs ... kept from before" in capsys.readouterr().err
+
+
+def test_every_fit_is_exported(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder a fit; the effects on its card are the run's, which are means."""
+    monkeypatch.chdir(finished.parent)
+    assert main(["export", str(finished), str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 6
+    for name in ("caa", "caa@2"):
+        assert "Means of 2 fits, this one among them" in (tmp_path / "out" / name / "README.md").read_text()
+    resampled = Intervention.from_pretrained(tmp_path / "out" / "caa@2")
+    assert resampled.config.resample == 2
 
 
 def test_a_fit_that_fails_leaves_the_others(
@@ -113,21 +124,21 @@ def test_a_fit_that_fails_leaves_the_others(
     report = make_report(Path("run"))
     lora = report.cells[report.cells["base"] == "lora_sft_positive"]
     assert set(lora["n_fits"]) == {1}
-    assert any("lora_sft_positive~2 could not be fitted" in notice.text for notice in report.notices)
+    assert any("lora_sft_positive@2 could not be fitted" in notice.text for notice in report.notices)
 
 
 def test_fits_of_the_api_and_a_stack_are_joint() -> None:
     own = [SystemPrompt(variant="mine", text="Be brief."), LoraSFT(), caa := CAA(), RandomDirection(original=caa)]
     made = several_fits(own, count=2)
     assert [one.key for one in made] == [
-        "system_prompt_mine", "lora_sft_positive", "caa", "random", "lora_sft_positive~2", "caa~2", "random~2",
+        "system_prompt_mine", "lora_sft_positive", "caa", "random", "lora_sft_positive@2", "caa@2", "random@2",
     ]  # fmt: skip
     assert [one.config.seed for one in made if one.name == "lora_sft"] == [0, 1]
     assert [one.config.resample for one in made if one.name == "caa"] == [1, 2]
     assert made[6].original is made[5], "a placebo has the norm of its own fit's vector"
     bases = bases_of(["system_prompt_mine+lora_sft_positive"], interventions=made, vectors=[])
     assert [base.key for base in bases] == [
-        "none", "system_prompt_mine+lora_sft_positive", "system_prompt_mine+lora_sft_positive~2",
+        "none", "system_prompt_mine+lora_sft_positive", "system_prompt_mine+lora_sft_positive@2",
     ]  # fmt: skip
     assert several_fits(own, count=1) == own
     benchmark = Benchmark("tiny", args=BenchmarkArguments(fits=3), interventions=[CAA()])

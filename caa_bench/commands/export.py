@@ -40,7 +40,7 @@ class Export(Command):
             read_artifact(folder, expect=None)
             copy = inside(target, label)
             shutil.copytree(folder, copy)
-            own = label.partition("~")[0]  # of several fits the run shows the mean
+            own = label.partition("@")[0]  # of several fits the run shows the mean
             origin, effects = run_origin(report, own), run_effects(report, own)
             write_card(copy, Intervention.from_pretrained(copy), origin, effects=effects)
             print(f"{label}: {target / label}")

@@ -137,7 +137,7 @@ class Intervention:
     @property
     def key(self) -> str:
         """The label, with the number of the fit behind the first one's."""
-        return self.label if self.number in ("", "1") else f"{self.label}~{self.number}"
+        return self.label if self.number in ("", "1") else f"{self.label}@{self.number}"
 
     def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention:
         """The same thing to be fitted once more, by another draw of whatever its fit draws; itself where nothing is.

@@ -53,7 +53,7 @@ class Cost:
 def costs(report: Report) -> list[Cost]:
     """One entry a fitted intervention, of several fits the first, in the manifest's order."""
     artifacts = report.manifest["facts"]["artifacts"]
-    return [_cost(report.folder, key, Path(kept)) for key, kept in artifacts.items() if "~" not in key]
+    return [_cost(report.folder, key, Path(kept)) for key, kept in artifacts.items() if "@" not in key]
 
 
 def _cost(run: Path, label: str, kept: Path) -> Cost:
