@@ -106,33 +106,27 @@ def make_report(folder: Path) -> Report:
     from caa_bench.analysis.cells import cell_table
     from caa_bench.analysis.fit_levels import fit_levels
     from caa_bench.analysis.items import item_scores
-    from caa_bench.analysis.metrics import metric_table
     from caa_bench.analysis.reliability import item_reliability, reliability_table
     from caa_bench.analysis.shifts import shift_table
     from caa_bench.analysis.stacking import stacking_table
-    from caa_bench.report.answers import EVALUATOR, find_answers
     from caa_bench.report.attention import notices
     from caa_bench.report.conditions import of_behavior
     from caa_bench.report.vectors import vector_lines
 
     manifest = read_manifest(folder)
-    facts, recipe = manifest["facts"], manifest["recipe"]
-    every = pd.DataFrame(facts["cells"]).rename(columns={"key": "cell"}).set_index("cell")
-    worded = every["evaluator"] == EVALUATOR
+    recipe = manifest["recipe"]
+    every = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
     store = RowStore(folder / "rows.jsonl")
     if not store.done:
         raise UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; run the same command again to go on")
-    metrics = store.metrics()
-    seen = every.index.isin({row["cell"] for row in metrics})
-    counted = every["evaluator"].isin(every.loc[seen, "evaluator"])
-    cells = every[~worded & ~counted]
-    items = item_scores(store.frame(), protocol=recipe["protocol"])
     settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
-    behavior = of_behavior(cells)
-    answers: Answers | None = None
-    if worded.any():
-        answers = find_answers(folder, store.answers(), every[worded], facts=facts, **settings)
-        answers = replace(answers, cells=_in_plan_order(answers.cells, every))
+    answers, metrics = _answers(folder, manifest, store, every), _metrics(store, every, **settings)
+    beside = {
+        *(() if answers is None else answers.cells["evaluator"]),
+        *(() if metrics is None else metrics["evaluator"]),
+    }
+    cells = every[~every["evaluator"].isin(beside)]
+    items, behavior = item_scores(store.frame(), protocol=recipe["protocol"]), of_behavior(cells)
     in_words = None if answers is None else answers.effects
     report = Report(
         folder=folder,
@@ -146,11 +140,34 @@ def make_report(folder: Path) -> Report:
         fits=_in_plan_order(fit_levels(items, behavior), cells),
         vectors=vector_lines(manifest),
         answers=answers,
+        metrics=metrics,
     )
-    if metrics:
-        found = metric_table(metrics, every[counted], **settings)
-        report = replace(report, metrics=_in_plan_order(found, every, first=["evaluator", "task", "metric"]))
     return replace(report, notices=tuple(notices(report, done=store.done)))
+
+
+def _answers(folder: Path, manifest: dict[str, Any], store: RowStore, every: pd.DataFrame) -> Answers | None:
+    """The answers in words; None where none were planned."""
+    from caa_bench.report.answers import EVALUATOR, find_answers
+
+    own, recipe = every[every["evaluator"] == EVALUATOR], manifest["recipe"]
+    if own.empty:
+        return None
+    how = {"facts": manifest["facts"], "seed": recipe["seed"], "draws": recipe["draws"]}
+    found = find_answers(folder, store.answers(), own, **how)
+    return replace(found, cells=_in_plan_order(found.cells, every))
+
+
+def _metrics(store: RowStore, every: pd.DataFrame, *, seed: int, draws: int) -> pd.DataFrame | None:
+    """Metrics of their own (metrics.csv); None without a row of any."""
+    from caa_bench.analysis.metrics import metric_table
+
+    rows = store.metrics()
+    seen = every.index.isin({row["cell"] for row in rows})
+    own = every[every["evaluator"].isin(every.loc[seen, "evaluator"])]
+    if own.empty:
+        return None
+    found = metric_table(rows, own, seed=seed, draws=draws)
+    return _in_plan_order(found, every, first=["evaluator", "task", "metric"])
 
 
 def tables(report: Report) -> dict[str, pd.DataFrame]:
