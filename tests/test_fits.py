@@ -17,6 +17,8 @@ from caa_bench import CAA, Benchmark, BenchmarkArguments, Intervention, LoraSFT,
 from caa_bench.__main__ import main
 from caa_bench.analysis.cells import cell_table
 from caa_bench.analysis.fit_levels import fit_levels
+from caa_bench.analysis.fits import Sampling, effect_intervals
+from caa_bench.analysis.items import item_scores
 from caa_bench.analysis.shifts import shift_table
 from caa_bench.interventions import RandomDirection, several_fits
 from caa_bench.interventions.vectors import letter_differences
@@ -46,14 +48,14 @@ def test_each_fit_has_cells_of_its_own_and_what_is_not_fitted_serves_all(finishe
         found.setdefault((one["base"], one["vector"]), set()).add(one["fit"])
     both = {"1", "2"}
     assert found == {
-        ("none", ""): {""}, ("none", "caa"): both, ("none", "random"): both,
+        ("none", ""): {""}, ("none", "caa"): both, ("none", "random"): {""},
         ("system_prompt_positive", ""): {""}, ("system_prompt_positive", "caa"): both,
-        ("system_prompt_positive", "random"): both,
+        ("system_prompt_positive", "random"): {""},
         ("lora_sft_positive", ""): both, ("lora_sft_positive", "caa"): both, ("lora_sft_positive", "random"): both,
     }  # fmt: skip
     kept = manifest(finished)["facts"]["artifacts"]
-    assert set(kept) == {f"{name}{end}" for name in ("caa", "random", "lora_sft_positive") for end in ("", "@2")}
-    assert len(set(kept.values())) == 6
+    assert set(kept) == {"random", *(f"{name}{end}" for name in ("caa", "lora_sft_positive") for end in ("", "@2"))}
+    assert len(set(kept.values())) == 5
 
 
 def test_the_report_has_one_line_a_condition_and_a_dot_a_fit(finished: Path) -> None:
@@ -62,7 +64,9 @@ def test_the_report_has_one_line_a_condition_and_a_dot_a_fit(finished: Path) -> 
     assert report.cells.set_index("base")["n_fits"].groupby(level=0).max().to_dict() == {
         "none": 2, "system_prompt_positive": 2, "lora_sft_positive": 2,
     }  # fmt: skip
-    by_cell = report.items.groupby("cell")["p_balanced"].mean()
+    by_cell = item_scores(RowStore(finished / "rows.jsonl").frame()).groupby("cell")["p_balanced"].mean()
+    lead = report.cells[report.cells["n_fits"] == 2].set_index("cell")["p_balanced"]
+    assert report.items.groupby("cell")["p_balanced"].mean()[lead.index].to_dict() == pytest.approx(lead.to_dict())
     assert report.fits.set_index("cell")["p_balanced"].to_dict() == pytest.approx(
         by_cell[report.fits["cell"]].to_dict()
     )
@@ -72,7 +76,7 @@ def test_the_report_has_one_line_a_condition_and_a_dot_a_fit(finished: Path) -> 
     assert level["p_balanced"].item() == pytest.approx(lora["p_balanced"].mean())
     stacks = report.stacking[report.stacking["vector"] == "caa"]
     assert set(stacks["n_fits"]) == {2}
-    assert not report.stacking["caveats"].str.contains("one seed").any()
+    assert not stacks["caveats"].str.contains("one seed").any()
     assert not any("cells have no scored item" in notice.text for notice in report.notices)
     assert "means of 2 fits" in report.text()
 
@@ -100,7 +104,7 @@ def test_every_fit_is_exported(finished: Path, tmp_path: Path, monkeypatch: pyte
     """A folder a fit; the effects on its card are the run's, which are means."""
     monkeypatch.chdir(finished.parent)
     assert main(["export", str(finished), str(tmp_path / "out")]) == 0
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert len(list((tmp_path / "out").iterdir())) == 5
     for name in ("caa", "caa@2"):
         assert "Means of 2 fits, this one among them" in (tmp_path / "out" / name / "README.md").read_text()
     resampled = Intervention.from_pretrained(tmp_path / "out" / "caa@2")
@@ -131,11 +135,11 @@ def test_fits_of_the_api_and_a_stack_are_joint() -> None:
     own = [SystemPrompt(variant="mine", text="Be brief."), LoraSFT(), caa := CAA(), RandomDirection(original=caa)]
     made = several_fits(own, count=2)
     assert [one.key for one in made] == [
-        "system_prompt_mine", "lora_sft_positive", "caa", "random", "lora_sft_positive@2", "caa@2", "random@2",
+        "system_prompt_mine", "lora_sft_positive", "caa", "random", "lora_sft_positive@2", "caa@2",
     ]  # fmt: skip
     assert [one.config.seed for one in made if one.name == "lora_sft"] == [0, 1]
     assert [one.config.resample for one in made if one.name == "caa"] == [1, 2]
-    assert made[6].original is made[5], "a placebo has the norm of its own fit's vector"
+    assert made[3].original is made[2], "the one placebo has the norm of the first fit's vector"
     bases = bases_of(["system_prompt_mine+lora_sft_positive"], interventions=made, vectors=[])
     assert [base.key for base in bases] == [
         "none", "system_prompt_mine+lora_sft_positive", "system_prompt_mine+lora_sft_positive@2",
@@ -186,6 +190,36 @@ def test_differences_between_fits_widen_every_interval() -> None:
         assert dots["fit"].tolist() == ["1", "2", "3"]
         assert dots["log_odds"].tolist() == pytest.approx([values[x["cell"]].mean() for x in cells[1:]])
     assert widths[1.5] > 5 * widths[0.0]
+
+
+def test_fits_are_matched_by_their_numbers() -> None:
+    """A vector whose second resample failed: its third is held against the third finetune, not against the second."""
+    rng = np.random.default_rng(1)
+    item, cells, values = rng.normal(size=N), [], {}
+    for number, level in (("1", 0.0), ("2", 6.0), ("3", -6.0)):
+        made = cell("lora_sft_positive") | {"fit": number}
+        cells.append(made | {"cell": f"base~{number}"})
+        values[f"base~{number}"] = item + level
+        if number != "2":
+            top = cell("lora_sft_positive", vector="caa", multiplier=1.0) | {"fit": number}
+            cells.append(top | {"cell": f"top~{number}"})
+            values[f"top~{number}"] = item + level + 1 + 0.1 * rng.normal(size=N)
+    moved = shift_table(scores(values), frame(cells)).set_index("multiplier").loc[1.0]
+    assert moved["n_fits"] == 2
+    assert moved["shift"] == pytest.approx(1, abs=0.05)
+
+
+def test_resamples_of_one_training_set_count_their_own_spread() -> None:
+    """Their mean is no nearer to the truth than the vector of that training set: coverage of an effect of none."""
+    rng = np.random.default_rng(2)
+    hit = 0
+    for _ in range(200):
+        drawn = rng.normal()  # of the training set
+        fits = (drawn + rng.normal(size=3))[None, None, :] + 0.1 * rng.normal(size=(N, 1, 3))
+        how = Sampling(clusters=np.arange(N), n_fits=np.array([3]), resampled=np.array([True]))
+        found = effect_intervals(fits, how)
+        hit += int(found.low[0] <= 0 <= found.high[0])
+    assert hit >= 184, "binomial: below with probability .02 at .95"
 
 
 def test_no_fit_is_refused(small: Small, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,15 +86,14 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
     score, how = group.stack("score"), sampling(group, seed=seed, draws=draws)
     level = effect_intervals(score, how, within=(0, 1))
-    asked = (~np.isnan(group.matrix("error"))).sum(axis=0)
+    asked, judged = (np.isfinite(group.stack(name)).sum(axis=(0, 2)) for name in ("error", "score"))
     found = {"score": level}
     for name, columns in references(group).items():
-        against = np.where(columns[:, None] < 0, np.nan, score[:, columns])
-        found[f"score_{name}"] = effect_intervals(score - against, how)
+        found[f"score_{name}"] = effect_intervals(score - group.stack("score", of=columns), how)
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
     for name, one in found.items():
         table[name], table[f"{name}_low"], table[f"{name}_high"] = one.point, one.low, one.high
-    table["missing_share"] = np.divide(asked - level.n, asked, out=np.full(len(asked), np.nan), where=asked > 0)
+    table["missing_share"] = np.divide(asked - judged, asked, out=np.full(len(asked), np.nan), where=asked > 0)
     table["second_score"] = column_mean(group.matrix("second_score"))
     for name in QUALITY:
         values = group.matrix(name)

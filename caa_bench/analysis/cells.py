@@ -41,7 +41,6 @@ def cell_table(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 0,
 
 def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits)
-    y = group.matrix("log_odds")
     for name, within in (("p_balanced", (0.0, 1.0)), ("log_odds", (-np.inf, np.inf)), ("accuracy", (0.0, 1.0))):
         values = macro_fits(group.stack(name), group.categories)
         level = effect_intervals(values, sampling(group, seed=seed, draws=draws), within=within)
@@ -50,14 +49,18 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
             table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
     table["errors"] = count_errors(group)
     mass, mass_p, bias = group.matrix("option_mass"), group.matrix("mass_p"), group.matrix("letter_bias")
+    each = {name: group.stack(name) for name in ("option_mass", "letter_bias", "log_odds")}
     table["option_mass"] = column_mean(mass)
     table["option_mass_min"] = _column_min(group.matrix("option_mass_min"))
-    table["mass_low_share"] = share_of(mass < LOW_MASS, mass)
+    table["mass_low_share"] = _mean_share(each["option_mass"] < LOW_MASS, each["option_mass"])
     table["p_low_bound"], table["p_high_bound"] = column_mean(mass_p), column_mean(mass_p + 1 - mass)
-    table["letter_bias"], table["letter_bias_abs"] = column_mean(bias), column_mean(np.abs(bias))
+    table["letter_bias"], table["letter_bias_abs"] = (
+        column_mean(bias),
+        _mean_share(np.abs(np.nan_to_num(each["letter_bias"])), each["letter_bias"]),
+    )
     for name in ("p_given", "p_swapped", "letter_locked"):
         table[name] = column_mean(group.matrix(name))
-    table["saturated_share"] = share_of(np.abs(y) > SATURATION, y)
+    table["saturated_share"] = _mean_share(np.abs(each["log_odds"]) > SATURATION, each["log_odds"])
     return table
 
 
@@ -75,6 +78,13 @@ def column_mean(values: np.ndarray) -> np.ndarray:
 def _column_min(values: np.ndarray) -> np.ndarray:
     low = np.where(np.isnan(values), np.inf, values).min(axis=0, initial=np.inf)
     return np.where(np.isinf(low), np.nan, low)
+
+
+def _mean_share(hit: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean of `hit` over items and fits where there is a value. [N, C, F] -> [C]"""
+    seen = np.isfinite(values)
+    count = seen.sum(axis=(0, 2))
+    return np.divide((hit * seen).sum(axis=(0, 2)), count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def share_of(hit: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -6,14 +6,16 @@ of p. Shapes: N items, C cells, L lines, F fits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from caa_bench.analysis.fits import Sampling
 from caa_bench.analysis.frames import CONDITION, VECTOR, Group
 
 LINE = ["base", "base_dose", *VECTOR, "multiplier"]
+EFFECTS = {"caa_alone": "alone", "base_alone": "base_alone", "caa_on_top": "on_top", "interaction": "interaction"}
 UNCHANGED = ("none", 1.0)
 STILL = ("", "", "", np.nan, np.nan, 0.0)  # the vector columns and multiplier of an unsteered cell
 
@@ -111,3 +113,10 @@ def find_cell(place: dict[tuple, int], want: tuple, fit: str) -> int:
 def _key(values: tuple) -> tuple:
     """A dict key in which NaN equals NaN."""
     return tuple(None if isinstance(value, float) and np.isnan(value) else value for value in values)
+
+
+def line_sampling(group: Group, lines: Lines, *, seed: int, draws: int) -> dict[str, Sampling]:
+    """Of each effect: all but the base's own have the vector, whose fits are resamples, in them."""
+    plain = Sampling(clusters=group.clusters, n_fits=lines.n_fits, seed=seed, draws=draws)
+    steered = replace(plain, resampled=np.ones(len(lines.n_fits), dtype=bool))
+    return {name: plain if name == "base_alone" else steered for name in EFFECTS}

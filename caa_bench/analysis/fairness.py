@@ -65,7 +65,7 @@ def choose_dose(
 
     Args:
         shifts: selection-split lines of one arm (`shifts.shift_table`), columns `over`, `effect`, `option_mass` and,
-            where measured, `capability_loss` (0-1; NaN is taken as kept, so measure it for every line or none).
+            where measured, `capability_loss` (0-1). Where it is known of some lines, the others cannot be chosen.
         sign: +1 or -1; a line that moves the other way is never chosen.
         over: the columns tried.
 
@@ -78,8 +78,8 @@ def choose_dose(
     _refuse_test(shifts)
     pushed = sign * shifts[effect].to_numpy(float)
     kept = (shifts["option_mass"].to_numpy(float) >= LEAST_MASS) & (pushed > 0)
-    if "capability_loss" in shifts:
-        kept &= ~(shifts["capability_loss"].to_numpy(float) > MOST_LOSS)
+    if "capability_loss" in shifts and shifts["capability_loss"].notna().any():
+        kept &= shifts["capability_loss"].to_numpy(float) <= MOST_LOSS
     if "multiplier" in over:
         kept &= sign * shifts["multiplier"].to_numpy(float) > 0
     if not kept.any():

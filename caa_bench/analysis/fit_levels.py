@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from caa_bench.analysis.cells import column_mean
-from caa_bench.analysis.effects import LINE
+from caa_bench.analysis.effects import EFFECTS, LINE
 from caa_bench.analysis.frames import CONDITION, RUN, groups
-from caa_bench.analysis.stacking import EFFECTS, fit_table
+from caa_bench.analysis.stacking import fit_table
 
 COLUMNS = ["cell", *RUN, *CONDITION, "fit", "n", "p_balanced", "log_odds", *EFFECTS]
 

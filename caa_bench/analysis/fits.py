@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from caa_bench.analysis.frames import Group
 from caa_bench.analysis.intervals import TAIL, Intervals, bootstrap_mean, guarded, sign_flip
@@ -26,17 +26,22 @@ class Sampling:
     Args:
         clusters: 0-based cluster code of each item. [N]
         n_fits: fits of each line, the first columns of its F. [L]
+        resampled: lines whose fits are resamples of one training set. The mean over fits that are draws of their own
+            (seeds) varies by 1 / F of the variance between fits. Resamples spread around the vector of the one
+            training set that there is as that vector spreads around the truth, so theirs is 1 + 1 / F times it. [L]
     """
 
     clusters: np.ndarray
     n_fits: np.ndarray
+    resampled: np.ndarray | None = None
     seed: int = 0
     draws: int = DRAWS
 
 
 def sampling(group: Group, *, seed: int, draws: int) -> Sampling:
-    """Of a group's conditions."""
-    return Sampling(clusters=group.clusters, n_fits=group.n_fits, seed=seed, draws=draws)
+    """Of a group's conditions: those with a vector have resamples."""
+    steered = (group.cells["vector"] != "").to_numpy()
+    return Sampling(clusters=group.clusters, n_fits=group.n_fits, resampled=steered, seed=seed, draws=draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +69,23 @@ def effect_intervals(
             one = bootstrap_mean(part[:, :, 0], how.clusters, within=within, seed=how.seed, draws=how.draws)
             parts.append((lines, one))
             continue
-        two = two_way(part, part, how.clusters)
+        two = two_way(part, part, how.clusters, resampled=_resampled(how, lines))
         se = np.sqrt(two.by_item + two.by_fit)
         reach = stats.t.ppf(1 - TAIL, two.df) * se
-        low, high = (np.clip(two.sums.mean + sign * reach, *within) for sign in (-1, 1))
+        low, high = _ends(two.sums.mean, reach, within)
         parts.append((lines, guarded(two.sums, low, high, se=se)))
     return _merge(parts, len(how.n_fits))
+
+
+def _ends(mean: np.ndarray, reach: np.ndarray, within: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean -+ reach; of a share on the scale of its logit, so that near 0 and 1 it leans inward as it should."""
+    if within != (0.0, 1.0):
+        return np.maximum(mean - reach, within[0]), np.minimum(mean + reach, within[1])
+    inside = (mean > 0) & (mean < 1)
+    middle = np.where(inside, mean, 0.5)
+    turned = reach / (middle * (1 - middle))
+    low, high = (special.expit(special.logit(middle) + sign * turned) for sign in (-1, 1))
+    return np.where(inside, low, mean), np.where(inside, high, mean)
 
 
 def effect_p_values(values: np.ndarray, how: Sampling) -> np.ndarray:
@@ -80,7 +96,7 @@ def effect_p_values(values: np.ndarray, how: Sampling) -> np.ndarray:
         if n_fits == 1:
             p[lines] = sign_flip(part[:, :, 0], how.clusters, seed=how.seed, draws=how.draws)
             continue
-        two = two_way(part, part, how.clusters)
+        two = two_way(part, part, how.clusters, resampled=_resampled(how, lines))
         with np.errstate(invalid="ignore", divide="ignore"):
             t = two.sums.mean / np.sqrt(two.by_item + two.by_fit)
         found = guarded(two.sums, t, t, se=np.ones_like(t))
@@ -97,14 +113,18 @@ def effect_ratios(top: np.ndarray, bottom: np.ndarray, how: Sampling) -> Interva
             parts.append((lines, fieller(one[:, :, 0], two[:, :, 0], how.clusters)))
             continue
         either = np.isnan(one) | np.isnan(two)
-        parts.append((lines, _two_way_fieller(np.where(either, np.nan, one), np.where(either, np.nan, two), how)))
+        pair = (np.where(either, np.nan, one), np.where(either, np.nan, two))
+        parts.append((lines, _two_way_fieller(*pair, how.clusters, resampled=_resampled(how, lines))))
     return _merge(parts, len(how.n_fits))
 
 
 def fit_means(values: np.ndarray) -> np.ndarray:
     """Each fit's mean over items, the dots of a figure; NaN for a fit that is not there. [N, L, F] -> [L, F]"""
-    seen = (~np.isnan(values)).sum(axis=0)
-    return np.divide(np.nansum(values, axis=0), seen, out=np.full(seen.shape, np.nan), where=seen > 0)
+    used = ~np.isnan(values).all(axis=0)  # [L, F]
+    whole = (~np.isnan(values) | ~used).all(axis=2, keepdims=True)  # so that every fit is a mean over the same items
+    seen = (whole & ~np.isnan(values)).sum(axis=0)
+    total = np.nansum(np.where(whole, values, np.nan), axis=0)
+    return np.divide(total, seen, out=np.full(seen.shape, np.nan), where=seen > 0)
 
 
 def fits_disagree(on_top: np.ndarray, *, smallest: float) -> np.ndarray:
@@ -114,7 +134,7 @@ def fits_disagree(on_top: np.ndarray, *, smallest: float) -> np.ndarray:
     return (low < 0) & (high > 0) & (np.maximum(-low, high) >= smallest)
 
 
-def two_way(one: np.ndarray, two: np.ndarray, clusters: np.ndarray) -> TwoWay:
+def two_way(one: np.ndarray, two: np.ndarray, clusters: np.ndarray, *, resampled: np.ndarray | None = None) -> TwoWay:
     """(Co)variance of the means of two effects [N, L, F] over items and fits; sums are those of the first.
 
     Items that miss one fit are left out, so that every fit is a mean over the same items. Adding both variances
@@ -128,6 +148,7 @@ def two_way(one: np.ndarray, two: np.ndarray, clusters: np.ndarray) -> TwoWay:
         scale = np.where(c > 1, c / (c - 1.0), np.nan) / n**2
         by_item = scale * (spread[0].mean(axis=2) * spread[1].mean(axis=2)).sum(axis=1)
         by_fit = (spread[0].sum(axis=1) * spread[1].sum(axis=1)).sum(axis=1) / n**2 / (n_fits * (n_fits - 1))
+        by_fit = by_fit if resampled is None else np.where(resampled, n_fits + 1, 1) * by_fit
         df = (by_item + by_fit) ** 2 / (by_item**2 / (c - 1.0) + by_fit**2 / (n_fits - 1))
     return TwoWay(sums=sums, by_item=by_item, by_fit=by_fit, df=np.where(np.isfinite(df), df, c - 1.0))
 
@@ -141,9 +162,9 @@ def _residuals(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     return total - np.nan_to_num(mean)[:, None, None] * fits[0].count[:, :, None]
 
 
-def _two_way_fieller(top: np.ndarray, bottom: np.ndarray, how: Sampling) -> Intervals:
-    var_t, var_a = two_way(top, top, how.clusters), two_way(bottom, bottom, how.clusters)
-    cov = two_way(top, bottom, how.clusters)
+def _two_way_fieller(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray, *, resampled: np.ndarray) -> Intervals:
+    var_t, var_a = (two_way(one, one, clusters, resampled=resampled) for one in (top, bottom))
+    cov = two_way(top, bottom, clusters, resampled=resampled)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = var_t.sums.mean / var_a.sums.mean
     at_ratio = top - ratio[:, None] * bottom
@@ -153,9 +174,13 @@ def _two_way_fieller(top: np.ndarray, bottom: np.ndarray, how: Sampling) -> Inte
         var_top=var_t.by_item + var_t.by_fit,
         var_bottom=var_a.by_item + var_a.by_fit,
         cov=cov.by_item + cov.by_fit,
-        df=two_way(at_ratio, at_ratio, how.clusters).df,
+        df=two_way(at_ratio, at_ratio, clusters, resampled=resampled).df,
     )
     return fieller_ends(moments, var_t.sums)
+
+
+def _resampled(how: Sampling, lines: np.ndarray) -> np.ndarray:
+    return np.zeros(len(lines), dtype=bool) if how.resampled is None else how.resampled[lines]
 
 
 def _by_fits(how: Sampling) -> list[tuple[int, np.ndarray]]:

@@ -30,7 +30,7 @@ class Group:
         keys: the values of `RUN`.
         cells: one line a condition, sorted; its position is the column of every matrix. Where a condition has several
             fits (LoRA seeds, resamples of the pairs) the first one's cell stands for it, without `fit`. [C]
-        members: the cells of each condition, one a fit. [C]
+        members: the cells of each condition by the number of their fit, "" where there is one for all. [C]
         scores: the item scores of these cells.
         items: sorted item ids. [N]
         clusters: 0-based cluster code of each item, in the sorted order of the cluster names. [N]
@@ -39,7 +39,7 @@ class Group:
 
     keys: dict[str, str]
     cells: pd.DataFrame
-    members: tuple[tuple[str, ...], ...]
+    members: tuple[dict[str, str], ...]
     scores: pd.DataFrame
     items: pd.Index
     clusters: np.ndarray
@@ -58,18 +58,45 @@ class Group:
         used = np.arange(values.shape[2]) < self.n_fits[:, None]
         return np.where(used, values, 0.0).sum(axis=2) / self.n_fits
 
-    def stack(self, column: str) -> np.ndarray:
-        """The same fit by fit: [N, C, F]. A condition with one fit serves all: its values stand in each place."""
-        most = int(self.n_fits.max(initial=1))
-        every = list(dict.fromkeys(cell for own in self.members for cell in own))
-        flat = np.full((len(self.items), len(every)), np.nan)
+    def stack(self, column: str, *, of: np.ndarray | None = None) -> np.ndarray:
+        """The same fit by fit: [N, C, F], the fits of each condition in its first places.
+
+        Args:
+            of: for each condition the column of another one, -1 for none: its values, matched by the fits' numbers. A
+                condition with one fit for all stands in each place. [C]
+        """
+        columns = np.arange(len(self.members)) if of is None else of
+        every = list(dict.fromkeys(cell for own in self.members for cell in own.values()))
+        flat = np.full((len(self.items), len(every) + 1), np.nan)  # the last is nobody's
         rows = self.items.get_indexer(self.scores["item"])
         flat[rows, pd.Index(every).get_indexer(self.scores["cell"])] = self.scores[column].to_numpy(float)
         place = {cell: number for number, cell in enumerate(every)}
-        index = np.array(
-            [[place[own[min(fit, len(own) - 1)]] for fit in range(most)] for own in self.members], dtype=int
-        )
-        return flat[:, index.reshape(len(self.members), most)]
+        index = np.full((len(self.members), int(self.n_fits.max(initial=1))), len(every))
+        for condition, (own, other) in enumerate(zip(self.members, columns, strict=True)):
+            taken = {} if other < 0 else self.members[other]
+            for fit, number in enumerate(own):
+                index[condition, fit] = place.get(taken.get(number, taken.get("", "")), len(every))
+        return flat[:, index]
+
+
+def mean_over_fits(scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Item scores with several fits of a condition as one line, under the first one's cell; as they are where none has.
+
+    Numbers are means, NaN where one of the fits has none; everything else is the first fit's.
+    """
+    found = [own for _, part in tidy_cells(cells).groupby(RUN, sort=True, dropna=False) for own in _conditions(part)[1]]
+    lead = {cell: next(iter(own.values())) for own in found for cell in own.values()}
+    size = {next(iter(own.values())): len(own) for own in found}
+    if all(number == 1 for number in size.values()):
+        return scores
+    here = scores.assign(cell=scores["cell"].map(lead)).dropna(subset="cell")
+    numbers = list(here.select_dtypes(["number", "bool"]).columns)
+    whole = here.groupby(["cell", "item"], sort=False)
+    first, counted = whole.first(), whole["cell"].size()
+    for name in numbers:
+        means = whole[name].agg(lambda values: values.astype(float).mean(skipna=False))
+        first[name] = means.where(counted.to_numpy() == first.index.get_level_values("cell").map(size))
+    return first.reset_index()[list(scores.columns)]
 
 
 def tidy_cells(cells: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +132,7 @@ def groups(scores: pd.DataFrame, cells: pd.DataFrame, *, each_fit: bool = False)
         cluster = here[["item", "cluster"]].drop_duplicates().sort_values("item").set_index("item")["cluster"]
         if cluster.index.has_duplicates:
             raise ValueError(f"{keys}: an item stands in two clusters: {cluster.index[cluster.index.duplicated()][0]}")
-        own, members = (part, tuple((cell,) for cell in part["cell"])) if each_fit else _conditions(part)
+        own, members = (part, tuple({"": cell} for cell in part["cell"])) if each_fit else _conditions(part)
         yield Group(
             keys=dict(zip(RUN, keys, strict=True)),
             cells=own,
@@ -117,14 +144,17 @@ def groups(scores: pd.DataFrame, cells: pd.DataFrame, *, each_fit: bool = False)
         )
 
 
-def _conditions(cells: pd.DataFrame) -> tuple[pd.DataFrame, tuple[tuple[str, ...], ...]]:
-    """One line a condition, and the cells of its fits in their order."""
+def _conditions(cells: pd.DataFrame) -> tuple[pd.DataFrame, tuple[dict[str, str], ...]]:
+    """One line a condition, and the cells of its fits by their numbers, in order."""
     if (cells["fit"] == "").all():
-        return cells, tuple((cell,) for cell in cells["cell"])
+        return cells, tuple({"": cell} for cell in cells["cell"])
     numbered = cells.sort_values("fit", key=lambda fits: pd.to_numeric(fits, errors="coerce"), kind="stable")
-    found = numbered.groupby(CONDITION, sort=False, dropna=False)["cell"].agg(tuple)
-    lead = cells[cells["cell"].isin([own[0] for own in found])].reset_index(drop=True)
-    by_lead = {own[0]: own for own in found}
+    found = [
+        dict(zip(own["fit"], own["cell"], strict=True))
+        for _, own in numbered.groupby(CONDITION, sort=False, dropna=False)
+    ]
+    by_lead = {next(iter(own.values())): own for own in found}
+    lead = cells[cells["cell"].isin(list(by_lead))].reset_index(drop=True)
     return lead.assign(fit=""), tuple(by_lead[cell] for cell in lead["cell"])
 
 

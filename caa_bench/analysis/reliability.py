@@ -6,7 +6,8 @@ data set. Shapes: N items, M multipliers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ from scipy import stats
 
 from caa_bench.analysis.cells import column_mean
 from caa_bench.analysis.effects import STILL, cell_places, find_cell
+from caa_bench.analysis.fits import Sampling, effect_intervals
 from caa_bench.analysis.frames import RUN, VECTOR, Group, groups
-from caa_bench.analysis.intervals import bootstrap_mean
 from caa_bench.analysis.resample import DRAWS
 
 CURVE = ["base", "base_dose", *VECTOR]
@@ -37,8 +38,12 @@ def reliability_table(
     """
     lines = []
     for group, keys, doses, y in _curves(item_scores, cells):
+        each = np.stack([item_slopes(y[:, :, fit], doses) for fit in range(y.shape[2])], axis=1)  # [N, F]
+        how = Sampling(
+            clusters=group.clusters, n_fits=np.array([y.shape[2]]), resampled=np.array([True]), seed=seed, draws=draws
+        )
+        found, y = effect_intervals(each[:, None, :], how), y.mean(axis=2)
         slope = item_slopes(y, doses)
-        found = bootstrap_mean(slope[:, None], group.clusters, seed=seed, draws=draws)
         seen = slope[~np.isnan(slope)]
         lines.append(
             {
@@ -60,7 +65,8 @@ def reliability_table(
 def item_reliability(item_scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """The same per item, for a per-item view: `RUN`, `CURVE`, `item`, `slope`, `rank_correlation`."""
     parts = []
-    for group, keys, doses, y in _curves(item_scores, cells):
+    for group, keys, doses, each in _curves(item_scores, cells):
+        y = each.mean(axis=2)
         part = pd.DataFrame({"item": group.items, "slope": item_slopes(y, doses)})
         parts.append(part.assign(rank_correlation=rank_correlations(y, doses), **group.keys, **keys))
     columns = [*RUN, *CURVE, "item", "slope", "rank_correlation"]
@@ -87,9 +93,9 @@ def rank_correlations(y: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
 def _curves(
     item_scores: pd.DataFrame, cells: pd.DataFrame
 ) -> Iterator[tuple[Group, dict[str, object], np.ndarray, np.ndarray]]:
-    """Each dose curve: its group, its keys, its multipliers in order [M] and the items' log-odds on it [N, M]."""
+    """Each dose curve: its group, its keys, its multipliers in order [M] and the items' log-odds on it [N, M, F]."""
     for group in groups(item_scores, cells):
-        values, place = group.matrix("log_odds"), cell_places(group.cells)
+        place = cell_places(group.cells)
         steered = group.cells[group.cells["multiplier"] != 0]
         for _, part in steered.groupby(CURVE, sort=False, dropna=False):
             keys = dict(part.iloc[0][CURVE])
@@ -97,4 +103,14 @@ def _curves(
             doses = {**dict(zip(part["multiplier"], part.index, strict=True)), **({0.0: zero} if zero >= 0 else {})}
             if len(doses) > 1:
                 order = sorted(doses)
-                yield group, keys, np.array(order), values[:, [doses[dose] for dose in order]]
+                yield group, keys, np.array(order), _aligned(group, [doses[dose] for dose in order])
+
+
+def _aligned(group: Group, columns: Sequence[int]) -> np.ndarray:
+    """The log-odds of some conditions fit by fit, by the numbers of the one with the most: [N, M, F]."""
+    most = max(columns, key=lambda column: len(group.members[column]))
+    values = []
+    for column in columns:
+        own = replace(group, members=(group.members[most], group.members[column]))
+        values.append(own.stack("log_odds", of=np.array([1, 1]))[:, 0])
+    return np.stack(values, axis=1)

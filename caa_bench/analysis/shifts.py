@@ -52,8 +52,8 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
         values = group.stack(score)
         table[score] = column_mean(macro(group.matrix(score), group.categories))
         for name, columns in references(group).items():
-            against = np.where(columns[:, None] < 0, np.nan, values[:, columns])
-            found = effect_intervals(macro_fits(values - against, group.categories), how)
+            moved = values - group.stack(score, of=columns)
+            found = effect_intervals(macro_fits(moved, group.categories), how)
             table[f"{name}{suffix}"] = found.point
             table[f"{name}{suffix}_low"], table[f"{name}{suffix}_high"] = found.low, found.high
             table["n"], table["n_clusters"] = found.n, found.n_clusters

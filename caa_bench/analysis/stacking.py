@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.cells import LOW_MASS, SATURATION, column_mean, share_of
-from caa_bench.analysis.effects import LINE, Effects, Lines, find_lines, item_effects, pick
+from caa_bench.analysis.effects import EFFECTS, LINE, Effects, Lines, find_lines, item_effects, line_sampling, pick
 from caa_bench.analysis.fits import Sampling, effect_intervals, effect_p_values, effect_ratios, fit_means, fits_disagree
 from caa_bench.analysis.frames import RUN, Group, groups
 from caa_bench.analysis.intervals import benjamini_hochberg
@@ -16,8 +16,6 @@ from caa_bench.analysis.power import detectable_effect
 from caa_bench.analysis.resample import DRAWS
 from caa_bench.analysis.transfer import beside
 from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, judge
-
-EFFECTS = {"caa_alone": "alone", "base_alone": "base_alone", "caa_on_top": "on_top", "interaction": "interaction"}
 
 
 def _with_ends(names: Sequence[str]) -> list[str]:
@@ -105,19 +103,19 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
     table = lines.keys.assign(**group.keys)
     if not len(table):
         return table
-    how = Sampling(clusters=group.clusters, n_fits=lines.n_fits, seed=seed, draws=draws)
+    how = line_sampling(group, lines, seed=seed, draws=draws)
     y = item_effects(group.matrix("log_odds"), lines)
     p = item_effects(group.matrix("p_balanced"), lines)
     for suffix, effects in (("_p", p), ("", y)):
-        found = {name: effect_intervals(getattr(effects, field), how) for name, field in EFFECTS.items()}
+        found = {name: effect_intervals(getattr(effects, field), how[name]) for name, field in EFFECTS.items()}
         for name, interval in found.items():
             table[f"{name}{suffix}"] = interval.point
             table[f"{name}{suffix}_low"], table[f"{name}{suffix}_high"] = interval.low, interval.high
     table["n"], table["n_clusters"] = found["caa_on_top"].n, found["caa_on_top"].n_clusters
     table["detectable_effect"] = detectable_effect(found["interaction"].se)
-    table["p_value"] = effect_p_values(y.interaction, how)
+    table["p_value"] = effect_p_values(y.interaction, how["interaction"])
     table["fits_disagree"] = fits_disagree(y.on_top, smallest=SMALLEST)
-    return _retention(table, y, how).assign(n_fits=lines.n_fits, **_context(group, lines))
+    return _retention(table, y, how["caa_on_top"]).assign(n_fits=lines.n_fits, **_context(group, lines))
 
 
 def _retention(table: pd.DataFrame, y: Effects, how: Sampling) -> pd.DataFrame:

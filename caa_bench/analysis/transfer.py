@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from caa_bench.analysis.effects import LINE, find_lines, item_effects
-from caa_bench.analysis.fits import Sampling, effect_intervals
+from caa_bench.analysis.effects import EFFECTS, LINE, find_lines, item_effects, line_sampling
+from caa_bench.analysis.fits import effect_intervals
 from caa_bench.analysis.frames import RUN, groups
 from caa_bench.analysis.resample import DRAWS
 
-WORDS = {"caa_alone": "alone", "base_alone": "base_alone", "caa_on_top": "on_top", "interaction": "interaction"}
-EFFECT_COLUMNS = [f"open_ended_{name}{end}" for name in WORDS for end in ("", "_low", "_high")]
+EFFECT_COLUMNS = [f"open_ended_{name}{end}" for name in EFFECTS for end in ("", "_low", "_high")]
 KEYS = [*[name for name in RUN if name != "evaluator"], *LINE]
 
 
@@ -22,15 +21,15 @@ def open_effects(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 
     """
     columns = [*KEYS, *EFFECT_COLUMNS, "open_ended_n"]
     parts = []
-    for group in groups(item_scores, cells):
+    for group in groups(item_scores, cells, each_fit=True):
         lines = find_lines(group)
         if not len(lines.keys):
             continue
-        how = Sampling(clusters=group.clusters, n_fits=lines.n_fits, seed=seed, draws=draws)
+        how = line_sampling(group, lines, seed=seed, draws=draws)
         effects = item_effects(group.matrix("score"), lines)
         part = lines.keys.assign(**group.keys)
-        for name, field in WORDS.items():
-            found = effect_intervals(getattr(effects, field), how)
+        for name, field in EFFECTS.items():
+            found = effect_intervals(getattr(effects, field), how[name])
             part[f"open_ended_{name}"] = found.point
             part[f"open_ended_{name}_low"], part[f"open_ended_{name}_high"] = found.low, found.high
             part["open_ended_n"] = found.n

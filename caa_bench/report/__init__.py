@@ -28,7 +28,7 @@ class Report:
         cells: one line a cell (cells.csv).
         stacking: one line a base, vector, layer and multiplier (stacking.csv); with the effects in words where the run
             has answers in words.
-        items: one line a cell and item: what every table is computed from.
+        items: one line a condition and item, the mean over its fits: what every table is computed from.
         shifts: one line a cell, against its own base and against the unchanged model (shifts.csv).
         reliability: one line a dose curve: slope, rank correlation, anti-steerable share (reliability.csv).
         item_reliability: the same, one line an item (items.csv).
@@ -105,6 +105,7 @@ def make_report(folder: Path) -> Report:
 
     from caa_bench.analysis.cells import cell_table
     from caa_bench.analysis.fit_levels import fit_levels
+    from caa_bench.analysis.frames import mean_over_fits
     from caa_bench.analysis.items import item_scores
     from caa_bench.analysis.reliability import item_reliability, reliability_table
     from caa_bench.analysis.shifts import shift_table
@@ -133,7 +134,7 @@ def make_report(folder: Path) -> Report:
         manifest=manifest,
         cells=_in_plan_order(cell_table(items, cells, **settings), cells),
         stacking=_in_plan_order(stacking_table(items, behavior, in_words=in_words, **settings), cells),
-        items=items,
+        items=mean_over_fits(items, cells),
         shifts=shift_table(items, cells, **settings),
         reliability=reliability_table(items, behavior, **settings),
         item_reliability=item_reliability(items, behavior),

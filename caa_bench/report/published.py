@@ -81,6 +81,8 @@ def _other_settings(report: Report, published: Published) -> Iterator[str]:
     models = list(dict.fromkeys(published.values["model"]))
     if _model(report) not in models:
         yield f"model is {recipe['model']!r}; the paper's numbers are of {' and '.join(models)}"
+    if recipe.get("fits", 1) != 1:
+        yield f"fits is {recipe['fits']!r}, the paper's numbers are of one; run with fits=1"
     for key, wanted in SETTINGS.items():
         if recipe[key] != wanted:
             yield f"{key} is {recipe[key]!r}, the paper's is {wanted!r}; run recipes/paper.yaml"

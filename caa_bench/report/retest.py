@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from caa_bench.report import Report
 
-KEPT = ("protocol", "data", "data_dir", "seed", "batch_size")
+KEPT = ("protocol", "data", "data_dir", "seed", "fits", "batch_size")
 
 
 def retest_command(report: Report, chosen: Headline, matched: pd.DataFrame) -> str:
