@@ -68,25 +68,28 @@ def forced(
     check_layers(edits, num_layers(model))
     found = [Forced() for _ in answers]
     spoken = [n for n, (_, answer) in enumerate(zip(prompts, answers, strict=True)) if answer]
-    whole = [Prompt(ids=(*prompts[n].ids, *answers[n]), first_position=prompts[n].first_position) for n in spoken]
+    # Without each answer's last token, which nothing follows: a whole text may be one longer than the context.
+    whole = [Prompt(ids=(*prompts[n].ids, *answers[n][:-1]), first_position=prompts[n].first_position) for n in spoken]
     # Grouped by length alone: here nothing is split at the first position, so any two rows may stand together.
     flat = [Prompt(ids=one.ids, first_position=len(one.ids) - 1) for one in whole]
     longest = max((len(answer) for answer in answers), default=0)
     most = max(1, min(batch_size, _MOST_LOGITS // ((longest + 1) * int(text_config(model).vocab_size))))
     with frozen(model):
         for group in batched(flat, most):
-            rows = [whole[place] for place in group]
-            keep = max(len(answers[spoken[place]]) for place in group)
-            log_probs, likeliest = _answers(model, rows, edits, keep=keep)
-            for place, own, lead in zip(group, log_probs.tolist(), likeliest.tolist(), strict=True):
-                start = keep - len(answers[spoken[place]])
-                found[spoken[place]] = Forced(log_probs=tuple(own[start:]), greedy=all(lead[start:]))
+            rows, said = [whole[place] for place in group], [answers[spoken[place]] for place in group]
+            log_probs, likeliest = _answers(model, rows, said, edits)
+            for place, answer, own, lead in zip(group, said, log_probs.tolist(), likeliest.tolist(), strict=True):
+                last = -len(answer)
+                found[spoken[place]] = Forced(log_probs=tuple(own[last:]), greedy=all(lead[last:]))
     return found
 
 
-def _answers(model: nn.Module, rows: Sequence[Prompt], edits: Sequence[Edit], *, keep: int) -> tuple[Tensor, Tensor]:
-    """log p of the last `keep` tokens of each row (fp32), and whether each is the likeliest. [B, keep]"""
+def _answers(
+    model: nn.Module, rows: Sequence[Prompt], said: Sequence[Sequence[int]], edits: Sequence[Edit]
+) -> tuple[Tensor, Tensor]:
+    """log p of each row's answer in its last places (fp32), and whether each token is the likeliest. [B, longest]"""
+    keep = max(map(len, said))
     padded = pad([row.ids for row in rows], input_device(model))
-    logits = padded_logits(model, padded, rows, edits, keep=keep + 1)[:, :-1]  # [B, keep, V]
-    said = padded.ids[:, -keep:]
-    return torch.log_softmax(logits, -1).gather(-1, said[..., None])[..., 0], logits.argmax(-1) == said
+    logits = padded_logits(model, padded, rows, edits, keep=keep)  # [B, keep, V]
+    tokens = torch.tensor([[0] * (keep - len(own)) + list(own) for own in said], device=logits.device)
+    return torch.log_softmax(logits, -1).gather(-1, tokens[..., None])[..., 0], logits.argmax(-1) == tokens
