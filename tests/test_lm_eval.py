@@ -351,3 +351,10 @@ def test_a_draw_is_the_same_alone_and_in_any_batch_and_differs_between_repeats(t
     assert SteeredLM(tiny, seed=4).generate_until(asked) != together
     assert registry()["lm_eval"] is LmEval
     assert math.isfinite(sum(x for x, _ in lm.loglikelihood([request("loglikelihood", *PAIRS[0])])))
+
+
+def test_tasks_alone_have_a_report(folder: Path, small: Small, here: Path) -> None:
+    """Neither an A/B test nor a perplexity beside them."""
+    asked = ["evaluators=[lm_eval]", "lm_eval.tasks=[facts_choice]", f"lm_eval.task_path={folder}", "lm_eval.limit=4"]
+    assert main(small.compare(*asked, "bases=[none]")) == 0
+    assert "facts_choice" in Path("run/table.txt").read_text()

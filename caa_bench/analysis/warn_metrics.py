@@ -23,6 +23,8 @@ def metric_warnings(metrics: pd.DataFrame, shifts: pd.DataFrame) -> Iterator[Fou
         metrics: from `metrics.metric_table`.
         shifts: from `shifts.shift_table`, of the evaluators that measure the behavior.
     """
+    if shifts.empty or not (metrics["evaluator"] == "perplexity").any():
+        return
     moved = shifts.assign(moves=_moves(shifts))[[*CONDITION, "moves"]].drop_duplicates(CONDITION)
     ratios = metrics[metrics["evaluator"] == "perplexity"].merge(moved, on=CONDITION, how="inner")
     name = np.where(ratios["multiplier"] == 0, "total", "shift")

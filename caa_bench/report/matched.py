@@ -31,7 +31,7 @@ COLUMNS = [
 ]  # fmt: skip
 NOTE = (
     "For each base the dose whose effect alone is nearest to that of the dose chosen for CAA in the same direction, in "
-    "log-odds with 95% intervals; gap: between the two, item by item. * the first or last of the doses tried."
+    "log-odds with 95% intervals; gap: between the two, item by item. * the first or last of three or more doses tried."
 )
 
 
