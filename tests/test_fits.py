@@ -19,6 +19,7 @@ from caa_bench.analysis.cells import cell_table
 from caa_bench.analysis.fit_levels import fit_levels
 from caa_bench.analysis.fits import Sampling, effect_intervals
 from caa_bench.analysis.items import item_scores
+from caa_bench.analysis.reliability import reliability_table
 from caa_bench.analysis.shifts import shift_table
 from caa_bench.interventions import RandomDirection, several_fits
 from caa_bench.interventions.vectors import letter_differences
@@ -207,6 +208,8 @@ def test_fits_are_matched_by_their_numbers() -> None:
     moved = shift_table(scores(values), frame(cells)).set_index("multiplier").loc[1.0]
     assert moved["n_fits"] == 2
     assert moved["shift"] == pytest.approx(1, abs=0.05)
+    (curve,) = reliability_table(scores(values), frame(cells)).to_dict("records")
+    assert (curve["n"], curve["slope"]) == (N, pytest.approx(1, abs=0.05))
 
 
 def test_resamples_of_one_training_set_count_their_own_spread() -> None:

@@ -48,19 +48,17 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
         if name == "p_balanced":
             table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
     table["errors"] = count_errors(group)
-    mass, mass_p, bias = group.matrix("option_mass"), group.matrix("mass_p"), group.matrix("letter_bias")
-    each = {name: group.stack(name) for name in ("option_mass", "letter_bias", "log_odds")}
+    mass, mass_p = group.matrix("option_mass"), group.matrix("mass_p")
+    masses, bias, y = (_fit_rows(group.stack(name)) for name in ("option_mass", "letter_bias", "log_odds"))
     table["option_mass"] = column_mean(mass)
     table["option_mass_min"] = _column_min(group.matrix("option_mass_min"))
-    table["mass_low_share"] = _mean_share(each["option_mass"] < LOW_MASS, each["option_mass"])
+    table["mass_low_share"] = share_of(masses < LOW_MASS, masses)
     table["p_low_bound"], table["p_high_bound"] = column_mean(mass_p), column_mean(mass_p + 1 - mass)
-    table["letter_bias"], table["letter_bias_abs"] = (
-        column_mean(bias),
-        _mean_share(np.abs(np.nan_to_num(each["letter_bias"])), each["letter_bias"]),
-    )
+    table["letter_bias"] = column_mean(group.matrix("letter_bias"))
+    table["letter_bias_abs"] = column_mean(np.abs(bias))
     for name in ("p_given", "p_swapped", "letter_locked"):
         table[name] = column_mean(group.matrix(name))
-    table["saturated_share"] = _mean_share(np.abs(each["log_odds"]) > SATURATION, each["log_odds"])
+    table["saturated_share"] = share_of(np.abs(y) > SATURATION, y)
     return table
 
 
@@ -80,11 +78,9 @@ def _column_min(values: np.ndarray) -> np.ndarray:
     return np.where(np.isinf(low), np.nan, low)
 
 
-def _mean_share(hit: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mean of `hit` over items and fits where there is a value. [N, C, F] -> [C]"""
-    seen = np.isfinite(values)
-    count = seen.sum(axis=(0, 2))
-    return np.divide((hit * seen).sum(axis=(0, 2)), count, out=np.full(len(count), np.nan), where=count > 0)
+def _fit_rows(values: np.ndarray) -> np.ndarray:
+    """Each fit's items below the last one's: gates count what fits do, not their mean. [N, C, F] -> [F x N, C]"""
+    return np.concatenate(list(np.moveaxis(values, 2, 0)))
 
 
 def share_of(hit: np.ndarray, values: np.ndarray) -> np.ndarray:

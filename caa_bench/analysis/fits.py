@@ -8,13 +8,14 @@ coverage where fits differ by .3 of the items' spread, n = 50, F = 2, 3, 5: two-
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy import special, stats
 
 from caa_bench.analysis.frames import Group
-from caa_bench.analysis.intervals import TAIL, Intervals, bootstrap_mean, guarded, sign_flip
+from caa_bench.analysis.intervals import TAIL, Intervals, bootstrap_mean, bootstrap_ratio, guarded, sign_flip
 from caa_bench.analysis.ratio import Moments, fieller, fieller_ends
 from caa_bench.analysis.resample import DRAWS, ClusterSums, cluster_sums
 
@@ -62,19 +63,46 @@ def effect_intervals(
     Args:
         within: what a value can be; no interval reaches beyond it.
     """
-    parts = []
-    for n_fits, lines in _by_fits(how):
-        part = values[:, lines, :n_fits]
-        if n_fits == 1:
-            one = bootstrap_mean(part[:, :, 0], how.clusters, within=within, seed=how.seed, draws=how.draws)
-            parts.append((lines, one))
-            continue
-        two = two_way(part, part, how.clusters, resampled=_resampled(how, lines))
-        se = np.sqrt(two.by_item + two.by_fit)
-        reach = stats.t.ppf(1 - TAIL, two.df) * se
-        low, high = _ends(two.sums.mean, reach, within)
-        parts.append((lines, guarded(two.sums, low, high, se=se)))
-    return _merge(parts, len(how.n_fits))
+
+    def of_one(lines: np.ndarray) -> Intervals:
+        return bootstrap_mean(values[:, lines, 0], how.clusters, within=within, seed=how.seed, draws=how.draws)
+
+    def of_several(lines: np.ndarray, n_fits: int) -> Intervals:
+        return _two_way_mean(values[:, lines, :n_fits], how, lines, within=within)
+
+    return _by_fits(how, of_one, of_several)
+
+
+def effect_sums(
+    values: np.ndarray, weights: np.ndarray, how: Sampling, *, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Intervals:
+    """sum(values) / sum(weights) of each line, the mean over its fits, with its interval. both [N, L, F]
+
+    With several fits each item becomes the fit's ratio plus what the item adds to it (linearized).
+    """
+
+    def of_one(lines: np.ndarray) -> Intervals:
+        own = (values[:, lines, 0], weights[:, lines, 0])
+        return bootstrap_ratio(*own, how.clusters, within=within, seed=how.seed, draws=how.draws)
+
+    def of_several(lines: np.ndarray, n_fits: int) -> Intervals:
+        value, weight = values[:, lines, :n_fits], weights[:, lines, :n_fits]
+        known = ~np.isnan(value)
+        total = np.where(known, weight, 0.0).sum(axis=0)  # [L, F]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = np.where(known, value, 0.0).sum(axis=0) / total
+            linear = ratio + (value - ratio * weight) / (total / known.sum(axis=0))
+        return _two_way_mean(linear, how, lines, within=within)
+
+    return _by_fits(how, of_one, of_several)
+
+
+def _two_way_mean(values: np.ndarray, how: Sampling, lines: np.ndarray, *, within: tuple[float, float]) -> Intervals:
+    """Of lines that all have as many fits. values: [N, L, F]"""
+    two = two_way(values, values, how.clusters, resampled=_resampled(how, lines))
+    se = np.sqrt(two.by_item + two.by_fit)
+    low, high = _ends(two.sums.mean, stats.t.ppf(1 - TAIL, two.df) * se, within)
+    return guarded(two.sums, low, high, se=se)
 
 
 def _ends(mean: np.ndarray, reach: np.ndarray, within: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +119,7 @@ def _ends(mean: np.ndarray, reach: np.ndarray, within: tuple[float, float]) -> t
 def effect_p_values(values: np.ndarray, how: Sampling) -> np.ndarray:
     """p of "the mean is 0": sign-flip over clusters with one fit, two-way t test with several. [L]"""
     p = np.full(len(how.n_fits), np.nan)
-    for n_fits, lines in _by_fits(how):
+    for n_fits, lines in _counts(how):
         part = values[:, lines, :n_fits]
         if n_fits == 1:
             p[lines] = sign_flip(part[:, :, 0], how.clusters, seed=how.seed, draws=how.draws)
@@ -106,16 +134,17 @@ def effect_p_values(values: np.ndarray, how: Sampling) -> np.ndarray:
 
 def effect_ratios(top: np.ndarray, bottom: np.ndarray, how: Sampling) -> Intervals:
     """mean(top) / mean(bottom) of each line with its Fieller interval, fits included. both [N, L, F]"""
-    parts = []
-    for n_fits, lines in _by_fits(how):
+
+    def of_one(lines: np.ndarray) -> Intervals:
+        return fieller(top[:, lines, 0], bottom[:, lines, 0], how.clusters)
+
+    def of_several(lines: np.ndarray, n_fits: int) -> Intervals:
         one, two = top[:, lines, :n_fits], bottom[:, lines, :n_fits]
-        if n_fits == 1:
-            parts.append((lines, fieller(one[:, :, 0], two[:, :, 0], how.clusters)))
-            continue
         either = np.isnan(one) | np.isnan(two)
         pair = (np.where(either, np.nan, one), np.where(either, np.nan, two))
-        parts.append((lines, _two_way_fieller(*pair, how.clusters, resampled=_resampled(how, lines))))
-    return _merge(parts, len(how.n_fits))
+        return _two_way_fieller(*pair, how.clusters, resampled=_resampled(how, lines))
+
+    return _by_fits(how, of_one, of_several)
 
 
 def fit_means(values: np.ndarray) -> np.ndarray:
@@ -183,14 +212,20 @@ def _resampled(how: Sampling, lines: np.ndarray) -> np.ndarray:
     return np.zeros(len(lines), dtype=bool) if how.resampled is None else how.resampled[lines]
 
 
-def _by_fits(how: Sampling) -> list[tuple[int, np.ndarray]]:
+def _counts(how: Sampling) -> list[tuple[int, np.ndarray]]:
     return [(int(count), np.flatnonzero(how.n_fits == count)) for count in np.unique(how.n_fits)]
 
 
-def _merge(parts: list[tuple[np.ndarray, Intervals]], size: int) -> Intervals:
+def _by_fits(
+    how: Sampling,
+    of_one: Callable[[np.ndarray], Intervals],
+    of_several: Callable[[np.ndarray, int], Intervals],
+) -> Intervals:
+    """Lines with one fit by the one, those with several, as many at a time, by the other."""
+    parts = [(own, of_one(own) if count == 1 else of_several(own, count)) for count, own in _counts(how)]
     out = {}
     for field in fields(Intervals):
-        whole = np.full(size, np.nan)
+        whole = np.full(len(how.n_fits), np.nan)
         for lines, part in parts:
             whole[lines] = getattr(part, field.name)
         out[field.name] = whole.astype(int) if field.name.startswith("n") else whole

@@ -84,19 +84,15 @@ def mean_over_fits(scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
     Numbers are means, NaN where one of the fits has none; everything else is the first fit's.
     """
-    found = [own for _, part in tidy_cells(cells).groupby(RUN, sort=True, dropna=False) for own in _conditions(part)[1]]
-    lead = {cell: next(iter(own.values())) for own in found for cell in own.values()}
-    size = {next(iter(own.values())): len(own) for own in found}
-    if all(number == 1 for number in size.values()):
+    if (tidy_cells(cells)["fit"] == "").all():
         return scores
-    here = scores.assign(cell=scores["cell"].map(lead)).dropna(subset="cell")
-    numbers = list(here.select_dtypes(["number", "bool"]).columns)
-    whole = here.groupby(["cell", "item"], sort=False)
-    first, counted = whole.first(), whole["cell"].size()
-    for name in numbers:
-        means = whole[name].agg(lambda values: values.astype(float).mean(skipna=False))
-        first[name] = means.where(counted.to_numpy() == first.index.get_level_values("cell").map(size))
-    return first.reset_index()[list(scores.columns)]
+    numbers = list(scores.select_dtypes(["number", "bool"]).columns)
+    parts = []
+    for group in groups(scores, cells):
+        first = group.scores[group.scores["cell"].isin(group.cells["cell"])]
+        place = group.items.get_indexer(first["item"]), pd.Index(group.cells["cell"]).get_indexer(first["cell"])
+        parts.append(first.assign(**{name: group.matrix(name)[place] for name in numbers}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def tidy_cells(cells: pd.DataFrame) -> pd.DataFrame:

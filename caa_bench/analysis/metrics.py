@@ -7,17 +7,15 @@ exp(-sum of log p / sum of tokens) over all passages, and an accuracy the plain 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.cells import count_errors
-from caa_bench.analysis.effects import pick
-from caa_bench.analysis.fits import Sampling, effect_intervals, sampling
+from caa_bench.analysis.fits import effect_sums, sampling
 from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
-from caa_bench.analysis.intervals import Intervals, bootstrap_ratio
+from caa_bench.analysis.intervals import Intervals
 from caa_bench.analysis.resample import DRAWS
 from caa_bench.analysis.shifts import references
 from caa_bench.row_kinds import METRIC_FIELDS
@@ -66,45 +64,20 @@ def metric_table(
 
 def _group_table(group: Group, aggregation: str, *, seed: int, draws: int) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
-    value, weight = group.matrix("value"), group.matrix("weight")
-    values, weights = group.stack("value"), group.stack("weight")
-    how = sampling(group, seed=seed, draws=draws)
-    level = _ratios(values, weights, how, within=_range(value, aggregation))
+    value, weight, how = group.stack("value"), group.stack("weight"), sampling(group, seed=seed, draws=draws)
+    level = effect_sums(value, weight, how, within=_range(value, aggregation))
     table["change"] = "ratio" if aggregation == "perplexity" else "difference"
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
-    table["weight"] = np.where(np.isnan(value), 0.0, weight).sum(axis=0)
+    table["weight"] = np.where(np.isnan(group.matrix("value")), 0.0, group.matrix("weight")).sum(axis=0)
     _put(table, "value", level, aggregation)
     for name, columns in references(group).items():
-        moved = value - pick(value, columns)
-        if (both := ~np.isnan(moved)).any() and (weight != pick(weight, columns))[both].any():
+        moved = value - group.stack("value", of=columns)
+        if ((weight != group.stack("weight", of=columns)) & ~np.isnan(moved)).any():
             raise ValueError("an item weighs differently in two cells: their difference means nothing")
-        found = _ratios(values - group.stack("value", of=columns), weights, how)
+        found = effect_sums(moved, weight, how)
         table[f"n_{name}"] = found.n
         _put(table, name, found, aggregation)
     return table
-
-
-def _ratios(
-    values: np.ndarray, weights: np.ndarray, how: Sampling, *, within: tuple[float, float] = (-np.inf, np.inf)
-) -> Intervals:
-    """Sum of values / sum of weights of each condition, the mean over its fits. both [N, C, F]
-
-    With several fits each item becomes the fit's ratio plus what the item adds to it (linearized), so that items and
-    fits both count.
-    """
-    first = (values[:, :, 0], weights[:, :, 0])
-    single = bootstrap_ratio(*first, how.clusters, within=within, seed=how.seed, draws=how.draws)
-    if (how.n_fits == 1).all():
-        return single
-    known = ~np.isnan(values)
-    total = np.where(known, weights, 0.0).sum(axis=0)  # [C, F]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(known, values, 0.0).sum(axis=0) / total
-        linear = ratio + (values - ratio * weights) / (total / known.sum(axis=0))
-    several = effect_intervals(linear, how, within=within)
-    names = [field.name for field in fields(Intervals)]
-    both = {name: (getattr(several, name), getattr(single, name)) for name in names}
-    return Intervals(**{name: np.where(how.n_fits > 1, *pair) for name, pair in both.items()})
 
 
 def _range(value: np.ndarray, aggregation: str) -> tuple[float, float]:

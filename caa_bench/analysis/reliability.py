@@ -7,7 +7,6 @@ data set. Shapes: N items, M multipliers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -103,14 +102,12 @@ def _curves(
             doses = {**dict(zip(part["multiplier"], part.index, strict=True)), **({0.0: zero} if zero >= 0 else {})}
             if len(doses) > 1:
                 order = sorted(doses)
-                yield group, keys, np.array(order), _aligned(group, [doses[dose] for dose in order])
+                y = _aligned(group, [doses[dose] for dose in order], like=part.index[0])
+                yield group, keys, np.array(order), y
 
 
-def _aligned(group: Group, columns: Sequence[int]) -> np.ndarray:
-    """The log-odds of some conditions fit by fit, by the numbers of the one with the most: [N, M, F]."""
-    most = max(columns, key=lambda column: len(group.members[column]))
-    values = []
-    for column in columns:
-        own = replace(group, members=(group.members[most], group.members[column]))
-        values.append(own.stack("log_odds", of=np.array([1, 1]))[:, 0])
-    return np.stack(values, axis=1)
+def _aligned(group: Group, columns: Sequence[int], *, like: int) -> np.ndarray:
+    """The log-odds of some conditions fit by fit, by the numbers of the fits of one of them: [N, M, F]."""
+    everywhere = (np.full(len(group.members), column) for column in columns)
+    values = [group.stack("log_odds", of=of)[:, like] for of in everywhere]
+    return np.stack(values, axis=1)[:, :, : len(group.members[like])]
