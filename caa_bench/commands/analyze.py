@@ -51,7 +51,7 @@ def _folder(benchmark: Benchmark, *, given: str | None) -> Path:
 def _text(found: Geometry) -> str:
     from caa_bench.files import terminal_safe
     from caa_bench.report import words
-    from caa_bench.report.details import interval
+    from caa_bench.report.words import interval
 
     line = found.diagnostics.set_index("layer").loc[found.layer]
     said = found.lens[found.lens["layer"] == found.layer]

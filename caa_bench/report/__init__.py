@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,22 @@ class Report:
     notices: tuple[Notice, ...] = ()
     answers: Answers | None = None
     metrics: pd.DataFrame | None = None
+
+    @cached_property
+    def matched(self) -> pd.DataFrame:
+        """One line a base, of a selection split with several doses (matched.csv); empty elsewhere."""
+        from caa_bench.report.headline import headline
+        from caa_bench.report.matched import matched_table
+
+        return matched_table(self, headline(self))
+
+    @cached_property
+    def equal_loss(self) -> pd.DataFrame:
+        """One line an arm and budget, where capability was measured (equal_loss.csv); empty elsewhere."""
+        from caa_bench.report.equal_loss import equal_loss_table
+        from caa_bench.report.headline import headline
+
+        return equal_loss_table(self, headline(self))
 
     def text(self, *, detail: bool = False, timings: bool = True) -> str:
         """The tables as printed.
@@ -175,23 +192,15 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
     """What is written as CSV, by name; answers in words have lines and columns of their own, where there are any."""
     import pandas as pd
 
-    from caa_bench.report.equal_loss import equal_loss_table
-    from caa_bench.report.headline import headline
-    from caa_bench.report.matched import matched_table
-
-    chosen = headline(report)
     tables = {name: getattr(report, name) for name in ("cells", "stacking", "shifts", "reliability")}
     if report.answers is not None:
         tables["cells"] = pd.concat([report.cells, report.answers.cells], ignore_index=True)
         tables["judges"] = report.answers.judges
-    if len(report.fits):
-        tables["fits"] = report.fits
-    if len(report.vectors):
-        tables["vectors"] = report.vectors
-    if report.metrics is not None:
-        tables["metrics"] = report.metrics
-    compared = {"matched": matched_table(report, chosen), "equal_loss": equal_loss_table(report, chosen)}
-    return tables | {name: table for name, table in compared.items() if len(table)}
+    for name in ("fits", "vectors", "metrics", "matched", "equal_loss"):
+        table = getattr(report, name)
+        if table is not None and len(table):
+            tables[name] = table
+    return tables
 
 
 def _in_plan_order(table: pd.DataFrame, cells: pd.DataFrame, *, first: Sequence[str] = ("evaluator",)) -> pd.DataFrame:

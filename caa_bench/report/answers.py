@@ -97,7 +97,8 @@ def examples(answers: Answers, chosen: Headline, report: Report) -> list[Example
     found = []
     for _, part in list(said.groupby("item", sort=True))[:EXAMPLES]:
         ordered = part.assign(dose=part["cell"].map(doses)).sort_values("dose").to_dict("records")
-        lines = tuple((_dose(line["dose"]), shown(line), words.number(line["score"])) for line in ordered)
+        doses_said = [words.dose(line["dose"]) if line["dose"] else "alone" for line in ordered]
+        lines = tuple((dose, shown(x), words.number(x["score"])) for dose, x in zip(doses_said, ordered, strict=True))
         found.append(Example(question=terminal_safe(str(ordered[0]["question"])), said=lines))
     return found
 
@@ -133,8 +134,7 @@ def section(report: Report, chosen: Headline) -> str:
         at = here[(here["base"] == base) & (here["base_dose"] == dose)].set_index("multiplier")
         levels = [score_text(at.loc[m]) if m in at.index else "" for m in multipliers]
         table.append([words.named(base, dose), *levels])
-    name = words.vector_name(chosen.vector)
-    heads = ["base", *(f"{name} {words.dose(m)}" if m else "alone" for m in multipliers)]
+    heads = ["base", *(words.on_top(chosen.vector, m) for m in multipliers)]
     title = "Answers in words: mean score from 0 to 1 (the behavior), 95% interval; * its text has collapsed"
     parts = [title, columns(heads, table), *textwrap.wrap(judged_by(report.answers), WIDTH - 2)]
     return "\n".join([*parts, *_printed(examples(report.answers, chosen, report)[:1])])
@@ -142,9 +142,7 @@ def section(report: Report, chosen: Headline) -> str:
 
 def score_text(cell: Any) -> str:
     """`.84 [.80, .88]` of a cell, with its mark; the point alone where there is no interval."""
-    level, low, high = (words.probability(cell[f"score{end}"]) for end in ("", "_low", "_high"))
-    mark = "*" if cell["collapsed"] else ""
-    return mark + (level if words.NA in (low, high) else f"{level} [{low}, {high}]")
+    return ("*" if cell["collapsed"] else "") + words.interval(cell, "score", words.probability)
 
 
 def _printed(shown: Sequence[Example]) -> Iterator[str]:
@@ -159,7 +157,3 @@ def _said(judge: dict[str, Any], row: dict[str, Any], kept: Judgements) -> Judge
         return None
     key = judgement_key(judge["settings"], Asked(question=row["question"], text=row["text"]))
     return kept.of(judge["name"]).get(key)
-
-
-def _dose(multiplier: float) -> str:
-    return words.dose(multiplier) if multiplier else "alone"

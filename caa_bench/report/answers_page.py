@@ -57,7 +57,7 @@ def _scores(report: Report, answers: Answers, chosen: Headline) -> Grid:
         numbers: list[Cell] = [cell_span(cell, "score", words.probability)]
         numbers += [cell_span(cell, name, words.signed) for name in ("score_shift", "score_total")]
         numbers += [cell_quote(cell, name, form) for name, form in QUALITY.items()]
-        dose = words.dose(cell["multiplier"]) if cell["multiplier"] else "0"
+        dose = words.multiplier(cell["multiplier"])
         rows.append(
             GridRow(
                 place="cell",

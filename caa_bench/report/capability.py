@@ -84,7 +84,7 @@ def capability_text(found: Capability, chosen: Headline) -> str:
         at = {x["multiplier"]: x for x in found.lines if (x["base"], x["base_dose"]) == (base, base_dose)}
         if at:
             table.append([words.named(base, base_dose), *(level_text(at[m]) if m in at else "" for m in multipliers)])
-    heads = ["base", *(f"{words.vector_name(chosen.vector)} {words.dose(m)}" if m else "alone" for m in multipliers)]
+    heads = ["base", *(words.on_top(chosen.vector, m) for m in multipliers)]
     return f"Capability ({found.questions}): p(correct), 95% interval\n{folded(heads, table)}"
 
 
@@ -96,7 +96,7 @@ def capability_grid(found: Capability) -> Grid:
         numbers += [cell_span(line, name, words.signed) for name in ("total_p", "shift_p")]
         numbers += [cell_quote(line, "option_mass", words.probability), cell_quote(line, "letter_locked", words.share)]
         numbers += [cell_quote(line, name, words.count) for name in ("n", "errors")]
-        dose = words.dose(line["multiplier"]) if line["multiplier"] else "0"
+        dose = words.multiplier(line["multiplier"])
         names = (words.named(line["base"], line["base_dose"]), dose)
         rows.append(GridRow(place="cell", key=str(line["cell"]), names=names, cells=tuple(numbers)))
     return Grid(

@@ -15,8 +15,7 @@ WIDEST = 120
 
 def level_text(cell: Any) -> str:
     """`.84 [.80, .88]` of a cell; the point alone where there is no interval."""
-    level, low, high = (words.probability(cell[f"p_balanced{end}"]) for end in ("", "_low", "_high"))
-    return level if words.NA in (low, high) else f"{level} [{low}, {high}]"
+    return words.interval(cell, "p_balanced", words.probability)
 
 
 def columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, wrap_last: bool = False) -> str:

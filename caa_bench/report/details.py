@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from caa_bench.report import words
 from caa_bench.report.columns import columns, level_text
@@ -44,7 +42,7 @@ def every_stack(report: Report) -> str:
             str(line["vector"]),
             words.count(line["layer"]),
             words.dose(line["multiplier"]),
-            *(interval(line, name) for name in effects),
+            *(words.interval(line, name) for name in effects),
             words.small(line["q_value"]),
             line["family"],
             line["verdict_text"],
@@ -55,20 +53,3 @@ def every_stack(report: Report) -> str:
     units = "log-odds (open_ended: of the score in words, 0-1)" if spoken else "log-odds"
     title = f"Every stack: effects in {units} in the direction of the dose, 95% interval"
     return f"{title}\n{columns(heads, lines)}"
-
-
-def interval(line: Any, name: str) -> str:
-    """`1.20 [0.90, 1.50]`; the point alone where there is no interval; n/a where there is no number."""
-    return _interval(line, name, words.number)
-
-
-def signed_interval(line: Any, name: str) -> str:
-    """`+0.20 [+0.09, +0.31]`; as `interval`."""
-    return _interval(line, name, words.signed)
-
-
-def _interval(line: Any, name: str, shown: Callable[[float], str]) -> str:
-    point, low, high = (line[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if math.isnan(point) or math.isnan(low) or math.isnan(high):
-        return shown(point)
-    return f"{shown(point)} [{shown(low)}, {shown(high)}]"

@@ -14,7 +14,6 @@ from caa_bench.report import words
 from caa_bench.report.answers import judged_by
 from caa_bench.report.capability import questions
 from caa_bench.report.conditions import CAPABILITY
-from caa_bench.report.details import interval, signed_interval
 from caa_bench.report.headline import headline, measured
 from caa_bench.safe_text import terminal_safe
 
@@ -47,7 +46,7 @@ def _behavior(report: Report, label: str) -> str:
     lines = [
         [
             words.probability(line["p_balanced"]),
-            interval(line, "total"),
+            words.interval(line, "total"),
             words.number(line["option_mass"]),
             words.signed(cells.loc[line["cell"], "letter_bias"]),
             str(line["n"]),
@@ -63,7 +62,7 @@ def _behavior(report: Report, label: str) -> str:
 
 def _capability(report: Report, label: str) -> str:
     own = _alone(report.shifts[report.shifts["evaluator"] == CAPABILITY], label)
-    lines = [[words.probability(x["p_balanced"]), signed_interval(x, "total_p"), str(x["n"])] for x in own]
+    lines = [[words.probability(x["p_balanced"]), words.interval(x, "total_p", words.signed), str(x["n"])] for x in own]
     said = f"p(correct) on {questions(report)}, mean over categories; its change against the unchanged model."
     return _section("What it cost", said, ["p(correct)", "change, 95% interval", "n"], own, lines)
 
@@ -77,7 +76,7 @@ def _in_words(report: Report, label: str) -> str:
     own, lines = _alone(cells, label), []
     for line in own:
         broken = len(plain) == 1 and bool(worse_text(pd.DataFrame([line]), plain)[0])
-        change = signed_interval(line, "score_total")
+        change = words.interval(line, "score_total", words.signed)
         lines.append([words.probability(line["score"]), change, "collapsed" if broken else "sound", str(line["n"])])
     said = "Answers in words, score from 0 to 1 (the behavior); its change against the unchanged model. "
     said += f"{judged_by(report.answers)} Collapsed text repeats itself, is empty or is cut off far more often."
@@ -91,8 +90,10 @@ def _metrics(report: Report, label: str) -> str:
     for x in own:
         ratio = x["change"] == "ratio"
         name = f"{x['task']}: {x['metric']}" if x["task"] else str(x["metric"])
-        change = interval(x, "total") if ratio else signed_interval(x, "total")
-        lines.append([terminal_safe(name), interval(x, "value"), f"{change}{' times' if ratio else ''}", str(x["n"])])
+        change = words.interval(x, "total", words.number if ratio else words.signed)
+        lines.append(
+            [terminal_safe(name), words.interval(x, "value"), f"{change}{' times' if ratio else ''}", str(x["n"])]
+        )
     said = "Measured beside the behavior; its change against the unchanged model, of a perplexity as a ratio."
     return _section("What else it moved", said, ["metric", "level", "change, 95% interval", "n"], own, lines)
 

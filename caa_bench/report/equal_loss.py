@@ -54,7 +54,7 @@ def equal_loss_text(report: Report, chosen: Headline) -> str:
     """The long printed table."""
     table = [
         [line["arm"], _budget(line), _dose(line, chosen), *map(str, _numbers(line))]
-        for line in equal_loss_table(report, chosen).to_dict("records")
+        for line in report.equal_loss.to_dict("records")
     ]
     heads = ["arm", "loss up to", "at", "shift", "n", "change of p(correct)", "n", "doses"]
     title = textwrap.fill(f"Effect at equal capability loss. {NOTE}", WIDTH)
@@ -64,7 +64,7 @@ def equal_loss_text(report: Report, chosen: Headline) -> str:
 def equal_loss_grid(report: Report, chosen: Headline) -> Grid | None:
     """The page's table."""
     rows = []
-    for line in equal_loss_table(report, chosen).to_dict("records"):
+    for line in report.equal_loss.to_dict("records"):
         names = (str(line["arm"]), _budget(line), _dose(line, chosen))
         rows.append(GridRow(place="loss", key=loss_key(line), names=names, cells=_numbers(line)))
     if not rows:

@@ -32,7 +32,7 @@ def fits_grid(report: Report, chosen: Headline) -> Grid:
         numbers: list[Cell] = [fit_quote(line, "p_balanced", words.probability)]
         numbers += [fit_quote(line, name, words.signed) for name in ("caa_alone", "caa_on_top", "interaction")]
         numbers.append(fit_quote(line, "n", words.count))
-        dose = words.dose(line["multiplier"]) if line["multiplier"] else "0"
+        dose = words.multiplier(line["multiplier"])
         names = (words.named(line["base"], line["base_dose"]), dose, str(line["fit"]))
         rows.append(GridRow(place="fit", key=str(line["cell"]), names=names, cells=tuple(numbers)))
     return Grid(

@@ -19,6 +19,7 @@ from caa_bench.report.quotes import (
     cell_span,
     curve_key,
     curve_quote,
+    curve_span,
     line_key,
     line_quote,
     line_span,
@@ -109,7 +110,7 @@ def letters_grid(report: Report, chosen: Headline) -> Grid:
             key=str(cell["cell"]),
             names=(
                 words.named(cell["base"], cell["base_dose"]),
-                words.dose(cell["multiplier"]) if cell["multiplier"] else "0",
+                words.multiplier(cell["multiplier"]),
             ),
             cells=tuple(cell_quote(cell, name, form) for name, form in columns.items()),
             flag=", ".join(_trips(cell)),
@@ -157,8 +158,7 @@ def reliability_grid(report: Report, chosen: Headline) -> Grid:
     rows = []
     for line in at_headline(table, chosen).to_dict("records"):
         key = curve_key(line)
-        slope = [curve_quote(line, f"slope{end}", words.signed) for end in ("", "_low", "_high")]
-        numbers: list[Cell] = [Span(point=slope[0], low=slope[1], high=slope[2])]
+        numbers: list[Cell] = [curve_span(line, "slope", words.signed)]
         numbers += [curve_quote(line, "slope_sd", words.number), curve_quote(line, "rank_correlation", words.signed)]
         numbers += [curve_quote(line, "anti_steerable_share", words.share), curve_quote(line, "n", words.count)]
         rows.append(
@@ -182,11 +182,7 @@ def items_grid(report: Report, chosen: Headline) -> Grid:
     scores = report.items[report.items["cell"].isin(here["cell"])].set_index(["cell", "item"])["p_balanced"].to_dict()
     rows = []
     for line in own.to_dict("records"):
-        key = curve_key(line)
-        numbers: list[Cell] = [
-            Quote(text=words.signed(line[name]), value=float(line[name]), place="curve", key=key, column=name)
-            for name in ("slope", "rank_correlation")
-        ]
+        numbers: list[Cell] = [curve_quote(line, name, words.signed) for name in ("slope", "rank_correlation")]
         for cell in here["cell"]:
             p = float(scores.get((cell, line["item"]), float("nan")))
             numbers.append(Quote(text=words.probability(p), value=p, place="cell", key=str(cell), column="p_balanced"))
@@ -206,7 +202,7 @@ def items_grid(report: Report, chosen: Headline) -> Grid:
 
 def _place(line: dict[str, Any], everything: bool) -> tuple[str, ...]:
     base = words.named(line["base"], line["base_dose"])
-    dose = words.dose(line["multiplier"]) if line["multiplier"] else "0"
+    dose = words.multiplier(line["multiplier"])
     return (
         (base, str(line["vector"]), words.count(line["layer"]) if line["vector"] else "", dose)
         if everything

@@ -55,7 +55,7 @@ def matched_table(report: Report, chosen: Headline) -> pd.DataFrame:
 
 def matched_text(report: Report, chosen: Headline) -> str:
     """The printed section: doses, everyone's tries, and the command that measures them on the test split."""
-    table = matched_table(report, chosen)
+    table = report.matched
     if table.empty:
         return ""
     name = words.vector_name(chosen.vector) or "vector"
@@ -70,7 +70,7 @@ def matched_text(report: Report, chosen: Headline) -> str:
 
 def matched_grid(report: Report, chosen: Headline) -> Grid | None:
     """The page's table."""
-    table = matched_table(report, chosen)
+    table = report.matched
     if table.empty:
         return None
     rows = tuple(
@@ -88,7 +88,7 @@ def matched_grid(report: Report, chosen: Headline) -> Grid | None:
 
 def next_step(report: Report, chosen: Headline) -> dict[str, str]:
     """What the page says under its table: everyone's tries, and the command."""
-    command = retest_command(report, chosen, matched_table(report, chosen))
+    command = retest_command(report, chosen, report.matched)
     return {"tries": _tries(report, chosen), "then": _NEXT if command else "", "command": command}
 
 

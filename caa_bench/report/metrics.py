@@ -115,7 +115,7 @@ def _printed(one: Metric, chosen: Headline) -> str:
     at: dict[str, dict[float, dict[str, Any]]] = {}
     for line in one.lines:
         at.setdefault(words.named(line["base"], line["base_dose"]), {})[line["multiplier"]] = line
-    heads = ["base", *(f"{words.vector_name(chosen.vector)} {words.dose(m)}" if m else "alone" for m in multipliers)]
+    heads = ["base", *(words.on_top(chosen.vector, m) for m in multipliers)]
     parts = []
     for column, form, what in (
         ("value", one.form, f"{one.title}, 95% interval"),
@@ -136,7 +136,7 @@ def _grid(one: Metric) -> Grid:
         spans += [metric_span(line, name, one.change) for name in ("total", "shift")]
         counts = [metric_quote(line, name, words.count) for name in ("n", "n_total", "n_shift", "errors")]
         numbers: tuple[Cell, ...] = (*spans, *counts)
-        dose = words.dose(line["multiplier"]) if line["multiplier"] else "0"
+        dose = words.multiplier(line["multiplier"])
         names = (words.named(line["base"], line["base_dose"]), dose)
         rows.append(GridRow(place="metric", key=metric_key(line), names=names, cells=numbers))
     return Grid(

@@ -148,7 +148,7 @@ def _p_frame(found: Sequence[Curve], *, width: float, height: float, labels: flo
         labels=labels,
         x_range=(multipliers[0] - 0.06, multipliers[-1] + 0.06),
         y_range=(-0.02, 1.02),
-        x_ticks=tuple((m, words.dose(m) if m else "0") for m in multipliers),
+        x_ticks=tuple((m, words.multiplier(m)) for m in multipliers),
         y_ticks=P_TICKS,
     )
 

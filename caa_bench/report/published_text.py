@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ import numpy as np
 from caa_bench.analysis.published import KEYS, OPEN_ENDED
 from caa_bench.report import words
 from caa_bench.report.columns import columns
-from caa_bench.report.details import signed_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,25 +81,22 @@ def _line(line: dict[str, Any], *, one_scale: bool, worded: bool) -> list[str]:
     shown = [
         line["base"],
         f"{line['layer']:.0f}",
-        words.dose(line["multiplier"]) if line["multiplier"] else "0",
+        words.multiplier(line["multiplier"]),
         words.count(line["n"]),
         words.probability(line["published"]),
-        _level(line),
+        words.interval(line, "level", words.probability),
     ]
     if one_scale:
-        shown.append(signed_interval(line, "difference") + (" *" if line["by_item"] else ""))
+        shown.append(words.interval(line, "difference", words.signed) + (" *" if line["by_item"] else ""))
         shown.append({True: "yes", False: "no", None: words.NA}[line["agrees"]])
     if worded:
         moved = bool(line["multiplier"])
-        shown += [words.signed(line["change_published"]), signed_interval(line, "change")] if moved else ["", ""]
+        shown += (
+            [words.signed(line["change_published"]), words.interval(line, "change", words.signed)]
+            if moved
+            else ["", ""]
+        )
     return shown
-
-
-def _level(line: dict[str, Any]) -> str:
-    level, low, high = (line[f"level{end}"] for end in ("", "_low", "_high"))
-    if math.isnan(low) or math.isnan(high):
-        return words.probability(level)
-    return f"{words.probability(level)} [{words.probability(low)}, {words.probability(high)}]"
 
 
 def _notes(parts: Sequence[pd.DataFrame], report: Report) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from caa_bench.report import words
 
 Line = Mapping[str, Any]
+Form = Callable[[float], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,76 +68,6 @@ class Span:
         return f"{self.point} [{self.low}, {self.high}]" if self.bounded else str(self.point)
 
 
-def cell_quote(cell: Line, column: str, form: Callable[[float], str]) -> Quote:
-    """A number of a cell or of its shift."""
-    return _quote(cell, column, form, place="cell", key=str(cell["cell"]))
-
-
-def cell_span(cell: Line, column: str, form: Callable[[float], str]) -> Span:
-    """A number of a cell or of its shift, with its interval."""
-    return _span(cell, column, form, place="cell", key=str(cell["cell"]))
-
-
-def line_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
-    """A number of a stacking line."""
-    return _quote(line, column, form, place="line", key=line_key(line))
-
-
-def line_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
-    """A number of a stacking line, with its interval."""
-    return _span(line, column, form, place="line", key=line_key(line))
-
-
-def fit_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
-    """A number of one fit's line of fits.csv."""
-    return _quote(line, column, form, place="fit", key=str(line["cell"]))
-
-
-def metric_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
-    """A number of a line of metrics.csv."""
-    return _quote(line, column, form, place="metric", key=metric_key(line))
-
-
-def metric_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
-    """A number of a line of metrics.csv, with its interval."""
-    return _span(line, column, form, place="metric", key=metric_key(line))
-
-
-def metric_key(line: Line) -> str:
-    """`cell|task|metric`."""
-    return f"{line['cell']}|{line['task']}|{line['metric']}"
-
-
-def matched_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
-    """A number of a line of matched.csv."""
-    return _quote(line, column, form, place="matched", key=str(line["base"]))
-
-
-def matched_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
-    """A number of a line of matched.csv, with its interval."""
-    return _span(line, column, form, place="matched", key=str(line["base"]))
-
-
-def loss_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
-    """A number of a line of equal_loss.csv."""
-    return _quote(line, column, form, place="loss", key=loss_key(line))
-
-
-def loss_span(line: Line, column: str, form: Callable[[float], str]) -> Span:
-    """A number of a line of equal_loss.csv, with its interval."""
-    return _span(line, column, form, place="loss", key=loss_key(line))
-
-
-def loss_key(line: Line) -> str:
-    """`arm|budget`."""
-    return f"{line['arm']}|{line['budget']:g}"
-
-
-def curve_quote(line: Line, column: str, form: Callable[[float], str]) -> Quote:
-    """A number of a line of the reliability table."""
-    return _quote(line, column, form, place="curve", key=curve_key(line))
-
-
 def line_key(line: Line) -> str:
     """`base|vector|layer|multiplier` of a stacking line; a vector taken elsewhere is named with its source."""
     return f"{curve_key(line)}|{words.dose(line['multiplier'])}"
@@ -155,11 +86,42 @@ def curve_key(line: Line) -> str:
     return f"{words.named(line['base'], line['base_dose'])}|{vector}|{words.count(layer)}"
 
 
-def _quote(line: Line, column: str, form: Callable[[float], str], *, place: str, key: str) -> Quote:
-    value = float(line[column])
-    return Quote(text=form(value), value=value, place=place, key=key, column=column)
+def metric_key(line: Line) -> str:
+    """`cell|task|metric`."""
+    return f"{line['cell']}|{line['task']}|{line['metric']}"
 
 
-def _span(line: Line, column: str, form: Callable[[float], str], *, place: str, key: str) -> Span:
-    made = [_quote(line, f"{column}{end}", form, place=place, key=key) for end in ("", "_low", "_high")]
-    return Span(point=made[0], low=made[1], high=made[2])
+def loss_key(line: Line) -> str:
+    """`arm|budget`."""
+    return f"{line['arm']}|{line['budget']:g}"
+
+
+def vector_key(line: Line) -> str:
+    """`vector|layer`."""
+    return f"{line['vector']}|{words.count(line['layer'])}"
+
+
+def _of(
+    place: str, key: Callable[[Line], str]
+) -> tuple[Callable[[Line, str, Form], Quote], Callable[[Line, str, Form], Span]]:
+    """What quotes a number of such a line by its column, and what quotes one with its interval."""
+
+    def quote(line: Line, column: str, form: Form) -> Quote:
+        value = float(line[column])
+        return Quote(text=form(value), value=value, place=place, key=key(line), column=column)
+
+    def span(line: Line, column: str, form: Form) -> Span:
+        point, low, high = (quote(line, f"{column}{end}", form) for end in ("", "_low", "_high"))
+        return Span(point=point, low=low, high=high)
+
+    return quote, span
+
+
+cell_quote, cell_span = _of("cell", lambda cell: str(cell["cell"]))
+line_quote, line_span = _of("line", line_key)
+curve_quote, curve_span = _of("curve", curve_key)
+vector_quote, vector_span = _of("vector", vector_key)
+metric_quote, metric_span = _of("metric", metric_key)
+matched_quote, matched_span = _of("matched", lambda line: str(line["base"]))
+loss_quote, loss_span = _of("loss", loss_key)
+fit_quote, _ = _of("fit", lambda line: str(line["cell"]))

@@ -13,7 +13,6 @@ from caa_bench.report.arms import Row
 from caa_bench.report.capability import capability, loss_clause
 from caa_bench.report.costs import Cost, Timing
 from caa_bench.report.headline import Headline, placebos
-from caa_bench.report.matched import matched_table
 from caa_bench.report.quotes import Quote, Span, cell_quote
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def _untested(title: str, report: Report, chosen: Headline) -> Clause:
     parts: list[Part] = [f"{title}: no A/B test in this run; in words, scored from 0 to 1, "]
     said = [x for x in leading(report.answers, chosen, report).to_dict("records") if x["base"] == "none"]
     for place, cell in enumerate(said):
-        name = f"{words.vector_name(chosen.vector)} {words.dose(cell['multiplier'])}" if cell["multiplier"] else "alone"
+        name = words.on_top(chosen.vector, cell["multiplier"])
         parts += [f"{', ' if place else ''}{name} ", cell_quote(cell, "score", words.probability)]
     return tuple(parts)
 
@@ -123,7 +122,7 @@ def _stacks(report: Report, chosen: Headline, rows: Sequence[Row]) -> Iterator[C
 
 def _at_telling_doses(stacks: Sequence[Row], report: Report, chosen: Headline) -> Iterator[Row]:
     """Of a base with more than two doses the full and the matched one; where there is room first: that says more."""
-    matched = matched_table(report, chosen).set_index("base")["base_dose"].to_dict()
+    matched = report.matched.set_index("base")["base_dose"].to_dict()
     for base in dict.fromkeys(row.base for row in stacks):
         own = [row for row in stacks if row.base == base]
         if len(own) > 2:

@@ -141,8 +141,7 @@ def _levels(report: Report, chosen: Headline) -> str:
         table.append(
             [words.named(base, base_dose), *(level_text(at.loc[m]) if m in at.index else "" for m in multipliers)]
         )
-    name = words.vector_name(chosen.vector)
-    heads = ["base", *(f"{name} {words.dose(m)}" if m else "alone" for m in multipliers)]
+    heads = ["base", *(words.on_top(chosen.vector, m) for m in multipliers)]
     return "p(matching) at every dose, 95% interval\n" + folded(heads, table)
 
 

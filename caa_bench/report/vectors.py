@@ -10,7 +10,7 @@ from caa_bench.report import words
 from caa_bench.report.columns import WIDTH
 from caa_bench.report.grids import Cell, Grid, GridRow
 from caa_bench.report.headline import Headline, at_headline, measured
-from caa_bench.report.quotes import Quote, Span
+from caa_bench.report.quotes import vector_key, vector_quote, vector_span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def vector_text(report: Report, chosen: Headline) -> str:
     line, name = leading_line(report, chosen), words.vector_name(chosen.vector)
     if line is None:
         return f"Training pairs of {name}: agreement and separability n/a (its fit left none)"
-    shown = {name: vector_span(line, name) for name in SPANS}
+    shown = {name: vector_span(line, name, form) for name, form in SPANS.items()}
     text = (
         f"Training pairs of {name} at layer {words.count(line['layer'])}: mean cosine with the vector "
         f"{shown['agreement']}, positive in {shown['agreeing_share']}; separability d' {shown['separability']}; the "
@@ -80,11 +80,11 @@ def vectors_grid(report: Report) -> Grid:
     """Every vector and layer."""
     rows = []
     for line in report.vectors.to_dict("records"):
-        numbers: list[Cell] = [vector_span(line, name) for name in SPANS]
-        numbers += [_quote(line, name, form) for name, form in POINTS.items()]
-        numbers += [_quote(line, name, words.count) for name in COUNTS]
+        numbers: list[Cell] = [vector_span(line, name, form) for name, form in SPANS.items()]
+        numbers += [vector_quote(line, name, form) for name, form in POINTS.items()]
+        numbers += [vector_quote(line, name, words.count) for name in COUNTS]
         names = (str(line["vector"]), words.count(line["layer"]))
-        rows.append(GridRow(place="vector", key=_key(line), names=names, cells=tuple(numbers)))
+        rows.append(GridRow(place="vector", key=vector_key(line), names=names, cells=tuple(numbers)))
     return Grid(
         caption="agreement: mean cosine of a pair's difference with the vector of the other items; separability: d' of "
         "the two sides along it; 95% intervals over items. signal_share: of the mean squared difference; "
@@ -93,18 +93,3 @@ def vectors_grid(report: Report) -> Grid:
         heads=(*SPANS, *POINTS, *COUNTS),
         rows=tuple(rows),
     )
-
-
-def vector_span(line: Mapping[str, Any], name: str) -> Span:
-    """One of `SPANS` with its interval."""
-    point, low, high = (_quote(line, f"{name}{end}", SPANS[name]) for end in ("", "_low", "_high"))
-    return Span(point=point, low=low, high=high)
-
-
-def _quote(line: Mapping[str, Any], column: str, form: Any) -> Quote:
-    value = float(line[column])
-    return Quote(text=form(value), value=value, place="vector", key=_key(line), column=column)
-
-
-def _key(line: Mapping[str, Any]) -> str:
-    return f"{line['vector']}|{words.count(line['layer'])}"

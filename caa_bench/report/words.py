@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 NA = "n/a"
 
@@ -63,6 +64,24 @@ def small(value: float) -> str:
 def dose(multiplier: float) -> str:
     """`+1`, `-0.5`."""
     return f"{multiplier:+g}"
+
+
+def multiplier(value: float) -> str:
+    """`+1`, or `0` for the base alone."""
+    return dose(value) if value else "0"
+
+
+def on_top(vector: str, value: float) -> str:
+    """`CAA +1`, or `alone`: what stands on a base."""
+    return f"{vector_name(vector)} {dose(value)}" if value else "alone"
+
+
+def interval(line: Mapping[str, float], name: str, form: Callable[[float], str] = number) -> str:
+    """`1.20 [0.90, 1.50]`; the point alone where there is no interval; n/a where there is no number."""
+    point, low, high = (line[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if math.isnan(point) or math.isnan(low) or math.isnan(high):
+        return form(point)
+    return f"{form(point)} [{form(low)}, {form(high)}]"
 
 
 def named(base: str, base_dose: float) -> str:

@@ -63,7 +63,7 @@ def example_answers(report: Report) -> Examples | None:
     doses = sorted(here["multiplier"].unique())
     heads = ["question", "base"]
     for dose in doses:
-        name = f"{words.vector_name(chosen.vector)} {words.dose(dose)}" if dose else "alone"
+        name = words.on_top(chosen.vector, dose)
         heads += [name, f"{name}: score"]
     items = report.answers.items
     said = {(line["cell"], line["item"]): line for line in items.to_dict("records")}
