@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -16,6 +16,15 @@ class UserError(Exception):
     def __init__(self, *lines: str) -> None:
         self.lines = tuple(line.replace("\n", " ") for line in lines)
         super().__init__("\n".join(self.lines))
+
+
+def too_few(given: Mapping[str, float | None], *, least: int = 1) -> list[str]:
+    """One line for each number by its key that is smaller than that; None is no limit."""
+    return [
+        f"{key}: {value} is too few; give {least} or more"
+        for key, value in given.items()
+        if value is not None and value < least
+    ]
 
 
 def all_made(*makes: Callable[[], Any]) -> list[Any]:

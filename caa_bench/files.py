@@ -205,6 +205,11 @@ def content_key(obj: object) -> str:
     return sha256_bytes(json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
+def content_seed(obj: object) -> int:
+    """A generator's seed from the value: equal values, equal draws, whatever else is drawn beside them."""
+    return int(content_key(obj)[:15], 16)
+
+
 def sha256_bytes(data: bytes) -> str:
     """Hex sha256 of bytes."""
     return hashlib.sha256(data).hexdigest()

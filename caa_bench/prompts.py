@@ -101,6 +101,15 @@ def answered_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
     return Prompt(ids=ids, first_position=_first_position(encode(tokenizer, render(tokenizer, messages)), ids))
 
 
+def prompt_and_answer(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str
+) -> tuple[Prompt, tuple[int, ...]]:
+    """`answered_prompt` in its two parts: up to the first steered token, and the answer's tokens."""
+    whole = answered_prompt(tokenizer, messages, answer)
+    end = whole.first_position + 1
+    return Prompt(ids=whole.ids[:end], first_position=whole.first_position), whole.ids[end:]
+
+
 def choice_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], letters: Sequence[str]
 ) -> ChoicePrompt:

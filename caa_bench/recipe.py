@@ -10,7 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from caa_bench import evaluators, interventions, judges
 from caa_bench.behavior import Behavior
-from caa_bench.errors import UserError
+from caa_bench.errors import UserError, too_few
 from caa_bench.interventions import Intervention
 from caa_bench.model import Loading
 from caa_bench.paths import is_file, recipes_folder
@@ -71,11 +71,7 @@ class BenchmarkArguments:
     def mistakes(self) -> list[str]:
         """One line for each number that nothing can be computed with."""
         given = {"limit": self.limit, "fits": self.fits, "batch_size": self.batch_size, "draws": self.draws}
-        few = [
-            f"{name}: {value} is too few; give 1 or more"
-            for name, value in given.items()
-            if value is not None and value < 1
-        ]
+        few = too_few(given)
         if self.seed < 0:
             few.append(f"seed: {self.seed} is below 0; give 0 or more")
         if not self.evaluators:

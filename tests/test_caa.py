@@ -133,13 +133,18 @@ def test_the_vector_of_another_layer_or_behavior_can_be_applied(behavior):
     assert (source.behavior, source.layer) == ("other", 2)
 
 
+def raw_vectors(net, tokenizer, behavior):
+    """Each of the two behaviors' own vector."""
+    raw = {name: CAA() for name in ("small", "other")}
+    for name, caa in raw.items():
+        caa.fit(net, tokenizer, behavior.pairs().of(name))
+    return raw
+
+
 def test_normalized_vectors_have_the_mean_norm_of_the_named_behaviors(behavior):
     tokenizer = chatml_tokenizer()
     net = model("llama", len(tokenizer))
-    raw = {}
-    for name in ("small", "other"):
-        raw[name] = CAA()
-        raw[name].fit(net, tokenizer, behavior.pairs().of(name))
+    raw = raw_vectors(net, tokenizer, behavior)
     caa = CAA(CAA.Config(normalize=("small", "other")))
     caa.fit(net, tokenizer, behavior.pairs())
     norms = {name: one.vectors.norm(dim=-1) for name, one in raw.items()}
@@ -189,10 +194,7 @@ def test_diagnostics_are_those_of_the_vector_s_own_raw_pairs(behavior):
     """Of another behavior where it is taken from there; normalizing changes the length alone; placebos have none."""
     tokenizer = chatml_tokenizer()
     net = model("llama", len(tokenizer))
-    raw = {}
-    for name in ("small", "other"):
-        raw[name] = CAA()
-        raw[name].fit(net, tokenizer, behavior.pairs().of(name))
+    raw = raw_vectors(net, tokenizer, behavior)
     taken, rescaled = CAA(CAA.Config(vector_behavior="other")), CAA(CAA.Config(normalize=("small", "other")))
     for caa in (taken, rescaled):
         caa.fit(net, tokenizer, behavior.pairs())

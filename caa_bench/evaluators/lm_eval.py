@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.errors import UserError
+from caa_bench.errors import UserError, too_few
 from caa_bench.evaluators.base import Evaluator, Job, Pass, Row
 from caa_bench.paths import is_folder
 from caa_bench.safe_text import terminal_safe
@@ -64,13 +64,9 @@ class LmEval(Evaluator):
         seed: int = 1234
 
         def __post_init__(self) -> None:
-            few = {"num_fewshot": (self.num_fewshot, 0), "limit": (self.limit, 1)}
-            few |= {"max_new_tokens": (self.max_new_tokens, 1), "seed": (self.seed, 0)}
-            lines = [
-                f"{key}: {value} is too few; give {least} or more"
-                for key, (value, least) in few.items()
-                if value is not None and value < least
-            ]
+            lines = too_few({"num_fewshot": self.num_fewshot}, least=0)
+            lines += too_few({"limit": self.limit, "max_new_tokens": self.max_new_tokens})
+            lines += too_few({"seed": self.seed}, least=0)
             if lines:
                 raise ValueError("\n".join(lines))
 

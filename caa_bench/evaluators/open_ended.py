@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from caa_bench.errors import UserError
+from caa_bench.errors import UserError, too_few
 from caa_bench.evaluators.base import Aftermath, Evaluator, Job, Pass, Row, Treatment
-from caa_bench.files import content_key
+from caa_bench.files import content_seed
 from caa_bench.judges import Judge, registry
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ class OpenEnded(Evaluator):
         limit: int | None = None
 
         def __post_init__(self) -> None:
-            few = {"max_new_tokens": self.max_new_tokens, "limit": self.limit}
-            lines = [f"{k}: {v} is too few; give 1 or more" for k, v in few.items() if v is not None and v < 1]
+            lines = too_few({"max_new_tokens": self.max_new_tokens, "limit": self.limit})
             if self.temperature < 0:
                 lines.append(f"temperature: {self.temperature:g} is below 0; give 0 or more")
             if "" in self.stop:
@@ -167,7 +166,7 @@ class OpenEnded(Evaluator):
         """Of one row's own generator: the same alone and in any batch, another for every question and condition."""
         on_top = None if treatment.intervention is None else treatment.intervention.label
         condition = [job.base.label, asdict(job.dose), on_top, asdict(treatment.condition)]
-        return int(content_key([job.seed, item.question, condition])[:15], 16)
+        return content_seed([job.seed, item.question, condition])
 
     def _row(
         self, item: OpenQuestion, treatment: Treatment, answer: Continuation, *, seed: int, chat: ChatModel

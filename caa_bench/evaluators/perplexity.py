@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.errors import UserError
+from caa_bench.errors import UserError, too_few
 from caa_bench.evaluators.base import Evaluator, Job, Pass, Row, Treatment
 from caa_bench.evaluators.passages import Passage, read_passages
 from caa_bench.paths import package_folder
-from caa_bench.prompts import Prompt, answered_prompt
+from caa_bench.prompts import prompt_and_answer
 
 if TYPE_CHECKING:
     from caa_bench.behavior import Behavior
@@ -54,8 +54,8 @@ class Perplexity(Evaluator):
         max_tokens: int = 256
 
         def __post_init__(self) -> None:
-            if self.max_tokens < 1:
-                raise ValueError(f"max_tokens: {self.max_tokens} is too few; give 1 or more")
+            if lines := too_few({"max_tokens": self.max_tokens}):
+                raise ValueError("\n".join(lines))
 
     def settings(self) -> dict[str, Any]:
         """Without the file, whose text is in the items; with the message."""
@@ -92,9 +92,8 @@ class Perplexity(Evaluator):
         from caa_bench.engine.likelihood import token_log_probs
 
         messages = job.base.rewrite([{"role": "user", "content": MESSAGE}])
-        whole = [answered_prompt(job.chat.tokenizer, messages, item.question) for item in job.items]
-        prompts = [Prompt(ids=one.ids[: one.first_position + 1], first_position=one.first_position) for one in whole]
-        read = [one.ids[one.first_position + 1 :][: self.config.max_tokens] for one in whole]
+        apart = [prompt_and_answer(job.chat.tokenizer, messages, item.question) for item in job.items]
+        prompts, read = [prompt for prompt, _ in apart], [ids[: self.config.max_tokens] for _, ids in apart]
         room = job.chat.context or math.inf
         fits = [len(prompt.ids) + len(ids) <= room for prompt, ids in zip(prompts, read, strict=True)]
         wanted = [ids if fitting else () for ids, fitting in zip(read, fits, strict=True)]

@@ -19,9 +19,9 @@ from lm_eval.api.model import TemplateLM
 from caa_bench.engine.generate import generate
 from caa_bench.engine.likelihood import Forced, forced
 from caa_bench.evaluators.perplexity import MESSAGE
-from caa_bench.files import content_key
+from caa_bench.files import content_seed
 from caa_bench.interventions.base import Intervention
-from caa_bench.prompts import Prompt, answered_prompt, chat_prompt
+from caa_bench.prompts import Prompt, chat_prompt, prompt_and_answer
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -167,9 +167,9 @@ class SteeredLM(TemplateLM):
 
     def _answered(self, asked: str, answer: str) -> Given:
         """The answer to one user turn: a template puts its own space in front."""
-        whole = answered_prompt(self.tokenizer, self.base.rewrite([{"role": "user", "content": asked}]), answer)
-        end = whole.first_position + 1
-        return Given(prompt=Prompt(ids=whole.ids[:end], first_position=end - 1), answer=whole.ids[end:])
+        messages = self.base.rewrite([{"role": "user", "content": asked}])
+        prompt, said = prompt_and_answer(self.tokenizer, messages, answer)
+        return Given(prompt=prompt, answer=said)
 
     def _windows(self, text: str) -> Iterator[Given]:
         """A whole text: the answer to a neutral message, or raw behind the beginning token."""
@@ -198,7 +198,7 @@ class SteeredLM(TemplateLM):
         return tokens, float(settings.get("temperature") or 0.0) if settings.get("do_sample") else 0.0
 
     def _seed(self, context: str, turn: int) -> int:
-        return int(content_key([self.seed, context, turn])[:15], 16)
+        return content_seed([self.seed, context, turn])
 
     def _text(self, ids: Sequence[int], *, until: str | Sequence[str] | None) -> str:
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from caa_bench.errors import too_few
+
 
 def check_training(config: Any) -> None:
     """Refuse what nothing can be trained with.
@@ -14,7 +16,7 @@ def check_training(config: Any) -> None:
     above = {"learning_rate": config.learning_rate, "epochs": config.epochs}
     counts = {"batch_size": config.batch_size, "max_pairs": config.max_pairs}
     lines = [f"{key}: {value:g} is too small; give a number above 0" for key, value in above.items() if value <= 0]
-    lines += [f"{k}: {n} is too few; give 1 or more" for k, n in counts.items() if n is not None and n < 1]
+    lines += too_few(counts)
     if config.seed < 0:
         lines.append(f"seed: {config.seed} is below 0; give 0 or more")
     if not config.doses:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from caa_bench.errors import too_few
 from caa_bench.judges.base import Asked, Judge, Judgement, Judging
 from caa_bench.judges.rubric import NOTHING, rating_request
 from caa_bench.judges.wire import Endpoint, Failed, Refused, parse_score
@@ -72,15 +73,8 @@ class ApiJudge(Judge):
         first_wait_s: float = 1.0
 
         def __post_init__(self) -> None:
-            lines = [
-                f"{name}: {value} is too few; give 1 or more"
-                for name, value in (
-                    ("requests_at_once", self.requests_at_once),
-                    ("attempts", self.attempts),
-                    ("max_requests", self.max_requests),
-                )
-                if value is not None and value < 1
-            ]
+            names = ("requests_at_once", "attempts", "max_requests")
+            lines = too_few({name: getattr(self, name) for name in names})
             if lines:
                 raise ValueError("\n".join(lines))
 
