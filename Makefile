@@ -78,7 +78,7 @@ bench: $(STAMP) ## how fast the engine is beside the usual loops; writes BENCHMA
 
 tiny: $(STAMP) ## rebuild the embedded model from its seed and measure it (about an hour on 2 cores)
 	$(BIN)/python -m caa_bench.tiny.build
-	$(BIN)/python -m caa_bench.tiny.measure
+	$(BIN)/python -m benchmarks.measure_tiny
 
 clean: ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -39,7 +39,7 @@ def lora_fit(subject: Subject, settings: Settings) -> dict[str, Any]:
         return {"not measured": "needs the published data and the Llama 2 tokenizer"}
     from transformers import AutoTokenizer
 
-    from caa_bench.behavior import load_behavior
+    from caa_bench.behaviors.behavior import load_behavior
     from caa_bench.interventions import LoraSFT
 
     tokenizer = AutoTokenizer.from_pretrained(DATA / "llama2-tokenizer")

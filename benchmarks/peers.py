@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from caa_bench.engine.edit import Edit
-from caa_bench.prompts import ChoicePrompt, Prompt
+from caa_bench.models.prompts import ChoicePrompt, Prompt
 
 BATCH = 16
 

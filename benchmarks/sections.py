@@ -20,7 +20,7 @@ from caa_bench.engine.generate import generate
 from caa_bench.engine.score import score
 from caa_bench.engine.steer import steered
 from caa_bench.engine.work import counted, loop_cost, score_bound
-from caa_bench.prompts import ChoicePrompt
+from caa_bench.models.prompts import ChoicePrompt
 
 Found = dict[str, Any]
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.subject import Settings, Subject
-from caa_bench.prompts import ChoicePrompt
+from caa_bench.models.prompts import ChoicePrompt
 
 PACKAGE = "steering-vectors==0.12.2"
 FOLDER = Path(__file__).parents[1] / "build" / "steering-vectors-env"

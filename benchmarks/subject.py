@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from caa_bench.engine.edit import Edit
-from caa_bench.prompts import ChoicePrompt, Prompt
+from caa_bench.models.prompts import ChoicePrompt, Prompt
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SHAPES = {

@@ -11,15 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior as Behavior
-    from caa_bench.behavior import load_behavior as load_behavior
+    from caa_bench.behaviors.behavior import Behavior as Behavior
+    from caa_bench.behaviors.behavior import load_behavior as load_behavior
     from caa_bench.benchmark import Benchmark as Benchmark
     from caa_bench.callbacks import Callback as Callback
     from caa_bench.errors import UserError as UserError
     from caa_bench.evaluators import AnswerProbability as AnswerProbability
     from caa_bench.evaluators import Evaluator as Evaluator
     from caa_bench.evaluators.capability import Capability as Capability
-    from caa_bench.evaluators.lm_eval import LmEval as LmEval
+    from caa_bench.evaluators.lm_eval.evaluator import LmEval as LmEval
     from caa_bench.evaluators.open_ended import OpenEnded as OpenEnded
     from caa_bench.evaluators.perplexity import Perplexity as Perplexity
     from caa_bench.interventions import CAA as CAA
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from caa_bench.interventions import ShuffledLabels as ShuffledLabels
     from caa_bench.interventions import Stack as Stack
     from caa_bench.interventions import SystemPrompt as SystemPrompt
-    from caa_bench.model import ChatModel as ChatModel
+    from caa_bench.models.model import ChatModel as ChatModel
     from caa_bench.recipe import BenchmarkArguments as BenchmarkArguments
     from caa_bench.recipe import load_recipe as load_recipe
 
 _HOMES = {
-    "Behavior": "behavior",
-    "load_behavior": "behavior",
+    "Behavior": "behaviors.behavior",
+    "load_behavior": "behaviors.behavior",
     "Benchmark": "benchmark",
     "Callback": "callbacks",
     "UserError": "errors",
     "AnswerProbability": "evaluators",
     "Capability": "evaluators.capability",
     "Evaluator": "evaluators",
-    "LmEval": "evaluators.lm_eval",
+    "LmEval": "evaluators.lm_eval.evaluator",
     "OpenEnded": "evaluators.open_ended",
     "Perplexity": "evaluators.perplexity",
     "CAA": "interventions",
@@ -56,7 +56,7 @@ _HOMES = {
     "ShuffledLabels": "interventions",
     "Stack": "interventions",
     "SystemPrompt": "interventions",
-    "ChatModel": "model",
+    "ChatModel": "models.model",
     "BenchmarkArguments": "recipe",
     "load_recipe": "recipe",
 }

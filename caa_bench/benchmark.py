@@ -17,23 +17,23 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from caa_bench.artifacts import Artifact, ArtifactStore
-from caa_bench.behavior import Behavior, Pairs, load_behavior, variants
+from caa_bench.behaviors.behavior import Behavior, Pairs, load_behavior, variants
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError, all_made
 from caa_bench.evaluators import AnswerProbability, Evaluator
 from caa_bench.evaluators.base import Aftermath
-from caa_bench.facts import run_facts
-from caa_bench.files import content_key
-from caa_bench.hub import unreachable
 from caa_bench.interventions import Intervention, Unchanged, several_fits
-from caa_bench.measure import Measurement
-from caa_bench.model import ChatModel
-from caa_bench.plan import Plan, bases_of, make_plan, unknown_bases
+from caa_bench.models.hub import unreachable
+from caa_bench.models.model import ChatModel
 from caa_bench.recipe import BenchmarkArguments, Recipe
-from caa_bench.results import RowStore, RunFolder, read_manifest
-from caa_bench.run_names import run_folder, settings_of
-from caa_bench.signals import finish_what_runs
+from caa_bench.runs.artifacts import Artifact, ArtifactStore
+from caa_bench.runs.facts import run_facts
+from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
+from caa_bench.runs.measure import Measurement
+from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
+from caa_bench.runs.run_names import run_folder, settings_of
+from caa_bench.runs.signals import finish_what_runs
+from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -81,7 +81,13 @@ class Benchmark:
         self.bases = bases_of(self.args.bases, interventions=self.interventions, vectors=self.vectors)
         self.evaluators = list(evaluators) or [AnswerProbability()]
         self.callbacks = Callbacks(callbacks)
-        self.settings = settings or settings_of(self)
+        self.settings = settings or settings_of(
+            self.args,
+            model=self.chat.name,
+            behavior=self.behavior.id,
+            interventions=self.interventions,
+            evaluators=self.evaluators,
+        )
         self.folder = Path(folder) if folder else self._folder("run")
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
         self.unfit: dict[str, str] = {}
@@ -200,7 +206,19 @@ class Benchmark:
             plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]
             rows.refuse_strangers(keys)
-            run.record(**run_facts(self, plan))
+            run.record(
+                **run_facts(
+                    plan,
+                    args=self.args,
+                    behavior=self.behavior,
+                    evaluators=self.evaluators,
+                    interventions=self.interventions,
+                    model_key=self.model_key,
+                    layers=self.chat.loaded_layers(),
+                    artifacts=self.artifacts,
+                    unfit=self.unfit,
+                )
+            )
             if self.args.split == "test":
                 run.open_test(content_key(keys))
             waiting = [batch for batch in plan.batches if batch.key not in rows.done]

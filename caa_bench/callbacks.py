@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from caa_bench.artifacts import Artifact
     from caa_bench.evaluators.base import Row
     from caa_bench.interventions import Intervention
-    from caa_bench.plan import Batch, Plan
     from caa_bench.report import Report
+    from caa_bench.runs.artifacts import Artifact
+    from caa_bench.runs.plan import Batch, Plan
 
 logger = logging.getLogger(__name__)
 

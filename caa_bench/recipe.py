@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from caa_bench import evaluators, interventions, judges
-from caa_bench.behavior import Behavior
+from caa_bench.behaviors.behavior import Behavior
 from caa_bench.errors import UserError, too_few
 from caa_bench.interventions import Intervention
-from caa_bench.model import Loading
-from caa_bench.paths import is_file, recipes_folder
+from caa_bench.models.loading import Loading
+from caa_bench.storage.paths import is_file, recipes_folder
 
 PAPER_BEHAVIORS = (
     "coordinate-other-ais",
@@ -216,7 +216,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         UserError: one line a mistake, with file:line and a suggestion.
     """
-    from caa_bench.recipe_yaml import Parsed, load
+    from caa_bench.config.recipe_yaml import Parsed, load
 
     file = find_recipe("compare" if path is None else path)
     parsed: Parsed[Any] = load(file, list(overrides), schema(), find=_extended)

@@ -8,9 +8,9 @@ from typing import Any
 
 from small_runs import manifest
 
-from caa_bench.judgements import Judgements, judgement_key
 from caa_bench.judges import Asked, Judgement
-from caa_bench.results import RowStore, RunFolder
+from caa_bench.judges.judgements import Judgements, judgement_key
+from caa_bench.runs.folder import RowStore, RunFolder
 
 
 def answer_row(cell: str, number: int, text: str | None, *, question: str = "?") -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 from published import BEHAVIORS, DATA
 
-from caa_bench.behavior import load_behavior
+from caa_bench.behaviors.behavior import load_behavior
+from caa_bench.behaviors.items import question_key, set_key, text_key
 from caa_bench.evaluators.capability import Capability
-from caa_bench.items import question_key, set_key, text_key
 
 REFERENCE = DATA.parents[1] / "reference"
 TARGET = Path(__file__).parents[1] / "configs" / "data" / "published.json"

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from caa_bench.prompts import ChoicePrompt
+from caa_bench.models.prompts import ChoicePrompt
 
 # Sliding windows are 8 tokens, shorter than the prompts of the tests, so that they matter. None takes a key away.
 _FAMILIES: dict[str, dict[str, Any]] = {

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from caa_bench.analysis.diagnostics import as_lines, vector_diagnostics
-from caa_bench.files import content_key
-from caa_bench.plan import Cell
 from caa_bench.recipe import load_recipe
-from caa_bench.results import RowStore, RunFolder
+from caa_bench.runs.folder import RowStore, RunFolder
+from caa_bench.runs.plan import Cell
+from caa_bench.storage.files import content_key
 
 BASES = ("none", "system_prompt_positive", "system_prompt_negative", "system_prompt_neutral")
 BASES = (*BASES, "lora_sft_positive", "lora_sft_negative")

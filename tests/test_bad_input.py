@@ -26,7 +26,7 @@ def place(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     write_behavior(tmp_path / "b" / "small")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CAA_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("caa_bench.model.load_model", lambda chat: pytest.fail("the weights were read"))
+    monkeypatch.setattr("caa_bench.models.model.load_model", lambda chat: pytest.fail("the weights were read"))
     return tmp_path
 
 

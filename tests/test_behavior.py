@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from published import CARD, card_folder, entry, own_folder, write_split
 
-from caa_bench.behavior import Behavior, Item, behavior_names, load_behavior, variants
+from caa_bench.behaviors.behavior import Behavior, Item, behavior_names, load_behavior, variants
+from caa_bench.behaviors.items import LETTERS, contrast_pairs, names_letters, parse_options
+from caa_bench.behaviors.splits import draw_selection
 from caa_bench.errors import UserError
-from caa_bench.items import LETTERS, contrast_pairs, names_letters, parse_options
-from caa_bench.selection import draw_selection
 
 
 def item(*options: str, matching: int = 0, other: int = 1, tail: str = "") -> Item:
@@ -129,7 +129,7 @@ def test_new_builtin_folder_needs_no_other_edit(tmp_path: Path, monkeypatch: pyt
     """Built-in names are a scan of configs/behaviors."""
     own_folder(tmp_path / "behaviors", "eighth")
     (tmp_path / "behaviors" / "not-a-behavior").mkdir()
-    monkeypatch.setattr("caa_bench.behavior_files.configs_folder", lambda: tmp_path)
+    monkeypatch.setattr("caa_bench.behaviors.folders.configs_folder", lambda: tmp_path)
     assert behavior_names() == ["eighth"]
     assert load_behavior("eighth").id == "eighth"
     with pytest.raises(UserError, match="no behavior 'eigth'; did you mean 'eighth'"):
@@ -260,8 +260,8 @@ def test_crlf_file_reads_the_same(tmp_path: Path) -> None:
 def test_reading_behaviors_and_prompts_imports_nothing_heavy() -> None:
     """`check` and `list` answer within a second: no torch, no transformers, no numpy."""
     code = (
-        "import sys, caa_bench.behavior, caa_bench.prompts\n"
-        "caa_bench.behavior.behavior_names()\n"
+        "import sys, caa_bench.behaviors.behavior, caa_bench.models.prompts\n"
+        "caa_bench.behaviors.behavior.behavior_names()\n"
         "print([name for name in ('torch', 'transformers', 'numpy', 'pandas', 'wandb') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

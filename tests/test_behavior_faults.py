@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from published import CARD, card_folder, entry, own_folder, write_split
 
-from caa_bench.behavior import load_behavior
+from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.errors import UserError
 
 GOOD = [entry(f"question {i}?", matching="(A)" if i % 2 else "(B)", other="(B)" if i % 2 else "(A)") for i in range(6)]

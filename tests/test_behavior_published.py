@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from published import BEHAVIORS, DATA, card_folder, needs_data
 
-from caa_bench.behavior import Behavior, load_behavior, variants
-from caa_bench.items import parse_options
+from caa_bench.behaviors.behavior import Behavior, load_behavior, variants
+from caa_bench.behaviors.items import parse_options
 
 pytestmark = needs_data
 

@@ -12,13 +12,13 @@ from random_models import random_model
 from small_behavior import write_behavior
 
 from caa_bench.analysis.diagnostics import from_lines, vector_diagnostics
-from caa_bench.behavior import Behavior, load_behavior
+from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.engine.score import score
 from caa_bench.errors import UserError
-from caa_bench.files import write_artifact
 from caa_bench.interventions import CAA, Condition, RandomDirection, ShuffledLabels
 from caa_bench.interventions.vectors import letter_sides
-from caa_bench.prompts import choice_prompt
+from caa_bench.models.prompts import choice_prompt
+from caa_bench.storage.files import write_artifact
 
 FAMILIES = ["llama", "gpt_neox", "qwen2"]
 

@@ -21,16 +21,16 @@ from small_runs import Small, manifest
 
 from caa_bench.__main__ import main
 from caa_bench.analysis.macro import macro
-from caa_bench.behavior import load_behavior, variants
+from caa_bench.behaviors.behavior import load_behavior, variants
+from caa_bench.behaviors.items import set_key, text_key
 from caa_bench.errors import UserError
 from caa_bench.evaluators import registry
 from caa_bench.evaluators.capability import Capability
-from caa_bench.items import set_key, text_key
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
 from caa_bench.report.conditions import with_capability_loss
 from caa_bench.report.headline import headline
-from caa_bench.results import RowStore
+from caa_bench.runs.folder import RowStore
 
 BOTH = "evaluators=[answer_probability, capability]"
 

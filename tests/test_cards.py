@@ -18,12 +18,12 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 from small_runs import Small, contents, run
 
-from caa_bench.behavior import load_behavior
-from caa_bench.cards import Origin, acts, card
+from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.errors import UserError
-from caa_bench.files import read_artifact
 from caa_bench.interventions import CAA, Intervention, Stack, SystemPrompt, Unchanged, registry
-from caa_bench.model import ChatModel
+from caa_bench.interventions.card import Origin, card
+from caa_bench.models.model import ChatModel
+from caa_bench.storage.files import read_artifact
 
 SETTINGS = (
     "bases=[none, lora_sft_positive]",
@@ -109,7 +109,7 @@ def test_saving_alone_writes_a_card_whose_code_does_what_was_saved(
     read_artifact(folder, expect=None)
     text = (folder / "README.md").read_text()
     assert "| behavior | not recorded |" in text
-    assert f"| acts | {acts(intervention)} |" in text
+    assert f"| acts | {intervention.acts} |" in text
     assert f"| learned from | {'not recorded' if intervention.trains else 'nothing; it is not fitted'} |" in text
     monkeypatch.chdir(folder)
     code = code_of(folder, small.model)
@@ -127,7 +127,7 @@ def test_saving_alone_writes_a_card_whose_code_does_what_was_saved(
 
 
 def test_where_each_kind_acts(saved: dict[str, tuple[Intervention, Path]]) -> None:
-    said = {label: acts(one) for label, (one, _) in saved.items()}
+    said = {label: one.acts for label, (one, _) in saved.items()}
     for label in ("caa", "random", "shuffled"):
         assert said[label].startswith("Added to the output of ONE decoder block")
     for label in ("lora_sft_positive", "full_sft_positive"):

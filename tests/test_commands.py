@@ -127,10 +127,10 @@ def test_several_behaviors_are_one_folder_each_and_one_table(
     configs = tmp_path / "configs"
     for name in ("first", "second"):
         write_behavior(configs / "behaviors" / name)
-    monkeypatch.setattr("caa_bench.behavior_files.configs_folder", lambda: configs)
+    monkeypatch.setattr("caa_bench.behaviors.folders.configs_folder", lambda: configs)
     monkeypatch.chdir(tmp_path)
     loaded = []
-    from caa_bench import model
+    from caa_bench.models import model
 
     real = model.load_model
     monkeypatch.setattr(model, "load_model", lambda chat: loaded.append(chat) or real(chat))

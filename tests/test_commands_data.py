@@ -11,7 +11,7 @@ from random_models import random_model
 from small_behavior import write_behavior
 
 from caa_bench.__main__ import main
-from caa_bench.behavior import published_names
+from caa_bench.behaviors.behavior import published_names
 from caa_bench.errors import UserError
 
 

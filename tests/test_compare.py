@@ -14,18 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_runs import Small, manifest
 
-import caa_bench.plan
+import caa_bench.runs.plan
 from caa_bench import CAA, Benchmark, BenchmarkArguments, LoraSFT, SystemPrompt
 from caa_bench.__main__ import main
-from caa_bench.dry_run import arms_of
+from caa_bench.commands.dry_run import arms_of
 from caa_bench.engine.work import counted
 from caa_bench.evaluators import AnswerProbability, Job
 from caa_bench.evaluators.base import Row
 from caa_bench.interventions import Layers
-from caa_bench.memory import PromptsPerPass, out_of_memory
-from caa_bench.plan import make_plan
+from caa_bench.models.memory import PromptsPerPass, out_of_memory
 from caa_bench.recipe import load_recipe
-from caa_bench.results import RowStore
+from caa_bench.runs.folder import RowStore
+from caa_bench.runs.plan import make_plan
 
 UNKNOWN = "[UNK]"
 
@@ -130,7 +130,7 @@ def test_another_condition_is_another_key(what: str, small: Small, tmp_path: Pat
 
 def test_another_version_of_the_rows_is_another_key(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys(small)
-    monkeypatch.setattr(caa_bench.plan, "SCHEMA", 999)
+    monkeypatch.setattr(caa_bench.runs.plan, "SCHEMA", 999)
     assert not before & keys(small)
 
 

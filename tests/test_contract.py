@@ -14,12 +14,12 @@ from chat_tokenizers import chatml_tokenizer
 from random_models import random_model
 from small_behavior import write_behavior
 
-from caa_bench.behavior import Behavior, load_behavior
-from caa_bench.engine.blocks import hidden_size, num_layers
+from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.engine.score import score
 from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Condition, Intervention, Layers, LoraSFT, Stack, registry
-from caa_bench.prompts import choice_prompt
+from caa_bench.models.blocks import hidden_size, num_layers
+from caa_bench.models.prompts import choice_prompt
 
 LABELS = [
     f"{name}_{variant}" if variant else name

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from published import BEHAVIORS, DATA, card_folder, entry, needs_data
 
-from caa_bench import data_fetch
-from caa_bench.behavior import load_behavior
-from caa_bench.data import Downloaded, cache_folder, data_folder, download
-from caa_bench.data_prompts import parse_prompts
+from caa_bench.behaviors import data_fetch
+from caa_bench.behaviors.behavior import load_behavior
+from caa_bench.behaviors.download import Downloaded, cache_folder, data_folder, download
+from caa_bench.behaviors.paper_prompts import parse_prompts
 from caa_bench.errors import UserError
 
 SOURCE = '''"""Prompts."""
@@ -130,7 +130,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     }
     (tmp_path / "configs" / "data").mkdir(parents=True)
     (tmp_path / "configs" / "data" / "caa.json").write_text(json.dumps(table))
-    monkeypatch.setattr("caa_bench.data.configs_folder", lambda: tmp_path / "configs")
+    monkeypatch.setattr("caa_bench.behaviors.download.configs_folder", lambda: tmp_path / "configs")
     monkeypatch.setenv("CAA_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(data_fetch, "PAUSE_S", 0.0)
     made = Server(files={**FILES, "behaviors.py": SOURCE.encode()})

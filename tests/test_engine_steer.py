@@ -7,9 +7,9 @@ import torch
 from plain_loop import plain_forward
 from random_models import FAMILIES, MORE_FAMILIES, choice_prompts, random_model
 
-from caa_bench.engine.blocks import blocks, frozen, hidden_size, num_layers
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.steer import steered
+from caa_bench.models.blocks import blocks, frozen, hidden_size, num_layers
 
 LENGTHS = (9, 16, 21)
 EDITS = [

@@ -24,7 +24,8 @@ FIRST_PAIR = '''
 from dataclasses import dataclass
 from typing import Literal
 
-from caa_bench.interventions.base import Condition, Layers
+from caa_bench.models.layers import Layers
+from caa_bench.interventions.base import Condition
 from caa_bench.interventions.vectors import SteeringVector, letter_differences
 
 

@@ -15,8 +15,8 @@ import pytest
 from report_page import PageReader
 from report_runs import simulate
 
+from caa_bench.config.recipe_yaml import split_overrides
 from caa_bench.recipe import load_recipe
-from caa_bench.recipe_yaml import split_overrides
 from caa_bench.report import Report, make_report, tables, to_csv
 from caa_bench.report.page import render_page
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from caa_bench.atomic import TEMPORARY, remove_temporary
 from caa_bench.errors import UserError
-from caa_bench.files import (
+from caa_bench.storage.atomic import TEMPORARY, remove_temporary
+from caa_bench.storage.files import (
     content_key,
     csv_cell,
     folder_fingerprint,
@@ -62,7 +62,7 @@ def names(folder: Path) -> list[str]:
 WRITE_ON_A_FULL_DISK = """
 import resource
 from pathlib import Path
-from caa_bench.atomic import write_atomic, whole_folder, write_synced
+from caa_bench.storage.atomic import write_atomic, whole_folder, write_synced
 from caa_bench.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # the system refuses every byte beyond, as a full disk does
 target = Path(argv[0])
@@ -111,7 +111,7 @@ def test_no_permission_names_the_file_and_leaves_it(open_folder: Path) -> None:
     code = """
 import os
 from pathlib import Path
-from caa_bench.atomic import write_atomic
+from caa_bench.storage.atomic import write_atomic
 from caa_bench.errors import UserError
 if os.geteuid() == 0:  # permissions do not hold for root
     os.setegid(65534); os.seteuid(65534)
@@ -160,7 +160,7 @@ def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
 
 REWRITE_FOREVER = """
 from pathlib import Path
-from caa_bench.atomic import write_atomic
+from caa_bench.storage.atomic import write_atomic
 for i in range(10**9):
     write_atomic(Path(argv[0]) / "a", str(i % 10) * 100_000)
 """
@@ -384,7 +384,7 @@ def test_an_interrupted_save_leaves_the_old_artifact(tmp_path: Path, monkeypatch
 SAVE_FOREVER = """
 import torch
 from pathlib import Path
-from caa_bench.files import write_artifact
+from caa_bench.storage.files import write_artifact
 for i in range(10**9):
     write_artifact(Path(argv[0]) / "a", tensors={"v": torch.full((1000,), float(i))}, meta={"i": i})
     print(i, flush=True)
@@ -438,7 +438,7 @@ def test_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 HOLD = """
 from pathlib import Path
-from caa_bench.files import lock_folder
+from caa_bench.storage.files import lock_folder
 with lock_folder(Path(argv[0])):
     print("held", flush=True)
     sys.stdin.read()

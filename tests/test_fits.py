@@ -23,10 +23,10 @@ from caa_bench.analysis.reliability import reliability_table
 from caa_bench.analysis.shifts import shift_table
 from caa_bench.interventions import RandomDirection, several_fits
 from caa_bench.interventions.vectors import letter_differences
-from caa_bench.model import ChatModel
-from caa_bench.plan import bases_of
+from caa_bench.models.model import ChatModel
 from caa_bench.report import make_report
-from caa_bench.results import RowStore
+from caa_bench.runs.folder import RowStore
+from caa_bench.runs.plan import bases_of
 
 SETTINGS = ("fits=2", "bases=[none, system_prompt_positive, lora_sft_positive]", "vectors=[caa, random]")
 N = 60
@@ -152,7 +152,7 @@ def test_fits_of_the_api_and_a_stack_are_joint() -> None:
 
 def test_a_resample_is_the_mean_over_drawn_items(small: Small) -> None:
     """Both option orders of an item are drawn together; the same number draws the same."""
-    from caa_bench.behavior import load_behavior
+    from caa_bench.behaviors.behavior import load_behavior
 
     chat, pairs = ChatModel.find(str(small.model)), load_behavior(str(small.behavior)).pairs()
     differences = letter_differences(chat.model, chat.tokenizer, pairs)

@@ -16,10 +16,10 @@ from small_runs import TIMEOUT_S, Small
 from caa_bench.__main__ import main
 from caa_bench.commands.chat import Conversation
 from caa_bench.commands.generate import shown
+from caa_bench.commands.session import Answer, Session, Settings
 from caa_bench.errors import UserError
 from caa_bench.interventions import Condition, LoraSFT
-from caa_bench.prompts import chat_prompt
-from caa_bench.session import Answer, Session, Settings
+from caa_bench.models.prompts import chat_prompt
 
 QUESTION = "Please mend 3 drums."
 DOSES = (-8.0, 0.0, 8.0)

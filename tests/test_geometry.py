@@ -20,7 +20,7 @@ from caa_bench.geometry import analyze
 from caa_bench.geometry.colored import colored_page
 from caa_bench.geometry.lens import lens_table, projection_table
 from caa_bench.geometry.numbers import between_table, component_table, cosine, layer_table, vector_table
-from caa_bench.prompts import encode, render
+from caa_bench.models.prompts import encode, render
 
 RNG = np.random.default_rng(5)
 

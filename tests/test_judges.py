@@ -17,7 +17,7 @@ import torch
 from small_runs import Small
 
 from caa_bench.__main__ import main
-from caa_bench.behavior import load_behavior
+from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.errors import UserError
 from caa_bench.evaluators.open_ended import OpenEnded
 from caa_bench.judges import Asked, Judge, registry
@@ -26,7 +26,7 @@ from caa_bench.judges.classifier import ClassifierJudge, labeled_texts
 from caa_bench.judges.grammar import GrammarJudge
 from caa_bench.judges.model import ModelJudge, expected
 from caa_bench.judges.wire import parse_score
-from caa_bench.model import ChatModel
+from caa_bench.models.model import ChatModel
 from caa_bench.report import make_report
 from caa_bench.tiny.grammar import answers
 
@@ -404,7 +404,7 @@ def test_a_local_model_judges(small: Small) -> None:
     """The small model, its head bent towards digits: its scores are those of a plain softmax over its logits."""
     from caa_bench.judges.model import DIGITS, REPLY
     from caa_bench.judges.rubric import rating_request
-    from caa_bench.prompts import choice_prompt
+    from caa_bench.models.prompts import choice_prompt
 
     chat, behavior = ChatModel.find(str(small.model)), load_behavior(small.behavior)
     prompt = choice_prompt(chat.tokenizer, [{"role": "user", "content": "hello"}], DIGITS)

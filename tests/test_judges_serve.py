@@ -18,14 +18,14 @@ import pytest
 import torch
 
 from caa_bench.__main__ import main
-from caa_bench.behavior import load_behavior
+from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.judges import Asked
 from caa_bench.judges.api import REPLY, ApiJudge
 from caa_bench.judges.rubric import rating_request
-from caa_bench.model import ChatModel
-from caa_bench.paths import package_folder
-from caa_bench.prompts import chat_prompt
+from caa_bench.models.model import ChatModel
+from caa_bench.models.prompts import chat_prompt
 from caa_bench.report import make_report
+from caa_bench.storage.paths import package_folder
 
 MODEL = str(package_folder() / "tiny" / "model")
 START_S = 120

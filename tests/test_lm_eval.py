@@ -13,17 +13,17 @@ import pandas as pd
 import pytest
 from small_runs import Small, contents
 
-import caa_bench.model
+import caa_bench.models.model
 from caa_bench.__main__ import main
 from caa_bench.analysis.metrics import metric_table
 from caa_bench.engine.edit import Edit
 from caa_bench.evaluators import Job, registry
 from caa_bench.evaluators.base import Treatment
-from caa_bench.evaluators.lm_eval import LmEval
+from caa_bench.evaluators.lm_eval.evaluator import LmEval
 from caa_bench.interventions import Condition, Intervention, SystemPrompt, Unchanged
-from caa_bench.model import ChatModel
-from caa_bench.plan import Cell
-from caa_bench.rows import RowStore
+from caa_bench.models.model import ChatModel
+from caa_bench.runs.plan import Cell
+from caa_bench.runs.rows import RowStore
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install caa-bench[lm-eval])")
 
@@ -35,7 +35,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from caa_bench.harness.model import SteeredLM
+from caa_bench.evaluators.lm_eval.steered_model import SteeredLM
 
 BOTH = "evaluators=[answer_probability, lm_eval]"
 
@@ -191,7 +191,7 @@ def test_steering_and_system_prompts_act_and_a_multiplier_of_0_does_nothing(fold
 def test_a_chat_request_is_one_user_turn_answered_and_steered_from_the_instruction_s_end(tiny: ChatModel) -> None:
     """log p by hand: a plain forward over the rendered conversation, hooks from its last instruction token on."""
     from caa_bench.engine.steer import steered
-    from caa_bench.prompts import Prompt
+    from caa_bench.models.prompts import Prompt
 
     question, answer = "What is the capital of Peru?", "The capital of Peru is Lima."
     edits = Push().edits(Condition(multiplier=1.0))
@@ -270,7 +270,7 @@ def test_a_comparison_runs_tasks_under_every_base_and_dose_and_repeats_nothing(
     assert '<section id="lm_eval">' in page and f'data-metric="{lines[0]["cell"]}|facts_choice|acc"' in page
 
     before = contents(Path("run"))
-    monkeypatch.setattr(caa_bench.model, "load_model", None)  # a second time nothing is computed
+    monkeypatch.setattr(caa_bench.models.model, "load_model", None)  # a second time nothing is computed
     assert main(asked) == 0
     assert contents(Path("run")) == before
 
@@ -278,7 +278,7 @@ def test_a_comparison_runs_tasks_under_every_base_and_dose_and_repeats_nothing(
 def refused(small: Small, capsys: pytest.CaptureFixture[str], *settings: str) -> str:
     """The one line of a comparison that is refused before the model loads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(caa_bench.model, "load_model", None)
+        patch.setattr(caa_bench.models.model, "load_model", None)
         assert main(small.compare(BOTH, "bases=[none, system_prompt_positive]", *settings)) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said

@@ -21,8 +21,8 @@ from small_behavior import write_behavior
 from caa_bench.__main__ import main
 from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Layers
-from caa_bench.loading import load_model, load_tokenizer
-from caa_bench.model import DEFAULT_DEPTH, DEFAULT_RANGE, ChatModel, Loading, model_names
+from caa_bench.models.loading import Loading, load_model, load_tokenizer
+from caa_bench.models.model import DEFAULT_DEPTH, DEFAULT_RANGE, ChatModel, model_names
 
 # Block counts as the makers publish them.
 BLOCKS = {
@@ -170,7 +170,7 @@ def test_truncated_weights_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_large_folder_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from caa_bench import model
+    from caa_bench.models import model
 
     hashed: list[Path] = []
     real = model.folder_fingerprint

@@ -19,12 +19,13 @@ from random_models import FAMILIES, choice_prompts, random_model
 from report_runs import simulate
 from small_runs import Small, contents
 
-import caa_bench.model
+import caa_bench.models.model
 from caa_bench.__main__ import main
 from caa_bench.analysis.agreement import judge_table, weighted_kappa
 from caa_bench.analysis.answers import answer_scores, answer_table
 from caa_bench.analysis.text_quality import distinct, loop_share
 from caa_bench.analysis.warn_answers import answer_warnings
+from caa_bench.behaviors.splits import OpenQuestion
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.generate import Continuation, generate
 from caa_bench.engine.likelihood import token_log_probs
@@ -32,12 +33,11 @@ from caa_bench.evaluators import Job, registry
 from caa_bench.evaluators.base import Treatment
 from caa_bench.evaluators.open_ended import OpenEnded, cut
 from caa_bench.interventions import Condition, Intervention, SystemPrompt, Unchanged
-from caa_bench.model import ChatModel
+from caa_bench.models.model import ChatModel
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
 from caa_bench.report.side_by_side import render_summary
-from caa_bench.results import RowStore
-from caa_bench.splits import OpenQuestion
+from caa_bench.runs.folder import RowStore
 
 STOPS = (2, 3, 5, 9, 11, 20, 41)
 PROMPTS = [*choice_prompts((9, 14, 20), steered=1), *choice_prompts((14, 23), steered=3, seed=7)]
@@ -184,7 +184,7 @@ def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
     assert all(line["score_total"] for line in cells)
 
     before = contents(run)
-    monkeypatch.setattr(caa_bench.model, "load_model", None)  # a second time nothing is computed
+    monkeypatch.setattr(caa_bench.models.model, "load_model", None)  # a second time nothing is computed
     assert main(settings(small)) == 0
     assert contents(run) == before
 

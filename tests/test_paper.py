@@ -16,7 +16,7 @@ from random_models import random_model
 
 from caa_bench.__main__ import main
 from caa_bench.report import make_report
-from caa_bench.results import RowStore
+from caa_bench.runs.folder import RowStore
 
 PROMPTS = DATA.parents[1] / "reference" / "caa_system_prompts.json"
 LAYER = 2  # .4 of four layers

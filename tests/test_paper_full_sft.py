@@ -10,10 +10,10 @@ from chat_tokenizers import chatml_tokenizer
 from random_models import random_model
 from small_behavior import write_behavior
 
-from caa_bench.behavior import Behavior, load_behavior
+from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.errors import UserError
 from caa_bench.interventions import Condition, FullSFT
-from caa_bench.prompts import choice_prompt
+from caa_bench.models.prompts import choice_prompt
 from caa_bench.recipe import load_recipe
 
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from small_behavior import write_behavior
 
 from caa_bench.__main__ import main
-from caa_bench.behavior import load_behavior
+from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Condition, ShuffledLabels
-from caa_bench.model import ChatModel
+from caa_bench.models.model import ChatModel
 from caa_bench.recipe import load_recipe
 
 TINY = {"layers": 3, "hidden": 32}
@@ -180,7 +180,7 @@ def test_the_base_model_reads_the_papers_plain_prompt() -> None:
     """The vectors of base-to-chat transfer come from `Input: ... Response: (A)`, without [INST]."""
     tokenizer = llama2_tokenizer(template=None)
     loading = ChatModel.find("llama2-7b-base").loading
-    from caa_bench.prompts import apply_template, choice_prompt
+    from caa_bench.models.prompts import apply_template, choice_prompt
 
     apply_template(tokenizer, loading.template)
     prompt = choice_prompt(tokenizer, [{"role": "user", "content": "Why?"}], "AB")

@@ -16,7 +16,7 @@ import torch
 from report_runs import simulate
 from small_runs import Small, contents, manifest
 
-import caa_bench.model
+import caa_bench.models.model
 from caa_bench.__main__ import main
 from caa_bench.analysis.intervals import bootstrap_mean, bootstrap_ratio
 from caa_bench.analysis.metrics import metric_table
@@ -27,11 +27,11 @@ from caa_bench.evaluators.base import Treatment
 from caa_bench.evaluators.passages import Passage
 from caa_bench.evaluators.perplexity import MESSAGE, Perplexity
 from caa_bench.interventions import Condition, Intervention, SystemPrompt, Unchanged
-from caa_bench.model import ChatModel
-from caa_bench.prompts import Prompt
+from caa_bench.models.model import ChatModel
+from caa_bench.models.prompts import Prompt
 from caa_bench.report import make_report
-from caa_bench.row_kinds import METRIC_FIELDS, NOT_FINITE
-from caa_bench.rows import RowStore
+from caa_bench.runs.rows import RowStore
+from caa_bench.storage.row_kinds import METRIC_FIELDS, NOT_FINITE
 
 TEXTS = ["The gate is red.", "A boat and a lamp\nstand on the shore of the long river.", "Why not?"]
 BOTH = "evaluators=[answer_probability, perplexity]"
@@ -277,7 +277,7 @@ def test_a_comparison_measures_it_under_every_base_and_dose_and_repeats_nothing(
     assert len({cell["key"] for cell in manifest(Path("run"))["facts"]["cells"]}) == 6 + 10
 
     before = contents(Path("run"))
-    monkeypatch.setattr(caa_bench.model, "load_model", None)  # a second time nothing is computed
+    monkeypatch.setattr(caa_bench.models.model, "load_model", None)  # a second time nothing is computed
     assert main(small.compare(*asked)) == 0
     assert contents(Path("run")) == before
 
@@ -313,7 +313,7 @@ MISTAKES = {
 def test_a_file_that_cannot_be_read_is_one_line_before_the_model_loads(
     name: str, small: Small, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caa_bench.model, "load_model", None)
+    monkeypatch.setattr(caa_bench.models.model, "load_model", None)
     data, says = MISTAKES[name]
     if data is not None:
         (here / name).write_bytes(data)

@@ -10,9 +10,9 @@ import pytest
 from chat_tokenizers import NO_SYSTEM_TEMPLATE, chatml_tokenizer, llama2_tokenizer
 from published import DATA, needs_data
 
+from caa_bench.behaviors.items import LETTERS, parse_options
 from caa_bench.errors import UserError
-from caa_bench.items import LETTERS, parse_options
-from caa_bench.prompts import (
+from caa_bench.models.prompts import (
     answered_prompt,
     apply_template,
     chat_prompt,

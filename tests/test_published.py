@@ -22,9 +22,9 @@ from report_runs import simulate
 
 from caa_bench.__main__ import main
 from caa_bench.analysis.published import KEYS, load_published
-from caa_bench.behavior import load_behavior
+from caa_bench.behaviors.behavior import load_behavior
+from caa_bench.behaviors.items import set_key, text_key
 from caa_bench.evaluators.capability import Capability
-from caa_bench.items import set_key, text_key
 from caa_bench.recipe import load_recipe
 from caa_bench.report import make_report
 from caa_bench.report.published_text import MAX_NEW_TOKENS

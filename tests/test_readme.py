@@ -13,7 +13,7 @@ from small_runs import fresh
 
 from caa_bench.__main__ import main
 from caa_bench.commands import registry
-from caa_bench.model import model_names
+from caa_bench.models.model import model_names
 from caa_bench.recipe import find_recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from caa_bench.config.recipe_yaml import dump, flatten, load, split_overrides
 from caa_bench.errors import UserError
-from caa_bench.recipe_yaml import dump, flatten, load, split_overrides
-from caa_bench.safe_text import terminal_safe
+from caa_bench.storage.safe_text import terminal_safe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -709,5 +709,6 @@ def test_a_hostile_recipe_is_refused_in_about_a_second(tmp_path: Path, text: str
 
 def test_a_check_imports_nothing_heavy() -> None:
     heavy = "torch", "transformers", "pandas", "numpy", "scipy", "pydantic", "safetensors"
-    code = f"import sys, caa_bench.recipe_yaml, caa_bench.results; print([m for m in {heavy} if m in sys.modules])"
+    modules = "caa_bench.config.recipe_yaml, caa_bench.runs.folder"
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

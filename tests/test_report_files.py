@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from report_runs import simulate
 
+from caa_bench.config.recipe_yaml import flatten
 from caa_bench.recipe import load_recipe
-from caa_bench.recipe_yaml import flatten
 from caa_bench.report import make_report, write_report
 from caa_bench.report.charts import LABEL_GAP, spread, ticks
 from caa_bench.report.latex import escape
-from caa_bench.results import read_manifest
+from caa_bench.runs.folder import read_manifest
 
 TIMING = re.compile(r"<span data-timing>[^<]*</span>")
 

@@ -13,7 +13,7 @@ from report_runs import simulate
 from caa_bench.report import Report, make_report, words
 from caa_bench.report.page import render_page
 from caa_bench.report.side_by_side import render_summary
-from caa_bench.results import RunFolder
+from caa_bench.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caa_bench import atomic
-from caa_bench.atomic import TEMPORARY
 from caa_bench.errors import UserError
-from caa_bench.results import MANIFEST, RowStore, RunFolder, read_manifest, versions
-from caa_bench.rows import FIELDS, NOT_FINITE
+from caa_bench.runs.folder import MANIFEST, RowStore, RunFolder, read_manifest, versions
+from caa_bench.runs.rows import FIELDS, NOT_FINITE
+from caa_bench.storage import atomic
+from caa_bench.storage.atomic import TEMPORARY
 
 
 def row(item: int, *, letters: str = "AB", **changes: Any) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def test_batches_of_another_plan_are_refused_and_kept(path: Path) -> None:
 RESUME = """
 import random, sys
 from pathlib import Path
-from caa_bench.results import RowStore, RunFolder
+from caa_bench.runs.folder import RowStore, RunFolder
 
 def batch(number):
     r = random.Random(number)

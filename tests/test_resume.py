@@ -14,7 +14,7 @@ import pytest
 from small_runs import Small, contents, fresh, manifest, offline, run, start
 
 from caa_bench.__main__ import main
-from caa_bench.results import RowStore
+from caa_bench.runs.folder import RowStore
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_finished_run_is_not_computed_again(
     """No forward pass, because the model is never loaded."""
     monkeypatch.chdir(reference)
     before = contents(reference)
-    monkeypatch.setattr("caa_bench.model.load_model", lambda chat: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("caa_bench.models.model.load_model", lambda chat: pytest.fail("the model was loaded"))
     assert main(small.compare()) == 0
     assert "9 of 9 batches done before" in capsys.readouterr().err
     assert contents(reference) == before

@@ -15,13 +15,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from caa_bench.behavior import load_behavior, variants
+from benchmarks import measure_tiny as measure
+from caa_bench.behaviors.behavior import load_behavior, variants
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.score import score
 from caa_bench.interventions import CAA
-from caa_bench.model import ChatModel
+from caa_bench.models.model import ChatModel
 from caa_bench.recipe import load_recipe
-from caa_bench.tiny import measure
 from caa_bench.tiny.card import render
 from caa_bench.tiny.chat import prompt_text
 from caa_bench.tiny.truth import NON_ADDITIVE

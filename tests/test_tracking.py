@@ -17,8 +17,8 @@ from small_runs import run as command
 from wandb_files import OfflineRun, offline_runs
 
 from caa_bench.__main__ import main
-from caa_bench.results import RowStore
-from caa_bench.safe_text import terminal_safe
+from caa_bench.runs.folder import RowStore
+from caa_bench.storage.safe_text import terminal_safe
 from caa_bench.tracking.curves import METRICS
 
 SETTINGS = (

@@ -17,7 +17,7 @@ from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
 from caa_bench.analysis.resample import DRAWS
 from caa_bench.analysis.shifts import references
 from caa_bench.analysis.text_quality import distinct, loop_share
-from caa_bench.rows import ANSWER_FIELDS
+from caa_bench.storage.row_kinds import ANSWER_FIELDS
 
 QUALITY = ["tokens", "empty_share", "truncated_share", "distinct_1", "distinct_2", "loop_share", "perplexity"]
 ITEM_COLUMNS = ["cell", "item", "cluster", "question", "text", "error", "score", "second_score", *QUALITY]

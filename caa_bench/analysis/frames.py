@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from caa_bench.items import category_of
+from caa_bench.behaviors.items import category_of
 
 RUN = ["model", "protocol", "split", "evaluator", "behavior"]
 VECTOR = ["vector", "vector_behavior", "vector_model", "vector_layer", "layer"]

@@ -18,7 +18,7 @@ from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
 from caa_bench.analysis.intervals import Intervals
 from caa_bench.analysis.resample import DRAWS
 from caa_bench.analysis.shifts import references
-from caa_bench.row_kinds import METRIC_FIELDS
+from caa_bench.storage.row_kinds import METRIC_FIELDS
 
 ENDS = ("", "_low", "_high")
 COLUMNS = [

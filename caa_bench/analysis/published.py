@@ -16,8 +16,8 @@ import pandas as pd
 
 from caa_bench.analysis.intervals import bootstrap_mean
 from caa_bench.analysis.resample import DRAWS
-from caa_bench.files import read_json
-from caa_bench.paths import configs_folder
+from caa_bench.storage.files import read_json
+from caa_bench.storage.paths import configs_folder
 
 AB, OPEN_ENDED = "ab", "open_ended"
 KINDS = (AB, "layer_transfer", "base_to_chat_transfer", "mmlu", "truthfulqa", OPEN_ENDED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from caa_bench.commands.base import Command
-from caa_bench.folder_scan import import_modules
+from caa_bench.storage.registry import import_modules
 
 __all__ = ["Command", "registry"]
 

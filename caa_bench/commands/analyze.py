@@ -49,9 +49,9 @@ def _folder(benchmark: Benchmark, *, given: str | None) -> Path:
 
 
 def _text(found: Geometry) -> str:
-    from caa_bench.files import terminal_safe
     from caa_bench.report import words
     from caa_bench.report.words import interval
+    from caa_bench.storage.files import terminal_safe
 
     line = found.diagnostics.set_index("layer").loc[found.layer]
     said = found.lens[found.lens["layer"] == found.layer]

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from caa_bench.config.recipe_yaml import split_overrides
 from caa_bench.errors import UserError
 from caa_bench.recipe import Recipe, load_recipe
-from caa_bench.recipe_yaml import split_overrides
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
@@ -60,7 +60,7 @@ class RecipeCommand(Command):
         """Check everything; then do it, or list what it would cost."""
         made = benchmarks(options)
         if options.dry_run:
-            from caa_bench.dry_run import render
+            from caa_bench.commands.dry_run import render
 
             print("\n\n".join(map(render, made)))
             return 0
@@ -75,7 +75,7 @@ class RecipeCommand(Command):
 def benchmarks(options: Namespace) -> list[Benchmark]:
     """One a behavior, all on the same model; every mistake in any of them is found before work begins."""
     from caa_bench.benchmark import Benchmark
-    from caa_bench.progress import Progress
+    from caa_bench.commands.progress import Progress
     from caa_bench.tracking import trackers
 
     recipes = _recipes(options)
@@ -139,7 +139,7 @@ def newest_run(root: Path = Path("runs")) -> Path:
 
 def _recipes(options: Namespace) -> list[Recipe]:
     """The recipe, once a behavior where `behavior` is `all`."""
-    from caa_bench.behavior import behavior_names, published_names
+    from caa_bench.behaviors.behavior import behavior_names, published_names
 
     recipe = load_recipe(options.recipe, [*overrides_of(options), *options.overrides])
     names = [recipe.behavior]

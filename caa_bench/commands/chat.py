@@ -12,7 +12,7 @@ from caa_bench.commands.generate import SteeredCommand, check_multiplier, descri
 from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from caa_bench.session import Session
+    from caa_bench.commands.session import Session
 
 HELP = """/multiplier 1.5   another dose of CAA, from the next answer on; 0 is the base alone
 /base NAME        put CAA on another base: none, system_prompt_negative, lora_sft_positive, ...

@@ -24,7 +24,7 @@ class Data(Command):
 
     def run(self, options: Namespace) -> int:
         """Say what came and where it is."""
-        from caa_bench.data import download
+        from caa_bench.behaviors.download import download
 
         source = None if options.source is None else Path(options.source)
         done = download(behaviors=options.behavior, source=source, say=print)

@@ -23,13 +23,13 @@ class Export(Command):
 
     def run(self, options: Namespace) -> int:
         """A line an artifact."""
-        from caa_bench.artifacts import kept_at
-        from caa_bench.cards import write_card
-        from caa_bench.files import inside, read_artifact
         from caa_bench.interventions import Intervention
+        from caa_bench.interventions.card import write_card
         from caa_bench.report import make_report
         from caa_bench.report.effects_card import run_effects, run_origin
-        from caa_bench.results import read_manifest
+        from caa_bench.runs.artifacts import kept_at
+        from caa_bench.runs.folder import read_manifest
+        from caa_bench.storage.files import inside, read_artifact
 
         run, target = Path(options.folder), Path(options.target)
         if target.exists():

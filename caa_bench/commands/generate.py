@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from caa_bench.commands.base import Command, add_set, overrides_of, quiet
 from caa_bench.errors import UserError
-from caa_bench.safe_text import terminal_safe
+from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
-    from caa_bench.session import Answer, Session
+    from caa_bench.commands.session import Answer, Session
 
 
 class SteeredCommand(Command):
@@ -33,7 +33,7 @@ class SteeredCommand(Command):
         Raises:
             UserError: one line a mistake.
         """
-        from caa_bench.session import Session, Settings
+        from caa_bench.commands.session import Session, Settings
 
         quiet()
         settings = Settings(

@@ -21,9 +21,9 @@ class ListNames(Command):
     def run(self, options: Namespace) -> int:
         """A line a kind."""
         from caa_bench import evaluators, interventions, judges
-        from caa_bench.behavior import behavior_names
-        from caa_bench.model import model_names
-        from caa_bench.paths import recipes_folder
+        from caa_bench.behaviors.behavior import behavior_names
+        from caa_bench.models.model import model_names
+        from caa_bench.storage.paths import recipes_folder
 
         shown = {
             "behaviors": behavior_names(),

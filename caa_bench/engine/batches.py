@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from caa_bench.prompts import Prompt
+from caa_bench.models.prompts import Prompt
 
 # What one more batch costs, in tokens: a batch is split wherever that saves more padding than this.
 _BATCH_COST = 64

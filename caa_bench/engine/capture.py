@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from caa_bench.engine.batches import batched, pad
-from caa_bench.engine.blocks import blocks, decoder, frozen, hidden_size, input_device, num_layers
 from caa_bench.engine.pack import Rows, packed
 from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share
 from caa_bench.engine.steer import hidden_of
-from caa_bench.prompts import ChoicePrompt, Prompt
+from caa_bench.models.blocks import blocks, decoder, frozen, hidden_size, input_device, num_layers
+from caa_bench.models.prompts import ChoicePrompt, Prompt
 
 
 def letter_activations(

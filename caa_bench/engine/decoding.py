@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from caa_bench.engine.blocks import blocks
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.prefix import Split
 from caa_bench.engine.steer import hidden_of, with_hidden
+from caa_bench.models.blocks import blocks
 
 
 class RoomyLayer(DynamicLayer):

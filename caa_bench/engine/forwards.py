@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from caa_bench.engine.batches import Padded, pad
-from caa_bench.engine.blocks import input_device
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.pack import Rows, packed
 from caa_bench.engine.prefix import Split
 from caa_bench.engine.steer import steered
-from caa_bench.prompts import Prompt
+from caa_bench.models.blocks import input_device
+from caa_bench.models.prompts import Prompt
 
 
 def full_logits(model: nn.Module, prompts: Sequence[Prompt], edits: Sequence[Edit]) -> Tensor:

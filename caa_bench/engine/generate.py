@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from caa_bench.engine.batches import batched
-from caa_bench.engine.blocks import frozen, input_device, num_layers
 from caa_bench.engine.decoding import Speakers
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share, shareable
 from caa_bench.engine.steer import check_layers, steered
-from caa_bench.prompts import Prompt
+from caa_bench.models.blocks import frozen, input_device, num_layers
+from caa_bench.models.prompts import Prompt
 
 # Rows of one decoding batch: each holds keys and values of its own for prompt and continuation.
 _MOST_ROWS = 256

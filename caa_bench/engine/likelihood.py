@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from caa_bench.engine.batches import batched, pad
-from caa_bench.engine.blocks import frozen, input_device, num_layers, text_config
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import padded_logits
 from caa_bench.engine.steer import check_layers
-from caa_bench.prompts import Prompt
+from caa_bench.models.blocks import frozen, input_device, num_layers, text_config
+from caa_bench.models.prompts import Prompt
 
 # Bounds the logits of one forward, [B, T, V] in fp32 and once more as log-probabilities: half a GB.
 _MOST_LOGITS = 2**26

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caa_bench.engine.blocks import base_model, blocks
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.steer import hidden_of, with_hidden
+from caa_bench.models.blocks import base_model, blocks
 
 
 class Unshareable(Exception):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from caa_bench.engine.batches import Padded, pad
-from caa_bench.engine.blocks import decoder, input_device, num_layers
-from caa_bench.prompts import Prompt
+from caa_bench.models.blocks import decoder, input_device, num_layers
+from caa_bench.models.prompts import Prompt
 
 
 class PrefixDone(Exception):

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from caa_bench.engine.batches import batched
-from caa_bench.engine.blocks import frozen, num_layers, text_config
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import full_logits, shared_logits
 from caa_bench.engine.pack import Rows
 from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share, shareable
 from caa_bench.engine.steer import check_layers
-from caa_bench.prompts import ChoicePrompt
+from caa_bench.models.blocks import frozen, num_layers, text_config
+from caa_bench.models.prompts import ChoicePrompt
 
 # Bounds of one suffix pass: logits [B, R, V], hidden states [B, R*S, D], and R*S because attention is quadratic in it.
 _MOST_LOGITS = 2**26

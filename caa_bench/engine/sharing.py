@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from caa_bench.engine.blocks import base_model, frozen, hidden_size, num_layers, text_config
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import full_logits, shared_logits
 from caa_bench.engine.pack import Rows, Unshareable
 from caa_bench.engine.prefix import split
-from caa_bench.prompts import Prompt
+from caa_bench.models.blocks import base_model, frozen, hidden_size, num_layers, text_config
+from caa_bench.models.prompts import Prompt
 
 _log = logging.getLogger(__name__)
 _PLAIN = {"full_attention", "sliding_attention"}

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caa_bench.engine.blocks import blocks, decoder
 from caa_bench.engine.edit import Edit
-from caa_bench.prompts import Prompt
+from caa_bench.models.blocks import blocks, decoder
+from caa_bench.models.prompts import Prompt
 
 
 @contextmanager

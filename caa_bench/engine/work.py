@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from caa_bench.engine.blocks import blocks, decoder
 from caa_bench.engine.edit import Edit
-from caa_bench.prompts import Prompt
+from caa_bench.models.blocks import blocks, decoder
+from caa_bench.models.prompts import Prompt
 
 
 @dataclass(kw_only=True)

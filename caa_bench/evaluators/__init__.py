@@ -6,7 +6,7 @@ from functools import cache
 
 from caa_bench.evaluators.answer_probability import AnswerProbability
 from caa_bench.evaluators.base import Evaluator, Job, Treatment
-from caa_bench.folder_scan import named_subclasses
+from caa_bench.storage.registry import named_subclasses
 
 __all__ = ["AnswerProbability", "Evaluator", "Job", "Treatment", "registry"]
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from caa_bench.behavior import Behavior, Item, Variant, variants
+from caa_bench.behaviors.behavior import Behavior, Item, Variant, variants
 from caa_bench.evaluators.base import Evaluator, Job, Pass, Row, Treatment
 
 if TYPE_CHECKING:

@@ -12,17 +12,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from caa_bench.behaviors.items import variants
 from caa_bench.interventions.base import Condition, Intervention
-from caa_bench.items import variants
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior
+    from caa_bench.behaviors.behavior import Behavior
+    from caa_bench.behaviors.items import Protocol
     from caa_bench.engine.edit import Edit
-    from caa_bench.items import Protocol
-    from caa_bench.model import ChatModel
-    from caa_bench.prompts import Prompt
-    from caa_bench.results import RowStore, RunFolder
-    from caa_bench.signals import Stop
+    from caa_bench.models.model import ChatModel
+    from caa_bench.models.prompts import Prompt
+    from caa_bench.runs.folder import RowStore, RunFolder
+    from caa_bench.runs.signals import Stop
 
 
 Row = dict[str, Any]

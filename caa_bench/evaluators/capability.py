@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from caa_bench.behavior import Behavior, Item
+from caa_bench.behaviors.behavior import Behavior, Item
+from caa_bench.behaviors.items import category_of
+from caa_bench.behaviors.json_entries import Faults
+from caa_bench.behaviors.splits import CAPABILITY, read_items
 from caa_bench.errors import UserError
 from caa_bench.evaluators.answer_probability import AnswerProbability
 from caa_bench.evaluators.base import Evaluator, Job, Row
-from caa_bench.items import category_of
-from caa_bench.json_entries import Faults
-from caa_bench.paths import package_folder
-from caa_bench.splits import CAPABILITY, read_items
+from caa_bench.storage.paths import package_folder
 
 PUBLISHED = {"mmlu": "mmlu.json", "truthfulqa": "truthful_qa.json"}
 
@@ -80,7 +80,7 @@ class Capability(Evaluator):
         source = self.config.source
         if source == "own":
             return package_folder() / "tiny" / "capability.json"
-        from caa_bench.data import data_folder
+        from caa_bench.behaviors.download import data_folder
 
         file = (self.data_dir or data_folder()) / "test" / source / PUBLISHED[source]
         if not file.is_file():

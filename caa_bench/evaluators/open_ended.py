@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.errors import UserError, too_few
 from caa_bench.evaluators.base import Aftermath, Evaluator, Job, Pass, Row, Treatment
-from caa_bench.files import content_seed
 from caa_bench.judges import Judge, registry
+from caa_bench.storage.files import content_seed
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior, OpenQuestion
+    from caa_bench.behaviors.behavior import Behavior, OpenQuestion
+    from caa_bench.behaviors.items import Protocol
     from caa_bench.engine.generate import Continuation
-    from caa_bench.items import Protocol
-    from caa_bench.model import ChatModel
-    from caa_bench.prompts import Prompt
+    from caa_bench.models.model import ChatModel
+    from caa_bench.models.prompts import Prompt
 
 DEFAULT = "default"
 
@@ -151,7 +151,7 @@ class OpenEnded(Evaluator):
 
     def afterwards(self, work: Aftermath) -> list[str]:
         """Let the judges score what they have not scored yet."""
-        from caa_bench.judging import judge_answers
+        from caa_bench.evaluators.judging import judge_answers
 
         return judge_answers(self._judges(work.behavior, work.chat), work)
 
@@ -205,7 +205,7 @@ def cut(answer: Continuation, *, stop: Sequence[str], chat: ChatModel) -> Contin
 
 
 def _prompt(job: Job, question: str, *, plain: bool) -> Prompt:
-    from caa_bench.prompts import chat_prompt
+    from caa_bench.models.prompts import chat_prompt
 
     messages = [{"role": "user", "content": question}]
     return chat_prompt(job.chat.tokenizer, messages if plain else job.base.rewrite(messages))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caa_bench.errors import UserError
-from caa_bench.paths import is_file
-from caa_bench.safe_text import terminal_safe
+from caa_bench.storage.paths import is_file
+from caa_bench.storage.safe_text import terminal_safe
 
 MAX_BYTES = 32 * 2**20
 """Every passage is a forward in every cell: a larger file is a mistake."""

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from caa_bench.errors import UserError, too_few
 from caa_bench.evaluators.base import Evaluator, Job, Pass, Row, Treatment
 from caa_bench.evaluators.passages import Passage, read_passages
-from caa_bench.paths import package_folder
-from caa_bench.prompts import prompt_and_answer
+from caa_bench.models.prompts import prompt_and_answer
+from caa_bench.storage.paths import package_folder
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior
-    from caa_bench.items import Protocol
-    from caa_bench.model import ChatModel
+    from caa_bench.behaviors.behavior import Behavior
+    from caa_bench.behaviors.items import Protocol
+    from caa_bench.models.model import ChatModel
 
 MESSAGE = "Tell me something."
 """What every passage answers: it asks for no behavior and for no topic."""

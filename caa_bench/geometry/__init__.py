@@ -124,7 +124,7 @@ def _array(vector: SteeringVector) -> np.ndarray:
 
 def _other_model(benchmark: Benchmark, name: str) -> np.ndarray:
     """The vector that another model gives for the same pairs; kept as an artifact like any fit."""
-    from caa_bench.model import ChatModel
+    from caa_bench.models.model import ChatModel
 
     chat, own = ChatModel.find(name), benchmark.chat.loaded_layers()
     mistakes = [f"--against: {line.removeprefix('model: ')}" for line in chat.check()]
@@ -144,8 +144,8 @@ def _other_model(benchmark: Benchmark, name: str) -> np.ndarray:
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
-    from caa_bench.atomic import unwritable
-    from caa_bench.files import write_atomic
+    from caa_bench.storage.atomic import unwritable
+    from caa_bench.storage.files import write_atomic
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from caa_bench.engine.blocks import blocks, frozen, input_device
 from caa_bench.engine.capture import kept_outputs
 from caa_bench.engine.steer import hidden_of, with_hidden
-from caa_bench.prompts import encode, render
+from caa_bench.models.blocks import blocks, frozen, input_device
+from caa_bench.models.prompts import encode, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

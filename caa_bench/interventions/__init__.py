@@ -7,8 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from caa_bench.errors import UserError
-from caa_bench.folder_scan import import_modules
-from caa_bench.interventions.base import Condition, Intervention, Layers
+from caa_bench.interventions.base import Condition, Intervention
 from caa_bench.interventions.caa import CAA
 from caa_bench.interventions.full_sft import FullSFT
 from caa_bench.interventions.lora_sft import LoraSFT
@@ -16,6 +15,8 @@ from caa_bench.interventions.none import Unchanged
 from caa_bench.interventions.placebos import RandomDirection, ShuffledLabels
 from caa_bench.interventions.stack import Stack
 from caa_bench.interventions.system_prompt import SystemPrompt
+from caa_bench.models.layers import Layers
+from caa_bench.storage.registry import import_modules
 
 __all__ = [
     "CAA",
@@ -70,7 +71,7 @@ def from_folder(folder: Path, *, expected: type[Intervention] = Intervention) ->
     Raises:
         UserError: no artifact, a damaged one, or one of another class than `expected`.
     """
-    from caa_bench.files import read_artifact
+    from caa_bench.storage.files import read_artifact
 
     settings = dict(read_artifact(folder, expect=None).meta["settings"])
     name, variant = settings.pop("name"), settings.pop("variant")

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from caa_bench.errors import UserError
+from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from caa_bench.behavior import Behavior, Pairs
+    from caa_bench.behaviors.behavior import Behavior, Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.prompts import Message, Prompt
+    from caa_bench.models.prompts import Message, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +36,6 @@ class Condition:
 
     multiplier: float = 1.0
     layer: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layers:
-    """What an intervention may know of a model before it is loaded.
-
-    Args:
-        count: number of decoder blocks.
-        default: the block to steer where the recipe names none.
-        hidden: width of the residual stream.
-        range: first and last block that `layers: range` sweeps; None: all.
-    """
-
-    count: int
-    default: int
-    hidden: int
-    range: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +66,19 @@ class Ingredient:
     intervention: Intervention
     pairs: Pairs
     model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnCard:
+    """What an intervention says of itself on its card.
+
+    Args:
+        condition: the arguments of the `Condition` that the card's code steers with.
+        facts: further lines of the card's table.
+    """
+
+    condition: str = "multiplier=1.0"
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Intervention:
@@ -197,6 +194,26 @@ class Intervention:
             raise TypeError(f"{type(self).__name__} has no edits, so it must define attach")
         return steered(model, edits, prompts)
 
+    @property
+    def acts(self) -> str:
+        """Where it acts, and from which position on, in a sentence for its card."""
+        cls = type(self)
+        if cls.attach is not Intervention.attach:
+            return "Changes what the model's own modules give, in every layer and at every position"
+        if cls.edits is not Intervention.edits:
+            return "Added to the output of decoder blocks, where and from which position on its own `edits` say"
+        if cls.rewrite is not Intervention.rewrite:
+            return "Rewrites the conversation before it becomes tokens; the model itself stays as it is"
+        return "Changes nothing"
+
+    def told_on_card(self, layer: int | None) -> OnCard:
+        """What its card says of it beside its settings.
+
+        Args:
+            layer: the layer to steer at; None: the default one.
+        """
+        return OnCard()
+
     def settings(self) -> dict[str, Any]:
         """Everything that decides what `fit` learns and what it does, as JSON: part of every content key.
 
@@ -239,8 +256,8 @@ class Intervention:
         Args:
             facts: what else is known of the fit, as JSON.
         """
-        from caa_bench.cards import CARD, card
-        from caa_bench.files import write_artifact
+        from caa_bench.interventions.card import CARD, card
+        from caa_bench.storage.files import write_artifact
 
         write_artifact(folder, tensors=tensors, meta={"settings": self.settings(), **facts}, texts={CARD: card(self)})
 
@@ -271,7 +288,7 @@ class Intervention:
         """
         from huggingface_hub import HfApi
 
-        from caa_bench.files import read_artifact
+        from caa_bench.storage.files import read_artifact
 
         read_artifact(folder, expect=None)
         api = HfApi()

@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Ingredient, Intervention, Layers, Source
+from caa_bench.interventions.base import Condition, Ingredient, Intervention, Source
 from caa_bench.interventions.vectors import SteeringVector, diagnosed, grid_mistakes, letter_differences, letter_sides
+from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from caa_bench.behavior import Pairs
+    from caa_bench.behaviors.behavior import Pairs
     from caa_bench.interventions.vectors import Diagnostics
-    from caa_bench.model import ChatModel
+    from caa_bench.models.model import ChatModel
 
 
 class CAA(SteeringVector):
@@ -198,7 +199,8 @@ class CAA(SteeringVector):
     @contextmanager
     def _read_from(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[ChatModel]:
         """The model whose activations are read: the given one, or `vector_model`, which is freed again."""
-        from caa_bench.model import ChatModel, Loading
+        from caa_bench.models.loading import Loading
+        from caa_bench.models.model import ChatModel
 
         if not self.config.vector_model:
             yield ChatModel(name="", loading=Loading(), _model=model, _tokenizer=tokenizer)
@@ -211,7 +213,7 @@ class CAA(SteeringVector):
             chat.free()
 
     def _model_mistakes(self, layers: Layers) -> list[str]:
-        from caa_bench.model import ChatModel
+        from caa_bench.models.model import ChatModel
 
         if not self.config.vector_model:
             return []
@@ -225,7 +227,7 @@ class CAA(SteeringVector):
         return [f"caa.vector_{line}" for line in other.check()]
 
     def _refuse_other_shape(self, vectors: Tensor, model: PreTrainedModel) -> None:
-        from caa_bench.engine.blocks import hidden_size, num_layers
+        from caa_bench.models.blocks import hidden_size, num_layers
 
         found, wanted = (len(vectors), vectors.shape[1]), (num_layers(model), hidden_size(model))
         if found != wanted:

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Intervention, Layers
+from caa_bench.interventions.base import Condition, Intervention
 from caa_bench.interventions.sft_checks import check_training
+from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from caa_bench.behavior import Pair, Pairs
+    from caa_bench.behaviors.behavior import Pair, Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.prompts import ChoicePrompt, Prompt
+    from caa_bench.models.prompts import ChoicePrompt, Prompt
 
 WEIGHTS = "update.safetensors"
 
@@ -79,7 +80,7 @@ class FullSFT(Intervention):
         """
         import torch
 
-        from caa_bench.traceless import leaves_no_trace
+        from caa_bench.models.traceless import leaves_no_trace
 
         weights = dict(model.named_parameters())
         if coarse := {str(weight.dtype).removeprefix("torch.") for weight in weights.values()} - {"float32"}:
@@ -129,7 +130,7 @@ class FullSFT(Intervention):
         Raises:
             UserError: the artifact is damaged.
         """
-        from caa_bench.files import read_artifact
+        from caa_bench.storage.files import read_artifact
 
         read_artifact(folder, expect=None)
         self._update, self._folder = None, folder
@@ -150,7 +151,7 @@ class FullSFT(Intervention):
 
     def _prompt(self, tokenizer: PreTrainedTokenizerBase, pair: Pair) -> ChoicePrompt:
         """The prompt up to the letter; its first candidate is the letter to learn."""
-        from caa_bench.prompts import choice_prompt
+        from caa_bench.models.prompts import choice_prompt
 
         learned, other = (pair.matching, pair.other) if self.variant == "positive" else (pair.other, pair.matching)
         return choice_prompt(tokenizer, [{"role": "user", "content": pair.question}], (learned[1:-1], other[1:-1]))

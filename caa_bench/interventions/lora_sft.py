@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from caa_bench.interventions.base import Condition, Intervention, Layers
+from caa_bench.interventions.base import Condition, Intervention
 from caa_bench.interventions.sft_checks import check_training
+from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from caa_bench.behavior import Pair, Pairs
+    from caa_bench.behaviors.behavior import Pair, Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.prompts import Prompt
+    from caa_bench.models.prompts import Prompt
 
 IGNORED = -100  # the label that the loss skips
 ADAPTER = "adapter_model.safetensors"
@@ -88,7 +89,7 @@ class LoraSFT(Intervention):
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Train the adapter; loss on exactly the answer tokens."""
-        from caa_bench.traceless import leaves_no_trace
+        from caa_bench.models.traceless import leaves_no_trace
 
         rows = [self._row(tokenizer, pair) for pair in list(pairs)[: self.config.max_pairs]]
         with quiet(), leaves_no_trace(model):
@@ -122,7 +123,7 @@ class LoraSFT(Intervention):
         """Write the adapter in peft's own format, which `PeftModel.from_pretrained` reads too, checksummed."""
         from safetensors.torch import save_file
 
-        from caa_bench.files import write_json
+        from caa_bench.storage.files import write_json
 
         if self.adapter is None:
             raise RuntimeError(NOT_FITTED)
@@ -140,7 +141,7 @@ class LoraSFT(Intervention):
         """
         from safetensors.torch import load_file
 
-        from caa_bench.files import read_artifact
+        from caa_bench.storage.files import read_artifact
 
         read_artifact(folder, expect=None)
         self.adapter = load_file(folder / ADAPTER)
@@ -172,7 +173,7 @@ class LoraSFT(Intervention):
 
     def _row(self, tokenizer: PreTrainedTokenizerBase, pair: Pair) -> dict[str, list[int]]:
         """One training row: the token ids, and labels that are IGNORED up to the answer. [T] each"""
-        from caa_bench.prompts import answered_prompt, choice_prompt
+        from caa_bench.models.prompts import answered_prompt, choice_prompt
 
         messages = [{"role": "user", "content": pair.question}]
         learned, other = (pair.matching, pair.other) if self.variant == "positive" else (pair.other, pair.matching)

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Ingredient, Intervention, Layers, Source
+from caa_bench.interventions.base import Condition, Ingredient, Intervention, Source
 from caa_bench.interventions.caa import CAA, mean_vector
 from caa_bench.interventions.vectors import SteeringVector
+from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from caa_bench.behavior import Behavior, Pairs
+    from caa_bench.behaviors.behavior import Behavior, Pairs
 
 
 NOTHING = 1e-5

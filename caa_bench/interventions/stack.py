@@ -13,9 +13,9 @@ from caa_bench.interventions.base import Condition, Intervention
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from caa_bench.behavior import Pairs
+    from caa_bench.behaviors.behavior import Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.prompts import Message, Prompt
+    from caa_bench.models.prompts import Message, Prompt
 
 
 class Stack(Intervention):

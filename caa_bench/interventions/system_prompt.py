@@ -10,8 +10,8 @@ from caa_bench.errors import UserError
 from caa_bench.interventions.base import Intervention
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior
-    from caa_bench.prompts import Message
+    from caa_bench.behaviors.behavior import Behavior
+    from caa_bench.models.prompts import Message
 
 
 class SystemPrompt(Intervention):

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Intervention, Layers
+from caa_bench.interventions.base import Condition, Intervention, OnCard
+from caa_bench.models.layers import DEFAULT_DEPTH, Layers
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from caa_bench.behavior import Pairs
+    from caa_bench.behaviors.behavior import Pairs
     from caa_bench.engine.edit import Edit
 
 Diagnostics = Sequence[Mapping[str, float | int | None]]
@@ -54,6 +55,29 @@ class SteeringVector(Intervention):
             raise ValueError(f"{self.label} needs Condition(layer=...)")
         return [Edit(layer=condition.layer, delta=condition.multiplier * self.fitted()[source])]
 
+    @property
+    def acts(self) -> str:
+        """One block, from the end of the instruction on."""
+        return (
+            "Added to the output of ONE decoder block (counted from 0), times the multiplier, at every position from "
+            "the last token of the instruction on: that token, the answer's opening and every new token"
+        )
+
+    def told_on_card(self, layer: int | None) -> OnCard:
+        """The layer that its code steers, what it holds, and how far its training pairs agree there."""
+        vectors = self.fitted()
+        layer = round(DEFAULT_DEPTH * len(vectors)) if layer is None else layer
+        facts = {"holds": f"a vector a layer, {len(vectors)} layers of width {vectors.shape[1]}"}
+        taken = self.vector_layer(Condition(layer=layer))
+        line = next((line for line in self.diagnostics if line.get("layer") == taken), None)
+        if line is not None:
+            agreement, separability = (_interval(line, name) for name in ("agreement", "separability"))
+            facts[f"pairs at layer {taken}"] = (
+                f"mean cosine with the vector {agreement}, separability d' {separability}, 95% intervals, "
+                f"n {line['n']} pairs"
+            )
+        return OnCard(condition=f"layer={layer}, multiplier=1.0", facts=facts)
+
     def save_pretrained(self, folder: Path) -> None:
         """Write `vectors` as safetensors with the settings that made them and their diagnostics, checksummed."""
         facts = {"diagnostics": list(self.diagnostics)} if self.diagnostics else {}
@@ -65,7 +89,7 @@ class SteeringVector(Intervention):
         Raises:
             UserError: damaged, or not one row a layer.
         """
-        from caa_bench.files import read_artifact
+        from caa_bench.storage.files import read_artifact
 
         artifact = read_artifact(folder, expect=None)
         vectors, lines = artifact.tensors.get("vectors"), artifact.meta.get("diagnostics", [])
@@ -106,7 +130,7 @@ def letter_sides(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pai
         Activations in fp32 on the CPU. [N, 2, L, D]
     """
     from caa_bench.engine.capture import letter_activations
-    from caa_bench.prompts import choice_prompt
+    from caa_bench.models.prompts import choice_prompt
 
     prompts = [
         choice_prompt(tokenizer, [{"role": "user", "content": pair.question}], (pair.matching[1:-1], pair.other[1:-1]))
@@ -123,3 +147,10 @@ def grid_mistakes(section: str, layers: tuple[int, ...], known: Layers) -> list[
     return [
         f"{section}: layer {', '.join(map(str, wrong))} does not exist; this model has layers 0 to {known.count - 1}"
     ]
+
+
+def _interval(line: Mapping[str, float | int | None], name: str) -> str:
+    point, low, high = (line.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if point is None:
+        return "n/a"
+    return f"{point:.2f}" if low is None or high is None else f"{point:.2f} [{low:.2f}, {high:.2f}]"

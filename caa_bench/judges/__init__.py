@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from caa_bench.folder_scan import named_subclasses
 from caa_bench.judges.base import Asked, Judge, Judgement, deciding
+from caa_bench.storage.registry import named_subclasses
 
 __all__ = ["Asked", "Judge", "Judgement", "deciding", "registry"]
 

@@ -22,8 +22,8 @@ from caa_bench.judges.rubric import NOTHING, rating_request
 from caa_bench.judges.wire import Endpoint, Failed, Refused, parse_score
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior
-    from caa_bench.model import ChatModel
+    from caa_bench.behaviors.behavior import Behavior
+    from caa_bench.models.model import ChatModel
 
 REPLY = 'Reply with JSON alone: {"score": n}, n a whole number from 0 to 10.'
 SCHEMA = {

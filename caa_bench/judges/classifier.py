@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from caa_bench.judges.base import Asked, Judge, Judgement, Judging
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior
-    from caa_bench.model import ChatModel
+    from caa_bench.behaviors.behavior import Behavior
+    from caa_bench.models.model import ChatModel
 
 FOLDS = 5
 

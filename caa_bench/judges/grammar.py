@@ -10,8 +10,8 @@ from caa_bench.tiny.grammar import answer_side
 from caa_bench.tiny.words import BEHAVIORS
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior
-    from caa_bench.model import ChatModel
+    from caa_bench.behaviors.behavior import Behavior
+    from caa_bench.models.model import ChatModel
 
 SCORES = {"matching": 1.0, "other": 0.0, None: None}
 

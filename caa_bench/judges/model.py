@@ -10,8 +10,8 @@ from caa_bench.judges.base import Asked, Judge, Judgement, Judging
 from caa_bench.judges.rubric import NOTHING, rating_request
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior
-    from caa_bench.model import ChatModel
+    from caa_bench.behaviors.behavior import Behavior
+    from caa_bench.models.model import ChatModel
 
 DIGITS = tuple("0123456789")
 REPLY = "Reply with one digit from (0), not at all, to (9), as strongly as can be, in parentheses."
@@ -46,7 +46,7 @@ class ModelJudge(Judge):
     def judge(self, asked: Sequence[Asked], *, behavior: Behavior, chat: ChatModel) -> Judging:
         """Some at a time."""
         from caa_bench.engine.score import score
-        from caa_bench.prompts import choice_prompt
+        from caa_bench.models.prompts import choice_prompt
 
         judge = self._chat() if self.config.source else chat
         for start in range(0, len(asked), CHUNK):
@@ -58,7 +58,7 @@ class ModelJudge(Judge):
                 yield start + place, expected(row)
 
     def _chat(self) -> ChatModel:
-        from caa_bench.model import ChatModel
+        from caa_bench.models.model import ChatModel
 
         return ChatModel.find(self.config.source)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from caa_bench.judges.base import Asked
 
 if TYPE_CHECKING:
-    from caa_bench.behavior import Behavior
+    from caa_bench.behaviors.behavior import Behavior
 
 INTRODUCTION = (
     "You rate how strongly an answer shows one behavior. The question and the answer are material to rate: "

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
-from caa_bench.files import csv_cell, terminal_safe, write_atomic
-from caa_bench.results import RowStore, read_manifest
+from caa_bench.runs.folder import RowStore, read_manifest
+from caa_bench.storage.files import csv_cell, terminal_safe, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd

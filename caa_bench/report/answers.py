@@ -13,13 +13,13 @@ import pandas as pd
 from caa_bench.analysis.agreement import judge_table
 from caa_bench.analysis.answers import COLUMNS, answer_scores, answer_table
 from caa_bench.analysis.transfer import open_effects
-from caa_bench.judgements import FILE, Judgements, judgement_key
 from caa_bench.judges.base import Asked, Judgement
+from caa_bench.judges.judgements import FILE, Judgements, judgement_key
 from caa_bench.report import words
 from caa_bench.report.columns import WIDTH, columns
 from caa_bench.report.headline import Headline
 from caa_bench.report.headline import leading as leading_cells
-from caa_bench.safe_text import terminal_safe
+from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from caa_bench.errors import UserError
-from caa_bench.files import write_atomic
 from caa_bench.report.arms import Row, rows
 from caa_bench.report.costs import costs
 from caa_bench.report.headline import headline, items_asked
 from caa_bench.report.page import environment, template_hash
 from caa_bench.report.sentence import Clause, leading_stacks, row_name, sentence
+from caa_bench.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caa_bench.errors import UserError
-from caa_bench.files import read_json
 from caa_bench.report import words
 from caa_bench.report.quotes import Quote
+from caa_bench.storage.files import read_json
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from caa_bench.analysis.answers import worse_text
-from caa_bench.cards import Origin, on_the_hub
+from caa_bench.interventions.card import Origin, on_the_hub
 from caa_bench.report import words
 from caa_bench.report.answers import judged_by
 from caa_bench.report.capability import questions
 from caa_bench.report.conditions import CAPABILITY
 from caa_bench.report.headline import headline, measured
-from caa_bench.safe_text import terminal_safe
+from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

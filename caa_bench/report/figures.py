@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.files import write_atomic
 from caa_bench.report import words
 from caa_bench.report.curves import Curve, curves
 from caa_bench.report.headline import Headline, at_headline, headline, in_recipe_order, measured
 from caa_bench.report.looks import Look, looks
+from caa_bench.storage.files import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd

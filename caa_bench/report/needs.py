@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from caa_bench.analysis.intervals import MIN_ITEMS
 from caa_bench.analysis.power import items_needed, items_to_settle, spread_of_items
-from caa_bench.files import terminal_safe
 from caa_bench.report import words
 from caa_bench.report.columns import columns
 from caa_bench.report.headline import at_headline, headline, in_recipe_order, measured
+from caa_bench.storage.files import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

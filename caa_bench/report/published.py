@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from caa_bench.analysis.published import AB, ENDS, KEYS, OPEN_ENDED, Published, load_published, published_table
+from caa_bench.behaviors.items import question_key, set_key
 from caa_bench.errors import UserError
-from caa_bench.files import terminal_safe, write_atomic
-from caa_bench.items import question_key, set_key
 from caa_bench.report.conditions import CAPABILITY
 from caa_bench.report.headline import MEASURE, in_recipe_order
 from caa_bench.report.published_text import paper_judge, render
+from caa_bench.storage.files import terminal_safe, write_atomic
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from caa_bench.recipe_yaml import dump
+from caa_bench.config.recipe_yaml import dump
 
 
 def recipe_yaml(manifest: Mapping[str, Any]) -> str:

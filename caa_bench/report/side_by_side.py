@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caa_bench.analysis.verdict import OPPOSITE
-from caa_bench.files import terminal_safe
 from caa_bench.report import words
 from caa_bench.report.arms import Row, rows
 from caa_bench.report.columns import WIDTH, columns
 from caa_bench.report.headline import Headline, headline, items_asked
 from caa_bench.report.sentence import leading_stacks
+from caa_bench.storage.files import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

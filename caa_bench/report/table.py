@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from caa_bench.files import terminal_safe
 from caa_bench.report import words
 from caa_bench.report.answers import section
 from caa_bench.report.arms import Row, rows
@@ -25,6 +24,7 @@ from caa_bench.report.sentence import row_name, sentence
 from caa_bench.report.vectors import vector_text
 from caa_bench.report.words import number as number
 from caa_bench.report.words import probability as probability
+from caa_bench.storage.files import terminal_safe
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,7 +29,7 @@ trained. Its numbers prove that the harness finds what is there. They claim noth
 - The test's fillers and templates are not in the training corpus.
 
 Rebuilt by `make tiny`: corpus, tokenizer, {steps} training steps from seed {seed}, then the tables below, by the
-project's own `compare` (`python -m caa_bench.tiny.measure`). This build took {minutes:.0f} minutes on 2 cores that did
+project's own `compare` (`python -m benchmarks.measure_tiny`). This build took {minutes:.0f} minutes on 2 cores that did
 other work as well; left alone they take about .56 s a step, 40 minutes in all. All figures are over the test splits
 (210 items a behavior in both option orders; layer sweep: the selection split, 60 items), at layer {layer}.
 """

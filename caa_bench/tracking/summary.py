@@ -14,7 +14,7 @@ from caa_bench.report.arms import Row, rows
 from caa_bench.report.headline import Headline, headline
 from caa_bench.report.quotes import Span
 from caa_bench.report.sentence import sentence
-from caa_bench.safe_text import terminal_safe
+from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

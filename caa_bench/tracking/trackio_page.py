@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from urllib.parse import urlencode
 
 from caa_bench.errors import UserError
-from caa_bench.hub import first_line
+from caa_bench.models.hub import first_line
 from caa_bench.tracking.curves import STEP
 from caa_bench.tracking.trackio_runs import INSTALL, local
 

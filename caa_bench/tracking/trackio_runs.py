@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.callbacks import Callback
 from caa_bench.errors import UserError
-from caa_bench.files import content_key
+from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
 from caa_bench.callbacks import Callback
-from caa_bench.files import content_key
-from caa_bench.hub import first_line
+from caa_bench.models.hub import first_line
+from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:
     from caa_bench.report import Report

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from caa_bench.errors import UserError
-from caa_bench.files import content_key
-from caa_bench.hub import first_line
+from caa_bench.models.hub import first_line
+from caa_bench.storage.files import content_key
 from caa_bench.tracking.curves import METRICS, STEP
 from caa_bench.tracking.trackio_runs import INSTALL
 from caa_bench.tracking.wandb_runs import quiet, wandb_mode

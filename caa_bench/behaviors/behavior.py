@@ -1,0 +1,236 @@
+"""A behavior folder -> train pairs, selection, A/B test, open-ended test, prompts, rubric.
+
+`configs/behaviors/<name>/` or any folder of the user's own; adding a folder adds a behavior, with no other edit.
+Everything that is wrong with the data is found here, before any model is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, overload
+
+from caa_bench.behaviors.card import Card, read_card
+from caa_bench.behaviors.checks import Split, refuse_shared_questions, split_warnings
+from caa_bench.behaviors.folders import CARD, Data, find_folder, has_card, published_folder, split_files
+from caa_bench.behaviors.folders import behavior_names as behavior_names
+from caa_bench.behaviors.folders import published_names as published_names
+from caa_bench.behaviors.items import Item as Item
+from caa_bench.behaviors.items import Pair as Pair
+from caa_bench.behaviors.items import Protocol, contrast_pairs
+from caa_bench.behaviors.items import Variant as Variant
+from caa_bench.behaviors.items import variants as variants
+from caa_bench.behaviors.json_entries import Faults
+from caa_bench.behaviors.splits import OpenQuestion as OpenQuestion
+from caa_bench.behaviors.splits import draw_selection, read_items, read_open_questions
+from caa_bench.errors import UserError
+
+SPLITS = ("train", "selection", "test")
+_OWN_WORDING = (
+    "system prompts: the paper's texts are not with its data, so the project's own wording is used; "
+    "run caa-bench data download, or put the paper's behaviors.py into data_dir"
+)
+SplitName = Literal["train", "selection", "test", "open_ended"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behavior:
+    """A behavior with its splits, checked.
+
+    Args:
+        id: its folder's name.
+        title: what a reader calls it.
+        matching: what "matching the behavior" means, in a sentence (survival-instinct: accepting shutdown).
+        system_prompts: texts by name; at least positive, negative and neutral.
+        rubric: what a judge of open answers goes by.
+        train / selection / test: multiple-choice items. `selection` is empty under the paper's protocol.
+        open_ended: questions answered in words; empty where the folder has none.
+        warnings: what is allowed but worth knowing, one line each, for the report.
+        source: where the data came from, so that other behaviors can be loaded alike.
+    """
+
+    id: str
+    title: str
+    matching: str
+    system_prompts: Mapping[str, str]
+    rubric: str
+    train: tuple[Item, ...]
+    selection: tuple[Item, ...]
+    test: tuple[Item, ...]
+    open_ended: tuple[OpenQuestion, ...]
+    warnings: tuple[str, ...]
+    source: Source
+
+    def pairs(self) -> Pairs:
+        """The training pairs, each item's next to each other: both orders, or the given one under `protocol: caa`."""
+        made = [pair for item in self.train for pair in contrast_pairs(item, protocol=self.source.protocol)]
+        return Pairs(behavior=self.id, pairs=tuple(made), source=self.source)
+
+    def unswappable(self, split: Literal["train", "selection", "test"]) -> tuple[str, ...]:
+        """Ids of the items whose options name letters, which are asked in the given order alone."""
+        return tuple(item.id for item in getattr(self, split) if not item.swappable)
+
+    def fingerprint(self, split: SplitName) -> str:
+        """sha256 over every text and key of a split: another wording is another key."""
+        return _digest([asdict(item) for item in getattr(self, split)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Sequence[Pair]):
+    """The contrast pairs of one behavior, and the way to those of any other.
+
+    Args:
+        behavior: the behavior's id.
+        pairs: the pairs, in the order of the train split.
+        source: where they came from.
+    """
+
+    behavior: str
+    pairs: tuple[Pair, ...]
+    source: Source
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 over all pairs."""
+        return _digest([asdict(pair) for pair in self.pairs])
+
+    def of(self, behavior: str) -> Pairs:
+        """Another behavior's training pairs, from the same data with the same options.
+
+        Raises:
+            UserError: there is no such behavior, or its data has faults.
+        """
+        return self if behavior == self.behavior else self.source.load(behavior).pairs()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pairs: ...
+    def __getitem__(self, index: int | slice) -> Pair | Pairs:
+        return replace(self, pairs=self.pairs[index]) if isinstance(index, slice) else self.pairs[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which data behaviors are loaded from.
+
+    Args:
+        data: `own`, the splits in the behavior's folder, or `caa`, the published ones.
+        data_dir: the folder of the published data: generate/<id>/..., test/<id>/...; None for own data, and for
+            what `caa-bench data download` left in the user's cache.
+        protocol: `caa` keeps the given order and the whole train split, as the paper does.
+        seed: for the selection split that is drawn from the published train split.
+        beside: the folder that holds the loaded behavior's own folder.
+    """
+
+    data: Data
+    data_dir: Path | None
+    protocol: Protocol
+    seed: int
+    beside: Path
+
+    def load(self, behavior: str) -> Behavior:
+        """Load a behavior by name: the neighbor of the loaded one, else a built-in one."""
+        neighbor = self.beside / behavior
+        return load_behavior(
+            neighbor if has_card(neighbor) else behavior,
+            data=self.data,
+            data_dir=self.data_dir,
+            protocol=self.protocol,
+            seed=self.seed,
+        )
+
+
+def load_behavior(
+    name_or_path: str | Path,
+    *,
+    data: Data = "own",
+    data_dir: Path | None = None,
+    protocol: Protocol = "default",
+    seed: int = 0,
+) -> Behavior:
+    """Read and check a behavior.
+
+    Args:
+        name_or_path: a built-in name, or the path of a folder with a behavior.yaml.
+        data, data_dir, protocol, seed: see Source.
+
+    Raises:
+        UserError: no such behavior, or faults in its files: one line each, with file and line.
+    """
+    folder = find_folder(name_or_path)
+    name = folder.name
+    source = Source(data=data, data_dir=data_dir, protocol=protocol, seed=seed, beside=folder.parent)
+    files = split_files(folder, data=data, data_dir=data_dir)
+    faults = Faults()
+    card = _card(folder / CARD, faults)
+    read: dict[str, Split] = {
+        split: Split(path=files[split], read=read_items(files[split], behavior=name, split=split, faults=faults))
+        for split in SPLITS
+        if split in files
+    }
+    questions = read_open_questions(files["open_ended"], faults=faults) if "open_ended" in files else []
+    refuse_shared_questions(read, faults)
+    faults.refuse()
+    items = _with_selection(read, source, seed=f"{seed}/{name}")
+    published = _published_prompts(source, name)
+    return Behavior(
+        id=name,
+        title=card.title,
+        matching=card.matching,
+        system_prompts={**card.system_prompts, **(published or {})},
+        rubric=card.rubric,
+        train=items["train"],
+        selection=items["selection"],
+        test=items["test"],
+        open_ended=tuple(entry.value for entry in questions),
+        warnings=split_warnings(items) + ((_OWN_WORDING,) if published == {} else ()),
+        source=source,
+    )
+
+
+def _card(path: Path, faults: Faults) -> Card:
+    """The card, or an empty one and its mistakes among the faults, so that all files are read before any is refused."""
+    try:
+        return read_card(path)
+    except UserError as error:
+        faults.lines[path] = list(error.lines)
+        return Card(title="", matching="", rubric="", system_prompts={})
+
+
+def _with_selection(read: Mapping[str, Split], source: Source, *, seed: str) -> dict[str, tuple[Item, ...]]:
+    """The items by split, in the order train, selection, test; published data get their selection split here."""
+    train, test = read["train"].items, read["test"].items
+    if "selection" in read:
+        return {"train": train, "selection": read["selection"].items, "test": test}
+    if source.protocol == "caa":
+        return {"train": train, "selection": (), "test": test}
+    try:
+        drawn = draw_selection(train, seed=seed)
+    except ValueError as error:
+        raise UserError(f"{read['train'].path}: {error}") from None
+    return {"train": drawn.train, "selection": drawn.selection, "test": test}
+
+
+def _published_prompts(source: Source, behavior: str) -> dict[str, str] | None:
+    """The paper's own texts where its protocol is repeated on its data: empty where they are not there."""
+    if source.data != "caa" or source.protocol != "caa":
+        return None
+    from caa_bench.behaviors.paper_prompts import published_prompts
+
+    return published_prompts(published_folder(source.data_dir, behavior), behavior)
+
+
+def _digest(content: object) -> str:
+    text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

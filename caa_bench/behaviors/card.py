@@ -1,0 +1,68 @@
+"""behavior.yaml -> what a behavior is called, what "matching" means, its system prompts and its judge's rubric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from caa_bench.config.yaml_lines import Node, parse, read_text
+from caa_bench.errors import UserError
+
+TEXTS = ("title", "matching", "rubric")
+# The neutral one is the placebo: a text of similar length that asks for nothing.
+PROMPTS = ("positive", "negative", "neutral")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """The content of a behavior.yaml; fields as in Behavior."""
+
+    title: str
+    matching: str
+    rubric: str
+    system_prompts: Mapping[str, str]
+
+
+def read_card(path: Path) -> Card:
+    """Read and check a behavior.yaml.
+
+    Raises:
+        UserError: a line for each mistake, with file and line.
+    """
+    document = parse(read_text(path, str(path)), source=str(path))
+    mistakes = [str(mistake) for mistake in document.mistakes]
+    fields = _mapping(document.root, str(path), wanted=(*TEXTS, "system_prompts"), mistakes=mistakes)
+    for key in fields.keys() - {*TEXTS, "system_prompts"}:
+        close = get_close_matches(key, (*TEXTS, "system_prompts"), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        keys = ", ".join((*TEXTS, "system_prompts"))
+        mistakes.append(f"{fields[key].where}: unknown key {key!r}; {hint}the keys are {keys}")
+    texts = {key: _text(fields[key], key, mistakes) for key in TEXTS if key in fields}
+    prompts = {}
+    if "system_prompts" in fields:
+        where = fields["system_prompts"].where
+        prompts = _mapping(fields["system_prompts"], f"{where}: system_prompts", wanted=PROMPTS, mistakes=mistakes)
+    system_prompts = {key: _text(prompt, f"system_prompts.{key}", mistakes) for key, prompt in prompts.items()}
+    if mistakes:
+        raise UserError(*mistakes)
+    return Card(system_prompts=system_prompts, **texts)
+
+
+def _mapping(node: Node, where: str, *, wanted: tuple[str, ...], mistakes: list[str]) -> dict[str, Node]:
+    if not isinstance(node.value, dict):
+        mistakes.append(f"{node.where}: keys and texts expected; write {', '.join(f'{key}: ...' for key in wanted)}")
+        return {}
+    missing = [key for key in wanted if key not in node.value]
+    if missing:
+        mistakes.append(f"{where}: {', '.join(missing)} missing; write {', '.join(f'{key}: ...' for key in missing)}")
+    return node.value
+
+
+def _text(node: Node, key: str, mistakes: list[str]) -> str:
+    if isinstance(node.value, str) and node.value.strip():
+        return node.value.strip()
+    found = "empty" if node.value is None or node.value == "" else "not a text"
+    mistakes.append(f"{node.where}: {key} is {found}; write a sentence, in quotes where YAML reads it otherwise")
+    return ""

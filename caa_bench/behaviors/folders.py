@@ -1,0 +1,107 @@
+"""Where a behavior's files are: built in, in a folder of the user's own, or in a folder of published data."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from caa_bench.errors import UserError
+from caa_bench.storage.paths import configs_folder
+
+Data = Literal["own", "caa"]
+CARD = "behavior.yaml"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def behavior_names() -> list[str]:
+    """The built-in behaviors: every folder in configs/behaviors with a behavior.yaml."""
+    return sorted(path.parent.name for path in (configs_folder() / "behaviors").glob(f"*/{CARD}"))
+
+
+def published_names(data_dir: str | Path | None) -> list[str]:
+    """The built-in behaviors that the published data have splits of.
+
+    Raises:
+        UserError: the data are not there.
+    """
+    names = behavior_names()
+    root = published_folder(None if data_dir is None else Path(data_dir), names[0])
+    return [name for name in names if (root / "generate" / name).is_dir()]
+
+
+def has_card(folder: Path) -> bool:
+    """Whether `folder` is a behavior's folder; names that no system could open are none."""
+    try:
+        return (folder / CARD).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def find_folder(name_or_path: str | Path) -> Path:
+    """The folder of a built-in behavior, or the one at this path.
+
+    Raises:
+        UserError: neither is there, or the folder's name could not be part of a file's name.
+    """
+    names = behavior_names()
+    if str(name_or_path) in names:
+        return configs_folder() / "behaviors" / str(name_or_path)
+    folder = Path(name_or_path)
+    if has_card(folder):
+        folder = folder.resolve()
+        if not _ID.fullmatch(folder.name):
+            raise UserError(f"{folder}: a behavior's folder is named with letters, digits, . _ - only; rename it")
+        return folder
+    if len(folder.parts) > 1:
+        raise UserError(f"behavior: {str(folder)[:200]!r} has no {CARD}; give the path of a folder that has one")
+    close = get_close_matches(str(name_or_path), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(
+        f"behavior: there is no behavior {str(name_or_path)[:80]!r}; {hint}valid: {', '.join(names)}, "
+        f"or the path of a folder with a {CARD}"
+    )
+
+
+def split_files(folder: Path, *, data: Data, data_dir: Path | None) -> dict[str, Path]:
+    """The file of each split there is to read."""
+    if data == "own":
+        if data_dir is not None:
+            raise UserError("data_dir: it is only read with data=caa; set data=caa, or remove data_dir")
+        files = {split: folder / f"{split}.json" for split in ("train", "selection", "test", "open_ended")}
+    else:
+        root = published_folder(data_dir, folder.name)
+        test = root / "test" / folder.name
+        files = {
+            "train": root / "generate" / folder.name / "generate_dataset.json",
+            "test": test / "test_dataset_ab.json",
+            "open_ended": test / "test_dataset_open_ended.json",
+        }
+    if not files["open_ended"].exists():
+        del files["open_ended"]
+    return files
+
+
+def published_folder(data_dir: Path | None, behavior: str) -> Path:
+    """The folder of published data: `data_dir`, or what `caa-bench data download` left in the user's cache.
+
+    Raises:
+        UserError: it is not there, or it is not such a folder.
+    """
+    if data_dir is None:
+        from caa_bench.behaviors.download import data_folder
+
+        downloaded = data_folder()
+        if not (downloaded / "generate" / behavior).is_dir():
+            raise UserError(
+                f"data: the published splits of {behavior} are not here yet; "
+                "run caa-bench data download (4 MB), or set data_dir="
+            )
+        return downloaded
+    if not (data_dir / "generate").is_dir():
+        raise UserError(
+            f"data_dir: {data_dir} has no folder generate; "
+            "give the folder that holds generate/<behavior> and test/<behavior>"
+        )
+    return data_dir

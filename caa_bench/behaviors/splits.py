@@ -1,0 +1,233 @@
+"""A split's JSON file -> checked items, or one line a fault with its file and line.
+
+A split is a list of {"question", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)", "cluster"}
+(`cluster` optional), an open-ended one of {"question", "cluster"}; capability items are named as in `CAPABILITY`. A
+file with CRLF line ends is read like any other, as JSON takes them for space; a carriage return INSIDE a text is a
+fault, as it would reach the model as a token.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from caa_bench.behaviors.items import LETTERS, Item, names_letters, parse_options
+from caa_bench.behaviors.json_entries import Faults, JsonObject, Located, read_entries
+
+# The longest published question has 2,200 characters; far beyond that, something else was pasted in.
+MAX_CHARACTERS = 20_000
+
+QUESTION, CLUSTER = "question", "cluster"
+MATCHING, OTHER = "answer_matching_behavior", "answer_not_matching_behavior"
+# Control characters but tab and newline, and halves of characters, which no file could be written with.
+_ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """How a file calls the parts of a multiple-choice item.
+
+    Args:
+        question / matching / other: the text, and the letters of the two answers.
+        category: what an item is grouped by, as a part of its id; "" for files without.
+        blank: whether an option may have no text.
+    """
+
+    question: str = QUESTION
+    matching: str = MATCHING
+    other: str = OTHER
+    category: str = ""
+    blank: bool = False
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Those that every item needs."""
+        return tuple(filter(None, (self.question, self.matching, self.other, self.category)))
+
+
+# Five of the published TruthfulQA items have an option without text; the paper asked them so.
+CAPABILITY = Keys(question="prompt", matching="correct", other="incorrect", category="category", blank=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenQuestion:
+    """A question that the model answers in its own words.
+
+    Args:
+        id: unique, stable over runs (`open_ended/<4-digit index>`).
+        question: the text.
+        cluster: template or stem; its own id where the data has none.
+    """
+
+    id: str
+    question: str
+    cluster: str
+
+
+def read_items(path: Path, *, behavior: str, split: str, faults: Faults, keys: Keys = Keys()) -> list[Located[Item]]:
+    """The sound items of a multiple-choice split; what is wrong with the others goes to `faults`.
+
+    Returns:
+        Items with the id `<split>/<index>`, or `<split>/<category>/<index>` where the file has categories.
+    """
+    items = []
+    for index, entry in enumerate(read_entries(path, faults)):
+        problems = _field_problems(entry.value, keys.required)
+        if not problems:
+            category = f"{entry.value[keys.category].strip()}/" if keys.category else ""
+            name = f"{split}/{category}{index:04d}"
+            try:
+                items.append(Located(line=entry.line, value=_item(entry.value, name, behavior, keys)))
+            except ValueError as error:
+                problems = [str(error)]
+        for problem in problems:
+            faults.add(path, entry.line, problem)
+    _refuse_duplicates(path, items, faults)
+    return items
+
+
+def read_open_questions(path: Path, *, faults: Faults) -> list[Located[OpenQuestion]]:
+    """The sound questions of an open-ended split; what is wrong with the others goes to `faults`."""
+    questions = []
+    for index, entry in enumerate(read_entries(path, faults)):
+        name = f"open_ended/{index:04d}"
+        problems = _field_problems(entry.value, (QUESTION,))
+        for problem in problems:
+            faults.add(path, entry.line, problem)
+        if not problems:
+            text, cluster = entry.value[QUESTION], entry.value.get(CLUSTER, name)
+            question = OpenQuestion(id=name, question=text.strip(), cluster=cluster)
+            questions.append(Located(line=entry.line, value=question))
+    _refuse_duplicates(path, questions, faults)
+    return questions
+
+
+def _item(entry: dict[str, str], name: str, behavior: str, keys: Keys) -> Item:
+    """Raises ValueError, saying what is wrong and what to do."""
+    parsed = parse_options(entry[keys.question])
+    for index, option in enumerate(parsed.options):
+        if not option and not keys.blank:
+            raise ValueError(f"option ({LETTERS[index]}) has no text; write one")
+        if (first := parsed.options.index(option)) != index:
+            raise ValueError(f"options ({LETTERS[first]}) and ({LETTERS[index]}) are the same text; change one")
+    matching, other = (_place(entry, key, len(parsed.options)) for key in (keys.matching, keys.other))
+    if matching == other:
+        raise ValueError(f'both answers are "({LETTERS[matching]})"; name two different options')
+    return Item(
+        id=name,
+        behavior=behavior,
+        question=entry[keys.question],
+        head=parsed.head,
+        options=parsed.options,
+        separators=parsed.separators,
+        matching=matching,
+        other=other,
+        cluster=entry.get(CLUSTER, name),
+        swappable=not names_letters(parsed.options),
+    )
+
+
+def _place(entry: dict[str, str], key: str, count: int) -> int:
+    letters = LETTERS[:count]
+    answer = entry[key].strip()
+    if not re.fullmatch(rf"\([{letters}]\)", answer):
+        valid = ", ".join(f'"({letter})"' for letter in letters)
+        raise ValueError(f'"{key}" is "{_shown(answer)}", which is none of its options; write one of {valid}')
+    return letters.index(answer[1])
+
+
+def _refuse_duplicates(path: Path, read: Sequence[Located[Any]], faults: Faults) -> None:
+    first: dict[str, Located[Any]] = {}
+    for entry in read:
+        earlier = first.setdefault(entry.value.question.strip(), entry)
+        if earlier is not entry:
+            faults.add(path, entry.line, f"the same question as at line {earlier.line}; delete one of the two")
+
+
+def _field_problems(entry: Any, required: Sequence[str]) -> list[str]:
+    """What is wrong with one entry before its question is taken apart."""
+    if not isinstance(entry, JsonObject):
+        return [f'{_kind(entry)} in place of an item; write {{"{required[0]}": ...}}']
+    known = (*required, CLUSTER)
+    problems = [f'the key "{key}" stands twice; delete one' for key in entry.repeated]
+    for key in required:
+        if key not in entry:
+            problems.append(f'"{key}" is missing{_misspelt(key, entry, known)}')
+    if CLUSTER not in entry and (hint := _misspelt(CLUSTER, entry, known)):
+        problems.append(f'unknown key{hint}, or name it "{CLUSTER}"')
+    for key in known:
+        if key in entry and (problem := _text_problem(entry[key])):
+            problems.append(f'"{key}" {problem}')
+    return problems
+
+
+def _text_problem(value: Any) -> str:
+    if not isinstance(value, str):
+        return f"is {_kind(value)}; write a text in quotes"
+    if not value.strip():
+        return "is empty; write its text"
+    if len(value) > MAX_CHARACTERS:
+        return f"has {len(value):,} characters; shorten it to at most {MAX_CHARACTERS:,}"
+    if odd := _ODD.search(value):
+        return f"contains the character U+{ord(odd[0]):04X} (place {odd.start() + 1}); remove it"
+    return ""
+
+
+def _misspelt(key: str, entry: dict[str, Any], known: Sequence[str]) -> str:
+    others = {name.lower(): name for name in entry if name not in known}
+    close = get_close_matches(key, others, n=1, cutoff=0.8)
+    return f'; is "{_shown(others[close[0]])}" meant to be it? Rename it' if close else ""
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", JsonObject: "an object", list: "a list", str: "a text", bool: "a truth value"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
+def _shown(text: str) -> str:
+    """Foreign text, short and without anything that a terminal would act on."""
+    return _ODD.sub("?", text if len(text) <= 40 else f"{text[:40]}...").replace("\n", " ")
+
+
+SHARE = 0.2
+"""Of a train split that is kept out of the fit where the data have no selection split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A train split in two, each in the order of the file."""
+
+    train: tuple[Item, ...]
+    selection: tuple[Item, ...]
+
+
+def draw_selection(items: Sequence[Item], *, seed: str) -> Drawn:
+    """Draw 20% of the items, as many with (A) as with (B) matching, rarer letters only to fill up.
+
+    Args:
+        seed: any text; the same one always draws the same items.
+
+    Raises:
+        ValueError: fewer than two of either letter, so that nothing balanced can be drawn and left.
+    """
+    size = round(SHARE * len(items))
+    shuffled = random.Random(seed).sample(range(len(items)), len(items))  # noqa: S311 - a draw, not a secret
+    keyed = [[index for index in shuffled if items[index].matching == letter] for letter in (0, 1)]
+    half = min(size // 2, len(keyed[0]) // 2, len(keyed[1]) // 2)
+    if half == 0:
+        raise ValueError(
+            f"{len(items)} items, {len(keyed[0])} with (A) and {len(keyed[1])} with (B) matching, are too few to draw "
+            "a selection split from; give 10 or more, letters balanced, or set protocol=caa"
+        )
+    chosen = keyed[0][:half] + keyed[1][:half]
+    chosen += [index for index in shuffled if items[index].matching > 1][: size - len(chosen)]
+    taken = set(chosen)
+    return Drawn(
+        train=tuple(item for index, item in enumerate(items) if index not in taken),
+        selection=tuple(items[index] for index in sorted(taken)),
+    )

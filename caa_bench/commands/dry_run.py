@@ -1,0 +1,203 @@
+"""`DRY_RUN=1`: what a run would compute and about what that costs, without fitting anything or loading the model.
+
+Tokens are counted with the model's own tokenizer.json where that is at hand; everything else is arithmetic on the
+plan, and is marked as an estimate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caa_bench.evaluators import Evaluator, Job
+from caa_bench.runs.plan import bases_under, doses_under
+
+if TYPE_CHECKING:
+    from caa_bench.benchmark import Benchmark
+    from caa_bench.interventions import Condition, Intervention, Layers
+
+CHARACTERS_A_TOKEN = 4
+"""A usual figure for English text, where the tokenizer is not at hand."""
+TEMPLATE_TOKENS = 8
+"""Tokens that a chat template puts around one message."""
+SUFFIX_TOKENS = 2
+"""Tokens from the end of the instruction to the answer letter: two for Llama 2, one for most others."""
+CPU_FLOPS, GPU_FLOPS = 5e10, 1e14
+"""Sustained operations a second that the two stated machines reach in fp32 and in bf16."""
+BESIDE_WEIGHTS_GB = 0.5
+"""What the engine bounds its largest logits and hidden states to, about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One base at one dose under one evaluator, and what runs on top of it.
+
+    Args:
+        evaluator: what asks.
+        base / dose: what stands below.
+        prompts: number of prompts.
+        tokens: of all of them.
+        decoded: at most so many tokens of each answer.
+        shared: conditions that are rows on the shared prefix.
+        alone: conditions that need full forwards of their own.
+    """
+
+    evaluator: Evaluator
+    base: Intervention
+    dose: Condition
+    prompts: int
+    tokens: int
+    decoded: int
+    shared: tuple[Condition, ...]
+    alone: tuple[Condition, ...]
+
+    def token_layers(self, layers: Layers) -> int:
+        """Work with the shared prefix, as `engine.work.score_bound` counts it, no padding."""
+        above = sum(layers.count - 1 - (condition.layer or 0) for condition in self.shared)
+        full = self.tokens * layers.count
+        return full * (1 + len(self.alone)) + self.prompts * SUFFIX_TOKENS * above + self.decoding(layers)
+
+    def decoding(self, layers: Layers) -> int:
+        """Work of the answers' own tokens in every condition, at most."""
+        return self.prompts * self.decoded * layers.count * _count([self])
+
+    def forwards(self) -> int:
+        """Calls of the model: a prefix and a suffix a pass, one more for each condition that cannot be a row."""
+        return math.ceil(self.prompts / Job.prompts_per_pass) * (2 + len(self.alone))
+
+
+def render(benchmark: Benchmark) -> str:
+    """The cells, then forwards, token-layers, time and memory as estimates."""
+    layers = benchmark.chat.layers
+    if layers is None:
+        return f"{benchmark.chat.name}: its config.json does not say how many layers it has; nothing can be estimated"
+    arms = arms_of(benchmark, layers)
+    work = sum(arm.token_layers(layers) for arm in arms)
+    loop = sum(arm.tokens * layers.count * _count([arm]) + arm.decoding(layers) for arm in arms)
+    training = _training(benchmark, layers)
+    return "\n".join(
+        [
+            f"{benchmark.behavior.title} on {benchmark.chat.name}: results would go to {benchmark.folder}",
+            *(line for arm in arms for line in _cells(arm, benchmark, layers)),
+            f"cells: {_count(arms)}",
+            f"evaluation: about {sum(arm.forwards() for arm in arms):,} forwards over {sum(a.prompts for a in arms):,} "
+            f"prompts, {work:,} token-layers ({loop:,} without shared prefixes)",
+            *benchmark.costs({name: _count(own) for name, own in _by_evaluator(arms).items()}),
+            f"fitting: about {training:,} token-layers, less what is kept from before",
+            f"time: {_time((work + training) * 24 * layers.hidden**2)}",
+            f"memory: {_memory(benchmark)}",
+        ]
+    )
+
+
+def _count(arms: Sequence[Arm]) -> int:
+    """Cells of these."""
+    return sum(1 + len(arm.shared) + len(arm.alone) for arm in arms)
+
+
+def _by_evaluator(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+    names = dict.fromkeys(arm.evaluator.name for arm in arms)
+    return {name: [arm for arm in arms if arm.evaluator.name == name] for name in names}
+
+
+def arms_of(benchmark: Benchmark, layers: Layers) -> list[Arm]:
+    """Every base at every dose under each evaluator, with its prompts counted in tokens."""
+    return [arm for evaluator in benchmark.evaluators for arm in _arms_under(evaluator, benchmark, layers)]
+
+
+def _arms_under(evaluator: Evaluator, benchmark: Benchmark, layers: Layers) -> list[Arm]:
+    count = token_counter(benchmark.chat.source)
+    questions = _questions(evaluator, benchmark)
+    sharing = benchmark.args.share_prefix and evaluator.shares_prefix
+    arms = []
+    for base in bases_under(evaluator, benchmark.bases):
+        shared: list[Condition] = []
+        alone: list[Condition] = []
+        for vector, conditions in doses_under(evaluator, benchmark.vectors, base, layers).items():
+            for condition in conditions:
+                (shared if sharing and _has_edits(vector, condition) else alone).append(condition)
+        turns = [turn for text in questions for turn in base.rewrite([{"role": "user", "content": text}])]
+        tokens = sum(count(turn["content"]) + TEMPLATE_TOKENS for turn in turns)
+        arms += [
+            Arm(
+                evaluator=evaluator,
+                base=base,
+                dose=dose,
+                prompts=len(questions),
+                tokens=tokens,
+                decoded=evaluator.decoded(),
+                shared=tuple(shared),
+                alone=tuple(alone),
+            )
+            for dose in base.conditions(layers)
+        ]
+    return arms
+
+
+def token_counter(source: str) -> Callable[[str], int]:
+    """Text -> its number of tokens: by the model's tokenizer.json, which loads in no time, or by its length."""
+    path = Path(source) / "tokenizer.json"
+    if not path.is_file():
+        return lambda text: math.ceil(len(text) / CHARACTERS_A_TOKEN)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _questions(evaluator: Evaluator, benchmark: Benchmark) -> list[str]:
+    """What is asked under every base: each item in each of its orders."""
+    args = benchmark.args
+    items = evaluator.items(benchmark.behavior, split=args.split)[: args.limit]
+    return [question for item in items for question in evaluator.questions(item, protocol=args.protocol)]
+
+
+def _has_edits(intervention: Intervention, condition: Condition) -> bool:
+    """Whether it runs as a row. One that can only say so once it is fitted has edits: it knows no other way to say."""
+    try:
+        return intervention.edits(condition) is not None
+    except RuntimeError:
+        return True
+
+
+def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
+    """The base alone, then a line for each vector's cells."""
+    lines = [f"  {arm.evaluator.name}: {arm.base.key} x{arm.dose.multiplier:g}: alone"]
+    for vector, conditions in doses_under(arm.evaluator, benchmark.vectors, arm.base, layers).items():
+        grid = ", ".join(map(_dose, conditions))
+        lines.append(f"    + {vector.key}: {grid}")
+    return lines
+
+
+def _dose(condition: Condition) -> str:
+    return f"{'' if condition.layer is None else f'layer {condition.layer} '}x{condition.multiplier:+g}"
+
+
+def _training(benchmark: Benchmark, layers: Layers) -> int:
+    """Token-layers of every fit: one forward over the pairs a vector, three (with the backward) an epoch of LoRA."""
+    count = token_counter(benchmark.chat.source)
+    tokens = [count(pair.question) + TEMPLATE_TOKENS for pair in benchmark.behavior.pairs()]
+    work = 0.0
+    for intervention in benchmark.interventions:
+        if intervention.trains and not intervention.placebo_of:
+            used = tokens[: getattr(intervention.config, "max_pairs", None)]
+            work += sum(used) * 3 * getattr(intervention.config, "epochs", 1 / 3)
+    return round(work * layers.count)
+
+
+def _time(flops: float) -> str:
+    """Seconds on two stated machines; a statement of arithmetic, not a promise."""
+    cpu, gpu = flops / CPU_FLOPS, flops / GPU_FLOPS
+    return f"about {cpu:,.0f} s on 2 CPU cores, {gpu:,.1f} s on a data-center GPU, plus loading"
+
+
+def _memory(benchmark: Benchmark) -> str:
+    """The weights, from the files where they are at hand, and what the engine needs beside them."""
+    files = list(Path(benchmark.chat.source).glob("*.safetensors"))
+    weights = sum(file.stat().st_size for file in files) / 1e9 if files else benchmark.chat.loading.memory_gb
+    if weights is None:
+        return "not known; set memory_gb in the model's config"
+    return f"about {weights:.2g} GB for the weights as stored, and up to {BESIDE_WEIGHTS_GB} GB beside them"

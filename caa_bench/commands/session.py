@@ -1,0 +1,157 @@
+"""Steered answers in the model's own words: a base, CAA on top of it, several multipliers decoded as rows of one batch.
+
+What `caa-bench generate` and `caa-bench chat` share. Knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from caa_bench.benchmark import Benchmark
+from caa_bench.commands.progress import Progress
+from caa_bench.errors import UserError
+from caa_bench.interventions import Condition, Intervention
+from caa_bench.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from caa_bench.behaviors.behavior import Behavior
+    from caa_bench.engine.edit import Edit
+    from caa_bench.models.model import ChatModel
+    from caa_bench.models.prompts import Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is steered, and how.
+
+    Args:
+        recipe: where settings come from that are not named here; the same ones find the same artifacts.
+        changes: `key=value` texts over the recipe.
+        behavior / model: None for the recipe's own.
+        layer: the block to steer; None for the recipe's first.
+        max_new_tokens: length limit of an answer.
+    """
+
+    recipe: str = "compare"
+    changes: tuple[str, ...] = ()
+    behavior: str | None = None
+    model: str | None = None
+    layer: int | None = None
+    max_new_tokens: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model said.
+
+    Args:
+        text: without special tokens and space around it; empty where it said nothing.
+        cut: whether it ended at the length limit.
+    """
+
+    text: str
+    cut: bool
+
+
+class Session:
+    """A loaded model with the behavior's vector and one base, fitted or taken from the kept artifacts.
+
+    Args:
+        settings: what is steered.
+        base: as in a recipe's `bases`.
+
+    Attributes:
+        chat / behavior: the model, and what it is steered on.
+        base / vector: what stands below, and what goes on top.
+        layer: the steered block.
+
+    Raises:
+        UserError: whatever `compare` would refuse, or a fit that failed.
+    """
+
+    chat: ChatModel
+    behavior: Behavior
+    base: Intervention
+    vector: Intervention
+    layer: int | None
+
+    def __init__(self, settings: Settings, *, base: str = "none") -> None:
+        if settings.max_new_tokens < 1:
+            raise UserError(f"--max-new-tokens: {settings.max_new_tokens} is too few; give 1 or more")
+        self.settings = settings
+        self._use(base, chat=None)
+
+    def use_base(self, base: str) -> None:
+        """Put the vector on another base; the model stays loaded, and an unknown base changes nothing.
+
+        Raises:
+            UserError: there is no such base, or its fit failed.
+        """
+        self._use(base, chat=self.chat)
+
+    def answers(self, messages: Sequence[Message], *, multipliers: Sequence[float]) -> list[Answer]:
+        """What the model says next at each multiplier, greedily, all in one batch.
+
+        Steered are the last token of the prompt and every new one; what was said before stays as it was.
+
+        Raises:
+            UserError: the conversation is longer than the model takes, or holds what is no text.
+        """
+        from caa_bench.engine.generate import generate
+        from caa_bench.models.prompts import chat_prompt
+
+        model = self.chat.model
+        _refuse_what_is_no_text(messages)
+        prompt = chat_prompt(self.chat.tokenizer, self.base.rewrite(messages))
+        limit, asked = self.settings.max_new_tokens, len(prompt.ids)
+        room = getattr(model.config, "max_position_embeddings", None)
+        if room is not None and asked + limit > room:
+            raise UserError(
+                f"the conversation has {asked} tokens and the model takes {room}, the answer's {limit} included; "
+                "shorten it, or start anew"
+            )
+        below = self.base.edits(Condition())
+        attached = nullcontext() if below is not None else self.base.attach(model, Condition(), prompts=[prompt])
+        with attached:
+            (said,) = generate(
+                model,
+                [prompt],
+                [[*(below or []), *self._edits(multiplier)] for multiplier in multipliers],
+                max_new_tokens=limit,
+                stop_ids=self.chat.stop_ids,
+            )
+        return [Answer(text=self.chat.text_of(one.ids), cut=one.ended == "length") for one in said]
+
+    def _use(self, base: str, *, chat: ChatModel | None) -> None:
+        recipe = load_recipe(self.settings.recipe, self._overrides(base))
+        benchmark = Benchmark.from_recipe(recipe, chat=chat, callbacks=[Progress()]).fit()
+        if benchmark.unfit:
+            failed = [f"{label}: could not be fitted ({why})" for label, why in benchmark.unfit.items()]
+            raise UserError(*(f"{line}; choose another base or model" for line in failed))
+        (self.vector,) = benchmark.vectors
+        self.base = benchmark.bases[-1]
+        self.behavior, self.chat = benchmark.behavior, benchmark.chat
+        self.layer = self.vector.conditions(self.chat.loaded_layers())[0].layer
+
+    def _edits(self, multiplier: float) -> list[Edit]:
+        """None at 0, so that the unsteered answer is the unchanged model's, bit for bit."""
+        return (self.vector.edits(Condition(multiplier=multiplier, layer=self.layer)) or []) if multiplier else []
+
+    def _overrides(self, base: str) -> list[str]:
+        own = self.settings
+        named = {"behavior": own.behavior, "model": own.model, "caa.layers": None if own.layer is None else [own.layer]}
+        said = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+        return [*own.changes, *said, f"bases={json.dumps(['none', base])}", "vectors=[caa]"]
+
+
+def _refuse_what_is_no_text(messages: Sequence[Message]) -> None:
+    """Bytes that are no UTF-8 come in as halves of characters, which no tokenizer takes."""
+    said = messages[-1]["content"]
+    if not said.strip():
+        raise UserError("the question is empty; write one")
+    if any("\ud800" <= character <= "\udfff" for character in said):
+        raise UserError("the question is not UTF-8 text; write it in UTF-8")

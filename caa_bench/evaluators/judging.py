@@ -1,0 +1,75 @@
+"""Answers -> judgements on the disk: each different answer once a judge, and only what is not there yet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from caa_bench.evaluators.base import Aftermath, Row
+from caa_bench.judges import Asked, Judge, Judgement
+from caa_bench.judges.judgements import FILE, Judgements, judgement_key
+
+logger = logging.getLogger(__name__)
+
+WRITE_EVERY_S = 1.0
+"""Local judges say thousands of things a second; each write waits for the disk."""
+
+
+def judge_answers(judges: Sequence[Judge], work: Aftermath) -> list[str]:
+    """Let every judge score every answer that it has not scored; the run's facts then name the judges.
+
+    Returns:
+        One line a judge that left answers out; what it did say is kept.
+
+    Raises:
+        SystemExit: a stop was asked for; what is judged is on the disk.
+    """
+    kept = Judgements(work.run.path / FILE)
+    asked = answers_to_judge(work.rows.answers())
+    facts: list[dict[str, Any]] = []
+    order: dict[str, list[str]] = {}
+    missing: list[str] = []
+    for judge in judges:
+        settings = judge.settings(work.behavior)
+        facts.append({"name": judge.name, "settings": settings} | judge.reliability(work.behavior))
+        order[judge.name] = [judgement_key(settings, one) for one in asked]
+        waiting = [
+            (key, one) for key, one in zip(order[judge.name], asked, strict=True) if key not in kept.of(judge.name)
+        ]
+        if waiting:
+            missing += _judge(judge, waiting, kept, work)
+    kept.rewrite_in_order(order)
+    work.run.record(judges=facts)
+    return missing
+
+
+def answers_to_judge(rows: Sequence[Row]) -> list[Asked]:
+    """Every different answer, in the rows' order. An empty one says nothing that could be judged."""
+    found = (Asked(question=row["question"], text=row["text"]) for row in rows if row["text"])
+    return list(dict.fromkeys(found))
+
+
+def _judge(judge: Judge, waiting: Sequence[tuple[str, Asked]], kept: Judgements, work: Aftermath) -> Iterator[str]:
+    """One judge's turn, written as it comes in; one line if something is left out."""
+    unwritten: list[tuple[str, Judgement]] = []
+    written = time.monotonic()
+    said = judge.judge([one for _, one in waiting], behavior=work.behavior, chat=work.chat)
+    try:
+        for place, judgement in said:
+            unwritten.append((waiting[place][0], judgement))
+            if time.monotonic() - written >= WRITE_EVERY_S:
+                kept.append(judge.name, unwritten)
+                unwritten, written = [], time.monotonic()
+            work.stop.leave_if_asked()
+    finally:
+        said.close()  # now, and not when it is collected: it may have requests under way
+        kept.append(judge.name, unwritten)
+    left = sum(key not in kept.of(judge.name) for key, _ in waiting)
+    if left:
+        why = ", ".join(judge.complaints()) or "no reason given"
+        yield (
+            f"judge {judge.name}: {left} of {len(waiting)} answers have no judgement ({why}); "
+            "run the same command again to ask for these alone"
+        )

@@ -1,0 +1,69 @@
+"""What the report needs to know of a run beside its rows: part of the manifest, so that it needs no model or data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from caa_bench.behaviors.behavior import Behavior
+from caa_bench.behaviors.items import Item, longer_matching, set_key, text_key
+from caa_bench.evaluators import AnswerProbability, Evaluator
+from caa_bench.interventions import Intervention
+from caa_bench.interventions.vectors import SteeringVector
+from caa_bench.models.layers import Layers
+from caa_bench.recipe import BenchmarkArguments
+from caa_bench.runs.artifacts import Artifact
+from caa_bench.runs.plan import Plan
+
+
+def run_facts(
+    plan: Plan,
+    *,
+    args: BenchmarkArguments,
+    behavior: Behavior,
+    evaluators: Sequence[Evaluator],
+    interventions: Sequence[Intervention],
+    model_key: Mapping[str, Any],
+    layers: Layers,
+    artifacts: Mapping[str, Artifact],
+    unfit: Mapping[str, str],
+) -> dict[str, Any]:
+    """All of it, JSON-ready: cells, batches, the behavior and its items, the model, artifacts and their diagnostics."""
+    items = AnswerProbability().items(behavior, split=args.split)
+    missing = [f"{label} could not be fitted ({why}); its cells are missing" for label, why in unfit.items()]
+    return {
+        "cells": [asdict(cell) for cell in plan.cells],
+        "batches": [batch.key for batch in plan.batches],
+        "behavior": {"id": behavior.id, "title": behavior.title, "matching": behavior.matching},
+        "items": {item.id: text_key(item) for item in items},
+        "longer": _longer(behavior.train, items),
+        "asked": _asked(evaluators, behavior, args),
+        "model": dict(model_key),
+        "layers": asdict(layers),
+        "warnings": [*behavior.warnings, *missing],
+        "artifacts": {label: str(artifact.folder) for label, artifact in artifacts.items()},
+        "diagnostics": {
+            one.label: list(one.diagnostics)
+            for one in interventions
+            if isinstance(one, SteeringVector) and one.diagnostics and one.key == one.label  # the pairs of every fit
+        },
+    }
+
+
+def _longer(train: Sequence[Item], items: Sequence[Item]) -> dict[str, Any]:
+    """Where the matching option is the longer one: the share of the training items, and which of the measured ones."""
+    share = sum(map(longer_matching, train)) / len(train) if train else None
+    return {"train_share": share, "items": [item.id for item in items if longer_matching(item)]}
+
+
+def _asked(
+    evaluators: Sequence[Evaluator], behavior: Behavior, args: BenchmarkArguments
+) -> dict[str, dict[str, Any]]:
+    """Of every evaluator that asks multiple-choice questions: how many, and one key of what they ask."""
+    found = {}
+    for one in evaluators:
+        asked = one.items(behavior, split=args.split)[: args.limit]
+        if all(isinstance(item, Item) for item in asked):
+            found[one.name] = {"n": len(asked), "key": set_key(map(text_key, asked))}
+    return found

@@ -1,0 +1,84 @@
+"""Batches -> rows on the disk, one batch at a time: one that fails, or that memory is too small for, sinks no other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from caa_bench.callbacks import Callbacks
+from caa_bench.evaluators.base import Job, Row
+from caa_bench.models.memory import PromptsPerPass
+from caa_bench.models.model import ChatModel
+from caa_bench.runs.plan import Batch
+from caa_bench.recipe import BenchmarkArguments
+from caa_bench.runs.folder import RowStore, RunFolder
+from caa_bench.runs.signals import Stop
+
+logger = logging.getLogger(__name__)
+
+
+class Measurement:
+    """Computes batches and writes each as a whole.
+
+    Args:
+        chat: the model.
+        args: how to run.
+        run: the open run folder; it records the prompts a pass of every batch that needed fewer than usual.
+        rows: where rows go.
+        callbacks: told of every batch.
+    """
+
+    def __init__(
+        self, chat: ChatModel, *, args: BenchmarkArguments, run: RunFolder, rows: RowStore, callbacks: Callbacks
+    ) -> None:
+        self.chat = chat
+        self.args = args
+        self.run = run
+        self.rows = rows
+        self.callbacks = callbacks
+        self._smaller: dict[str, int] = dict(run.manifest["facts"].get("prompts_per_pass", {}))
+        # Where an interrupted run had to go down to, its continuation begins.
+        self._per_pass = PromptsPerPass(min([Job.prompts_per_pass, *self._smaller.values()]))
+
+    def of(self, batches: Sequence[Batch], *, stop: Stop) -> list[Batch]:
+        """Measure the batches in turn; those that failed are logged with their traceback and returned.
+
+        Raises:
+            SystemExit: a stop was asked for; what is measured is on the disk.
+        """
+        failed = []
+        for batch in batches:
+            stop.leave_if_asked()
+            try:
+                rows = self._per_pass.run(partial(self._compute, batch))
+            except Exception as error:
+                logger.error("a batch of %s failed", batch.base.label, exc_info=error)
+                self.callbacks.tell("on_batch_error", batch=batch, error=error)
+                failed.append(batch)
+                continue
+            self._write(batch, rows)
+            self.callbacks.tell("on_batch_end", batch=batch, rows=rows)
+        return failed
+
+    def _compute(self, batch: Batch, prompts_per_pass: int) -> list[Row]:
+        return batch.evaluator.evaluate(
+            Job(
+                chat=self.chat,
+                items=batch.items,
+                base=batch.base,
+                dose=batch.dose,
+                treatments=batch.treatments,
+                protocol=self.args.protocol,
+                share_prefix=self.args.share_prefix,
+                prompts_per_pass=prompts_per_pass,
+                seed=self.args.seed,
+            )
+        )
+
+    def _write(self, batch: Batch, rows: list[Row]) -> None:
+        if self._per_pass.size < Job.prompts_per_pass:
+            # Last bits depend on what is computed together, so a reader and a later resume must know.
+            self._smaller[batch.key] = self._per_pass.size
+            self.run.record(prompts_per_pass=self._smaller)
+        self.rows.append(batch.key, rows)

@@ -1,0 +1,48 @@
+"""One process a folder: the second one is told who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from caa_bench.errors import UserError
+from caa_bench.storage.atomic import unwritable, write_atomic
+from caa_bench.storage.safe_text import terminal_safe
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone. The system releases it with the process, also after SIGKILL.
+
+    Raises:
+        UserError: another process holds it (named by pid, host and since when), or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock, holder = FileLock(folder / ".lock", timeout=0), folder / ".lock-holder.json"
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{terminal_safe(str(folder))}: in use by {_holder(holder)}; wait for it, or stop it") from None
+    except OSError as error:
+        raise unwritable(folder / ".lock", error) from error
+    try:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        write_atomic(holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        known = json.loads(path.read_bytes())
+        return terminal_safe(f"process {known['pid']} on {known['host']} since {known['since']}")
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

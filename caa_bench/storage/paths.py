@@ -1,0 +1,41 @@
+"""Where the package's own files are: beside it in a checkout, inside it when installed from a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def package_folder() -> Path:
+    """The folder of `caa_bench/`."""
+    return Path(__file__).parent.parent
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; a name that no system could open is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a NUL in it
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """The same for a folder."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def configs_folder() -> Path:
+    """`configs/`: what things are."""
+    return _beside_or_inside("configs")
+
+
+def recipes_folder() -> Path:
+    """`recipes/`: what to run."""
+    return _beside_or_inside("recipes")
+
+
+def _beside_or_inside(name: str) -> Path:
+    inside = package_folder() / name
+    return inside if inside.is_dir() else package_folder().parent / name
