@@ -31,17 +31,17 @@ def line(none=NONE, alone=ALONE, base=BASE, on_top=ON_TOP, *, multiplier=1.0) ->
 @pytest.mark.parametrize("multiplier", [1.0, -1.0])
 def test_effects_are_signed_means_of_item_differences(multiplier):
     found = line(multiplier=multiplier)
-    assert found["caa_alone"] == pytest.approx(ALONE.mean())
-    assert found["caa_on_top"] == pytest.approx(ON_TOP.mean())
+    assert found["alone"] == pytest.approx(ALONE.mean())
+    assert found["on_top"] == pytest.approx(ON_TOP.mean())
     assert found["interaction"] == pytest.approx((ON_TOP - ALONE).mean())
     assert found["base_alone"] == pytest.approx((BASE - NONE).mean())  # not signed
     assert found["retention"] == pytest.approx(ON_TOP.mean() / ALONE.mean())
     sign = np.sign(multiplier)
-    assert found["caa_alone_p"] == pytest.approx(sign * (expit(NONE + sign * ALONE) - expit(NONE)).mean())
+    assert found["alone_p"] == pytest.approx(sign * (expit(NONE + sign * ALONE) - expit(NONE)).mean())
     assert found["p_before"] == pytest.approx(expit(BASE).mean())
     assert found["p_after"] == pytest.approx(expit(BASE + sign * ON_TOP).mean())
     assert found["room"] == pytest.approx(1 - found["p_before"] if sign > 0 else found["p_before"])
-    for name in ("caa_alone", "caa_on_top", "interaction", "base_alone", "retention", "caa_alone_p", "interaction_p"):
+    for name in ("alone", "on_top", "interaction", "base_alone", "retention", "alone_p", "interaction_p"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
 
 
@@ -58,7 +58,7 @@ def test_an_item_in_error_in_one_cell_leaves_all_effects_and_is_counted():
     scores = item_scores(rows)
     found, kept = stacking_table(scores, cells).iloc[0], np.arange(60) != 4
     assert found["n"] == 59
-    assert found["caa_alone"] == pytest.approx(ALONE[kept].mean()) and found["interaction"] == pytest.approx(
+    assert found["alone"] == pytest.approx(ALONE[kept].mean()) and found["interaction"] == pytest.approx(
         (ON_TOP - ALONE)[kept].mean()
     )
     table = cell_table(scores, cells).set_index("cell")
@@ -66,7 +66,7 @@ def test_an_item_in_error_in_one_cell_leaves_all_effects_and_is_counted():
     assert table["errors"].sum() == 1
 
 
-def test_retention_is_not_given_where_caa_alone_does_nothing():
+def test_retention_is_not_given_where_alone_does_nothing():
     found = line(alone=RNG.normal(0.0, 0.4, 60))
     assert np.isnan(found[["retention", "retention_low", "retention_high"]].astype(float)).all()
     assert found["verdict"] in ("CAA does nothing alone", "adds only here")
@@ -76,15 +76,15 @@ def test_a_missing_cell_gives_no_effect_and_no_verdict_from_nothing():
     values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
     alone = list(values)[1]
     found = stacking_table(make.scores({k: v for k, v in values.items() if k != alone}), cells.drop(alone)).iloc[0]
-    assert np.isnan(found["caa_alone"]) and np.isnan(found["interaction"]) and np.isnan(found["p_value"])
-    assert found["caa_on_top"] == pytest.approx(ON_TOP.mean())
+    assert np.isnan(found["alone"]) and np.isnan(found["interaction"]) and np.isnan(found["p_value"])
+    assert found["on_top"] == pytest.approx(ON_TOP.mean())
     assert found["verdict"] == "no verdict (CAA alone was not run)"
 
 
 def test_equal_items_give_the_point_and_no_p_value():
     ones = np.ones(30)
     found = line(none=0 * ones, alone=ones, base=ones, on_top=ones)
-    assert found["caa_alone_low"] == found["caa_alone_high"] == found["retention_low"] == found["retention_high"] == 1
+    assert found["alone_low"] == found["alone_high"] == found["retention_low"] == found["retention_high"] == 1
     assert np.isnan(found["p_value"]) and found["verdict"] == "adds fully"
 
 
@@ -103,9 +103,9 @@ def test_the_effect_in_words_stands_in_the_table_and_in_the_verdict(multiplier, 
     values, cells = make.stack(NONE, ALONE, BASE, ON_TOP, multiplier=multiplier)
     effects = in_words(move + RNG.normal(0, 0.05, questions), multiplier=multiplier)
     found = stacking_table(make.scores(values), cells, in_words=effects).iloc[0]
-    assert found["open_ended_caa_on_top"] == pytest.approx(move, abs=0.05)
+    assert found["open_ended_on_top"] == pytest.approx(move, abs=0.05)
     assert found["open_ended_n"] == questions
-    assert np.isnan(found["open_ended_caa_on_top_low"]) == (questions < 20)
+    assert np.isnan(found["open_ended_on_top_low"]) == (questions < 20)
     assert (found["tags"] == "opposite in words") == told
     assert found["verdict_text"].endswith("; opposite in words") == told
     plain = line(multiplier=multiplier)
@@ -116,8 +116,8 @@ def test_the_effect_in_words_stands_in_the_table_and_in_the_verdict(multiplier, 
 @pytest.mark.parametrize("n", [1, 19])
 def test_few_items_give_points_but_no_interval_and_no_verdict(n):
     found = line(NONE[:n], ALONE[:n], BASE[:n], ON_TOP[:n])
-    assert np.isnan(found["caa_alone_low"]) and np.isnan(found["p_value"])
-    assert found["caa_alone"] == pytest.approx(ALONE[:n].mean())
+    assert np.isnan(found["alone_low"]) and np.isnan(found["p_value"])
+    assert found["alone"] == pytest.approx(ALONE[:n].mean())
     assert found["verdict"] == "no verdict (n < 20)"
 
 
@@ -205,17 +205,15 @@ def test_several_fits_are_averaged_per_item_and_widen_the_interval():
     scores, cells = fitted([ON_TOP - 0.4, ON_TOP, ON_TOP + 0.4])
     found, single = stacking_table(scores, cells).iloc[0], line()
     assert found["n_fits"] == 3 and found["n"] == 60
-    assert found["caa_on_top"] == pytest.approx(ON_TOP.mean())
-    assert found["caa_alone_high"] - found["caa_alone_low"] == pytest.approx(
-        single["caa_alone_high"] - single["caa_alone_low"], rel=0.1
+    assert found["on_top"] == pytest.approx(ON_TOP.mean())
+    assert found["alone_high"] - found["alone_low"] == pytest.approx(
+        single["alone_high"] - single["alone_low"], rel=0.1
     )
-    assert found["caa_on_top_high"] - found["caa_on_top_low"] > 3 * (
-        single["caa_on_top_high"] - single["caa_on_top_low"]
-    )
+    assert found["on_top_high"] - found["on_top_low"] > 3 * (single["on_top_high"] - single["on_top_low"])
     assert "one seed" not in found["caveats"] and "one seed: fit noise unknown" in single["caveats"]
     dots = fit_table(scores, cells)
     assert dots["fit"].tolist() == ["seed0", "seed1", "seed2"]
-    assert dots["caa_on_top"].tolist() == pytest.approx([ON_TOP.mean() + shift for shift in (-0.4, 0.0, 0.4)])
+    assert dots["on_top"].tolist() == pytest.approx([ON_TOP.mean() + shift for shift in (-0.4, 0.0, 0.4)])
 
 
 def test_fits_that_disagree_in_sign_forbid_a_verdict_unless_all_are_nothing():
@@ -299,5 +297,5 @@ def test_resamples_of_the_vector_meet_each_base_with_their_own_effect_alone():
     assert found["n_fits"] == 3 and found["retention"] == pytest.approx(0.6)
     assert found["retention_low"] == pytest.approx(0.6) and found["retention_high"] == pytest.approx(0.6)
     dots = fit_table(scores, cells).set_index("fit")
-    assert dots["caa_alone"].tolist() == pytest.approx([scale * ALONE.mean() for scale in (0.9, 1.0, 1.1)])
+    assert dots["alone"].tolist() == pytest.approx([scale * ALONE.mean() for scale in (0.9, 1.0, 1.1)])
     assert dots["interaction"].tolist() == pytest.approx([-0.4 * scale * ALONE.mean() for scale in (0.9, 1.0, 1.1)])

@@ -176,7 +176,7 @@ def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
         assert line["p_balanced"] == ""
     assert [line["judge"] for line in table(run / "judges.csv")] == ["classifier"]
     stacks = table(run / "stacking.csv")
-    assert all(line["open_ended_caa_on_top"] and line["caa_on_top"] for line in stacks)
+    assert all(line["open_ended_on_top"] and line["on_top"] for line in stacks)
     printed = (run / "table.txt").read_text()
     assert "Answers in words" in printed
     (head,) = [line.split() for line in printed.splitlines() if line.startswith("  arm or stack")]
@@ -411,7 +411,7 @@ def test_every_arm_whose_words_go_the_other_way_says_so(here: Path) -> None:
     """In the rows of the first table, the sentence, the summary, the page, the paper's table and its methods."""
     report = make_with_answers(here, flip=True)
     stacks = report.stacking.set_index("multiplier")
-    assert stacks["open_ended_caa_on_top"].tolist() == pytest.approx([-0.3, -0.3])
+    assert stacks["open_ended_on_top"].tolist() == pytest.approx([-0.3, -0.3])
     printed = report.text()
     assert max(map(len, printed.splitlines())) <= 120
     lines = [line.split() for line in printed[printed.index("  arm or stack") :].split("\n\n")[0].splitlines()]
@@ -463,4 +463,4 @@ def test_the_report_of_answers_needs_the_files_alone(here: Path) -> None:
     pd.testing.assert_frame_equal(report.answers.cells, again.answers.cells)
     by_dose = report.answers.cells.set_index(["base", "multiplier"])["score"]
     assert by_dose["none", -1.0] < by_dose["none", 0.0] < by_dose["none", 1.0]
-    assert report.answers.effects["open_ended_caa_on_top"].tolist() == pytest.approx([0.3, 0.3])
+    assert report.answers.effects["open_ended_on_top"].tolist() == pytest.approx([0.3, 0.3])

@@ -34,7 +34,7 @@ def test_from_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line a stack at the leading doses; the number for the most demanding one stands in front."""
     table = make_report(folder).stacking
     lines = table[(table["vector"] == "caa") & table["multiplier"].isin([-1, 1])].to_dict("records")
-    wanted = [max(items_to_settle(x["caa_alone"], spread_of_items(x["detectable_effect"], x["n"])), 20) for x in lines]
+    wanted = [max(items_to_settle(x["alone"], spread_of_items(x["detectable_effect"], x["n"])), 20) for x in lines]
     said = answer(capsys, str(folder))
     assert said.startswith(f'{max(wanted)} items are needed to settle "adds fully"')
     assert "this run has 60 items" in said

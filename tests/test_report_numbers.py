@@ -101,7 +101,7 @@ def test_every_number_of_answers_in_words_is_what_its_key_says(spoken: Path) -> 
     """The same where a judge scored them: levels, shifts, totals, effects beside the A/B effects."""
     read = PageReader((spoken / "report.html").read_text())
     columns = {one.column for one in read.shown}
-    assert columns >= {"score", "score_shift", "score_total_low", "open_ended_caa_on_top_high", "open_ended_n"}
+    assert columns >= {"score", "score_shift", "score_total_low", "open_ended_on_top_high", "open_ended_n"}
     _check_values(read, _tables(spoken), spoken)
     for one in read.shown:
         if one.value is not None and ":" not in one.text:
@@ -141,7 +141,7 @@ def test_points_agree_with_plain_arithmetic(read: PageReader, folder: Path) -> N
         found = None
         if one.keys.get("cell") and one.column in ("p_balanced", "log_odds", "option_mass", "shift", "total"):
             found = _cell_number(one, scores, places=places, cell=by_key[one.keys["cell"]])
-        elif "line" in one.keys and one.column in ("caa_alone", "caa_on_top", "interaction", "retention"):
+        elif "line" in one.keys and one.column in ("alone", "on_top", "interaction", "retention"):
             found = _line_number(one, scores, places=places)
         if found is not None:
             assert one.value == pytest.approx(found, rel=1e-8, abs=1e-10), one
@@ -289,10 +289,10 @@ def _line_number(one: Shown, scores: Scores, *, places: dict[Any, str]) -> float
     cells = [places["none", "", None, 0.0], places["none", *steer], places[base, "", None, 0.0], places[base, *steer]]
     none, lone, still, both = (scores.get(cell, {}) for cell in cells)
     items = none.keys() & lone.keys() & still.keys() & both.keys()
-    if one.column == "caa_on_top" and not lone:  # A is not there, T still is
+    if one.column == "on_top" and not lone:  # A is not there, T still is
         items = still.keys() & both.keys()
         return float(np.mean([np.sign(float(dose)) * (both[i][0] - still[i][0]) for i in items]))
     alone = np.sign(float(dose)) * np.array([lone[i][0] - none[i][0] for i in items])
     on_top = np.sign(float(dose)) * np.array([both[i][0] - still[i][0] for i in items])
-    named = {"caa_alone": alone.mean(), "caa_on_top": on_top.mean(), "interaction": (on_top - alone).mean()}
+    named = {"alone": alone.mean(), "on_top": on_top.mean(), "interaction": (on_top - alone).mean()}
     return float(named.get(one.column, on_top.mean() / alone.mean()))

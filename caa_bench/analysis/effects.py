@@ -15,7 +15,7 @@ from caa_bench.analysis.fits import Sampling
 from caa_bench.analysis.frames import CONDITION, VECTOR, Group
 
 LINE = ["base", "base_dose", *VECTOR, "multiplier"]
-EFFECTS = {"caa_alone": "alone", "base_alone": "base_alone", "caa_on_top": "on_top", "interaction": "interaction"}
+EFFECTS = {"alone": "alone", "base_alone": "base_alone", "on_top": "on_top", "interaction": "interaction"}
 UNCHANGED = ("none", 1.0)
 STILL = ("", "", "", np.nan, np.nan, 0.0)  # the vector columns and multiplier of an unsteered cell
 

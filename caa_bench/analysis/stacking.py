@@ -69,7 +69,7 @@ def stacking_table(
 
 def evidence(line: dict) -> Evidence:
     """The verdict's evidence from one stacking line."""
-    renamed = {"caa_alone": "alone", "caa_on_top": "on_top", "open_ended_caa_on_top": "in_words", "q_value": "q"}
+    renamed = {"alone": "alone", "on_top": "on_top", "open_ended_on_top": "in_words", "q_value": "q"}
     fields = {}
     for column, value in line.items():
         for old, new in renamed.items():
@@ -111,17 +111,17 @@ def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
         for name, interval in found.items():
             table[f"{name}{suffix}"] = interval.point
             table[f"{name}{suffix}_low"], table[f"{name}{suffix}_high"] = interval.low, interval.high
-    table["n"], table["n_clusters"] = found["caa_on_top"].n, found["caa_on_top"].n_clusters
+    table["n"], table["n_clusters"] = found["on_top"].n, found["on_top"].n_clusters
     table["detectable_effect"] = detectable_effect(found["interaction"].se)
     table["p_value"] = effect_p_values(y.interaction, how["interaction"])
     table["fits_disagree"] = fits_disagree(y.on_top, smallest=SMALLEST)
-    return _retention(table, y, how["caa_on_top"]).assign(n_fits=lines.n_fits, **_context(group, lines))
+    return _retention(table, y, how["on_top"]).assign(n_fits=lines.n_fits, **_context(group, lines))
 
 
 def _retention(table: pd.DataFrame, y: Effects, how: Sampling) -> pd.DataFrame:
     """T / A with its Fieller interval; n/a unless A's interval excludes 0 and A is at least `SMALLEST`."""
     ratio = effect_ratios(y.on_top, y.alone, how)
-    known = (table["caa_alone_low"] > 0) & (table["caa_alone"] >= SMALLEST)
+    known = (table["alone_low"] > 0) & (table["alone"] >= SMALLEST)
     ends = {"retention": ratio.point, "retention_low": ratio.low, "retention_high": ratio.high}
     return table.assign(**{name: np.where(known, values, np.nan) for name, values in ends.items()})
 

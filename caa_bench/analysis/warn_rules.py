@@ -215,13 +215,13 @@ def open_ended_disagrees(tables: Tables, facts: RunFacts) -> Found | None:
 def underpowered(tables: Tables, facts: RunFacts) -> Found | None:
     """The smallest interaction the run could see is larger than CAA's own effect."""
     own = _own(tables.stacking)
-    blind = own[(own["detectable_effect"] > own["caa_alone"].abs()) & (own["family"] == "primary")]
+    blind = own[(own["detectable_effect"] > own["alone"].abs()) & (own["family"] == "primary")]
     if blind.empty:
         return None
     worst = blind.loc[blind["detectable_effect"].idxmax()]
     text = (
         f"The smallest interaction seen with 80% power ({worst['detectable_effect']:.2f}) exceeds CAA's own effect "
-        f"({worst['caa_alone']:+.2f}) on {_where(worst)}: more items are needed."
+        f"({worst['alone']:+.2f}) on {_where(worst)}: more items are needed."
     )
     return Found(severity="caution", count=len(blind), text=text)
 

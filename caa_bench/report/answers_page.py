@@ -81,7 +81,7 @@ def _scores(report: Report, answers: Answers, chosen: Headline) -> Grid:
 def _transfer(report: Report, chosen: Headline) -> Grid:
     """What CAA adds to the letter and to the words, in the direction of the dose."""
     lines = at_headline(measured(report.stacking), chosen)
-    effects = ("caa_alone_p", "open_ended_caa_alone", "caa_on_top_p", "open_ended_caa_on_top", "open_ended_interaction")
+    effects = ("alone_p", "open_ended_alone", "on_top_p", "open_ended_on_top", "open_ended_interaction")
     rows = tuple(
         GridRow(
             place="line",
@@ -108,5 +108,5 @@ def _flag(line: dict[str, Any]) -> str:
     """The verdict's own words; else of points alone, whose difference may be chance."""
     if OPPOSITE in str(line["tags"]).split(";"):
         return OPPOSITE
-    apart = line["caa_on_top"] * line["open_ended_caa_on_top"] < 0
+    apart = line["on_top"] * line["open_ended_on_top"] < 0
     return "signs of the points differ" if apart else ""

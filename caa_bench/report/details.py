@@ -33,9 +33,9 @@ def every_stack(report: Report) -> str:
     stacking = in_recipe_order(measured(report.stacking), report.manifest["recipe"].get("bases", []))
     if stacking.empty:
         return ""
-    effects = ["caa_alone", "caa_on_top", "interaction", "retention"]
-    spoken = "open_ended_caa_on_top" in stacking
-    effects += ["open_ended_caa_on_top"] if spoken else []
+    effects = ["alone", "on_top", "interaction", "retention"]
+    spoken = "open_ended_on_top" in stacking
+    effects += ["open_ended_on_top"] if spoken else []
     lines = [
         [
             words.named(line["base"], line["base_dose"]),

@@ -123,7 +123,7 @@ def _stacking(lines: pd.DataFrame, look: dict[str, Look]) -> Drawing:
     rows = lines.to_dict("records")
     for y, line in enumerate(rows):
         style = look[line["base"]]
-        for column, face, down in (("caa_alone", "white", 0.14), ("caa_on_top", style.color, -0.14)):
+        for column, face, down in (("alone", "white", 0.14), ("on_top", style.color, -0.14)):
             _bar(place, line, column, y=y + down, color=style.color, marker=SHAPES[style.marker], face=face)
     place.axvline(0, color="#888888", linewidth=0.6)
     names = [f"{words.named(x['base'], x['base_dose'])}  {words.dose(x['multiplier'])}" for x in rows]

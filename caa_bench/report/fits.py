@@ -30,7 +30,7 @@ def fits_grid(report: Report, chosen: Headline) -> Grid:
     rows = []
     for line in leading_fits(report, chosen).to_dict("records"):
         numbers: list[Cell] = [fit_quote(line, "p_balanced", words.probability)]
-        numbers += [fit_quote(line, name, words.signed) for name in ("caa_alone", "caa_on_top", "interaction")]
+        numbers += [fit_quote(line, name, words.signed) for name in ("alone", "on_top", "interaction")]
         numbers.append(fit_quote(line, "n", words.count))
         dose = words.multiplier(line["multiplier"])
         names = (words.named(line["base"], line["base_dose"]), dose, str(line["fit"]))

@@ -64,9 +64,9 @@ def stacks_grid(report: Report, chosen: Headline, *, everything: bool) -> Grid:
     """Every stacking line of the headline's vector and layer, or of all of them."""
     table = in_recipe_order(measured(report.stacking), report.manifest["recipe"].get("bases", []))
     table = table if everything else at_headline(table, chosen)
-    effects = ["caa_alone", "caa_on_top", "interaction", "retention"]
-    spoken = "open_ended_caa_on_top" in table
-    effects += ["open_ended_caa_on_top"] if spoken else []
+    effects = ["alone", "on_top", "interaction", "retention"]
+    spoken = "open_ended_on_top" in table
+    effects += ["open_ended_on_top"] if spoken else []
     rows = []
     for line in table.to_dict("records"):
         numbers: list[Cell] = [line_span(line, name, words.number) for name in effects]

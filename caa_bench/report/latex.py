@@ -26,8 +26,8 @@ def stacking_latex(report: Report) -> str:
     chosen = headline(report)
     lines = in_recipe_order(at_headline(measured(report.stacking), chosen), report.manifest["recipe"].get("bases", []))
     spoken = report.answers is not None
-    effects = {"caa_alone": "CAA alone", "caa_on_top": "CAA on top"}
-    effects |= {"open_ended_caa_on_top": "in words"} if spoken else {}
+    effects = {"alone": "CAA alone", "on_top": "CAA on top"}
+    effects |= {"open_ended_on_top": "in words"} if spoken else {}
     effects |= {"retention": "retention"}
     body = [_line(line, effects) for line in lines.to_dict("records")]
     heads = ["base", "dose", *effects.values(), "$p$ before", "$p$ after", "verdict"]

@@ -57,7 +57,7 @@ def needs(report: Report, *, effect: float | None, power: float) -> list[Need]:
                 base=words.named(line["base"], line["base_dose"]),
                 dose=line["multiplier"],
                 n=int(line["n"]),
-                alone=line["caa_alone"],
+                alone=line["alone"],
                 spread=spread,
                 items=wanted,
             )
@@ -93,6 +93,6 @@ def needs_text(found: Sequence[Need], *, effect: float | None, power: float) -> 
 def _items(line: dict[str, float], *, spread: float, effect: float | None, power: float) -> int | None:
     if effect is not None:
         return max(items_needed(effect, spread, power=power), MIN_ITEMS)
-    if not line["caa_alone_low"] > 0:
+    if not line["alone_low"] > 0:
         return None
-    return max(items_to_settle(line["caa_alone"], spread, power=power), MIN_ITEMS)
+    return max(items_to_settle(line["alone"], spread, power=power), MIN_ITEMS)
