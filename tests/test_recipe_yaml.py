@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -55,7 +55,7 @@ class Recipe:
     report_to: tuple[Literal["wandb", "trackio"], ...] = ()
     caa: Vector = field(default_factory=Vector)
     lora_sft: Adapter | None = None
-    prompts: dict[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
     scales: dict[str, Vector] = field(default_factory=dict)
 
 
@@ -292,7 +292,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "second document": ("---\nseed: 1", ["r.yaml:2: a second document; keep one, without `---`"]),
     "unknown alias": ("seed: *here", ["r.yaml:2: *here has no &here before it; add it"]),
-    "alias of itself": ("prompts: &a {x: *a}", ["r.yaml:2: *a has no &a before it; add it"]),
+    "alias of itself": (
+        "prompts: &a {x: *a}",
+        ["r.yaml:2: a value contains itself through its own alias; write it out"],
+    ),
     "merge of a scalar": ("prompts:\n  <<: 3", ["r.yaml:3: prompts: `<<` needs a mapping; write `<<: *anchor`"]),
     "key that is a list": ("[1, 2]: 3", ["r.yaml:2: a key must be plain text; write `name: value`"]),
     "character that is not allowed": ("revision: a\x07b", ["r.yaml:2: character #x0007 is not allowed; remove it"]),
@@ -304,7 +307,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "alias bomb": (
         "prompts:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
         + "".join(f"  a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
-        ["r.yaml:7: over 20000 values, aliases expanded; shorten it"],
+        ["r.yaml:3: over 20000 values, aliases expanded; shorten it"],
     ),
     "extends a number": ("extends: 3", ["r.yaml:2: extends: expected a file name, found 3; name one YAML file"]),
     "extends a missing file": (

@@ -1,13 +1,12 @@
 """YAML text -> plain values that remember their `file:line`. Knows nothing of recipes or schemas.
 
-A small, strict reading of YAML on top of PyYAML's event stream, so that nothing is ever constructed from a tag:
-`1e-4` is a float, only true/false are booleans (yes/no/on/off stay text), dates and 0x1F stay text, tags are refused.
+PyYAML composes its nodes and constructs nothing, so no tag ever runs code. What an unquoted scalar means is stricter
+than YAML 1.1: `1e-4` is a float, only true/false are booleans (yes/no/on/off stay text), dates and 0x1F stay text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,10 @@ class Node:
     Args:
         value: a scalar, a list of nodes or a mapping of nodes.
         where: `file:line` of the value, or of its key where it has one.
-        size: number of values in it, aliases expanded.
     """
 
     value: Scalar | list[Node] | dict[str, Node]
     where: str
-    size: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +113,8 @@ def parse(text: str, *, source: str, numbered: bool = True) -> Document:
     except yaml.reader.ReaderError as error:
         where = reader.at(text.count("\n", 0, error.position))
         raise UserError(f"{where}: character #x{error.character:04x} is not allowed; remove it") from None
+    except RecursionError:
+        raise UserError(f"{reader.at(0)}: nested deeper than {MAX_DEPTH} levels; flatten it") from None
     except (ValueError, OverflowError):  # PyYAML builds "\UFFFFFFFF" with chr() and does not guard it
         raise UserError(f"{reader.at(reader.line)}: an escape beyond Unicode; correct it") from None
 
@@ -139,15 +138,23 @@ def resolve(text: str) -> Scalar:
     return text
 
 
+class _Loader(yaml.SafeLoader):
+    """Composes nodes; a scalar without a tag of its own gets none, so that a written tag can be told and refused."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        """No tag, whatever the text looks like: `resolve` below decides what it means."""
+        return ""
+
+
 class _Reader:
-    """Composes nodes from events. Recursion is bounded by MAX_DEPTH, the scanner by reading events lazily."""
+    """PyYAML's nodes -> ours, with every mistake noted."""
 
     def __init__(self, text: str, *, source: str, numbered: bool) -> None:
         self.text, self.source, self.numbered = text, source, numbered
         self.mistakes: list[Mistake] = []
-        self.anchors: dict[str, Node] = {}
+        self.size = 0
         self.line = 0
-        self.events: Iterator[Any] = iter(())
+        self.open: list[int] = []
 
     def at(self, line: int) -> str:
         return f"{self.source}:{line + 1}" if self.numbered else self.source
@@ -156,84 +163,63 @@ class _Reader:
         key = "".join(part if part.startswith("[") else f".{part}" for part in path).lstrip(".")
         self.mistakes.append(Mistake(where=where, problem=f"{terminal_safe(key)[:120]}: {problem}" if key else problem))
 
-    def next(self) -> Any:  # a yaml.Event; the stubs know neither its marks nor the fields of its kinds
-        event = next(self.events)
-        self.line = event.start_mark.line
-        return event
-
     def document(self) -> Node:
-        # Built here: the scanner looks at the first characters, and may refuse them, as soon as it is made.
-        self.events = yaml.parse(self.text, Loader=yaml.SafeLoader)
-        self.next()  # stream start
-        if isinstance(self.next(), yaml.StreamEndEvent):
-            return Node(value=None, where=self.at(0))
-        node = self.node(self.next(), path=())
-        self.next()  # document end
-        if not isinstance(self.next(), yaml.StreamEndEvent):
-            raise UserError(f"{self.at(self.line)}: a second document; keep one, without `---`")
-        return node
+        loader = _Loader(self.text)  # built here: the scanner may refuse the first characters as soon as it is made
+        try:
+            composed = loader.get_single_node()
+        finally:
+            self.line = loader.line
+        return Node(value=None, where=self.at(0)) if composed is None else self.node(composed, path=())
 
-    def node(self, event: Any, *, path: tuple[str, ...]) -> Node:
-        where = self.at(event.start_mark.line)
+    def node(self, composed: Any, *, path: tuple[str, ...]) -> Node:
+        where = self.at(composed.start_mark.line)
+        if id(composed) in self.open:
+            raise UserError(f"{where}: a value contains itself through its own alias; write it out")
         if len(path) > MAX_DEPTH:
             raise UserError(f"{where}: nested deeper than {MAX_DEPTH} levels; flatten it")
-        if isinstance(event, yaml.AliasEvent):
-            # An anchor is known only once its value is complete, so a value can never contain itself.
-            if event.anchor not in self.anchors:
-                raise UserError(f"{where}: *{event.anchor} has no &{event.anchor} before it; add it")
-            return self.anchors[event.anchor]
-        if event.tag is not None:
-            self.note(where, path, f"the tag {event.tag!r} is not allowed; remove it and write the plain value")
-        if isinstance(event, yaml.ScalarEvent):
-            node = self.scalar(event, where=where, path=path)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            node = self.sequence(where, path=path)
+        self.size += 1
+        if self.size > MAX_VALUES:
+            raise UserError(f"{where}: over {MAX_VALUES} values, aliases expanded; shorten it")
+        if composed.tag:
+            self.note(where, path, f"the tag {composed.tag!r} is not allowed; remove it and write the plain value")
+        if isinstance(composed, yaml.ScalarNode):
+            return self.scalar(composed, where=where, path=path)
+        self.open.append(id(composed))
+        if isinstance(composed, yaml.SequenceNode):
+            items = [self.node(item, path=(*path, f"[{i}]")) for i, item in enumerate(composed.value)]
+            made = Node(value=items, where=where)
         else:
-            node = self.mapping(where, path=path)
-        if event.anchor:
-            self.anchors[event.anchor] = node
-        return node
+            made = self.mapping(composed, where=where, path=path)
+        self.open.pop()
+        return made
 
-    def scalar(self, event: Any, *, where: str, path: tuple[str, ...]) -> Node:
-        if event.style is not None:
-            return Node(value=event.value, where=where)
+    def scalar(self, composed: Any, *, where: str, path: tuple[str, ...]) -> Node:
+        if composed.style is not None:
+            return Node(value=composed.value, where=where)
         try:
-            return Node(value=resolve(event.value), where=where)
+            return Node(value=resolve(composed.value), where=where)
         except OverflowError:
-            self.note(where, path, f"{event.value[:24]} is beyond 64 bits; write a smaller number, or quote it")
+            self.note(where, path, f"{composed.value[:24]} is beyond 64 bits; write a smaller number, or quote it")
             return Node(value=0, where=where)
 
-    def sequence(self, where: str, *, path: tuple[str, ...]) -> Node:
-        items: list[Node] = []
-        size = 1
-        while not isinstance(event := self.next(), yaml.SequenceEndEvent):
-            items.append(self.node(event, path=(*path, f"[{len(items)}]")))
-            size = self.grown(size, items[-1])
-        return Node(value=items, where=where, size=size)
-
-    def mapping(self, where: str, *, path: tuple[str, ...]) -> Node:
+    def mapping(self, composed: Any, *, where: str, path: tuple[str, ...]) -> Node:
         entries: dict[str, Node] = {}
         merged: list[Node] = []
-        size = 1
-        while not isinstance(event := self.next(), yaml.MappingEndEvent):
-            key, key_where = self.key(event)
-            node = self.node(self.next(), path=(*path, key))
-            size = self.grown(size, node)
+        for written, value in composed.value:
+            key_where = self.at(written.start_mark.line)
+            if not isinstance(written, yaml.ScalarNode) or written.tag or written.value == "":
+                raise UserError(f"{key_where}: a key must be plain text; write `name: value`")
+            key = str(written.value)
+            node = self.node(value, path=(*path, key))
             if key == "<<":
                 merged.append(node)
             elif key in entries:
                 self.note(key_where, (*path, key), f"duplicate key (first at {entries[key].where}); delete one")
             else:
-                entries[key] = Node(value=node.value, where=key_where, size=node.size)
+                entries[key] = Node(value=node.value, where=key_where)
         for node in merged:
             self.merge(entries, node, path=path)
-        return Node(value=entries, where=where, size=size)
-
-    def key(self, event: Any) -> tuple[str, str]:
-        where = self.at(event.start_mark.line)
-        if not isinstance(event, yaml.ScalarEvent) or event.tag is not None or event.value == "":
-            raise UserError(f"{where}: a key must be plain text; write `name: value`")
-        return event.value, where
+        return Node(value=entries, where=where)
 
     def merge(self, entries: dict[str, Node], node: Node, *, path: tuple[str, ...]) -> None:
         """`<<: *anchor` adds the keys that are not there yet."""
@@ -244,19 +230,19 @@ class _Reader:
             for key, value in source.value.items():
                 entries.setdefault(key, value)
 
-    def grown(self, size: int, node: Node) -> int:
-        if size + node.size > MAX_VALUES:
-            raise UserError(f"{self.at(self.line)}: over {MAX_VALUES} values, aliases expanded; shorten it")
-        return size + node.size
-
     def syntax_mistake(self, error: yaml.MarkedYAMLError) -> str:
         lines = self.text.splitlines() or [""]
-        line = error.problem_mark.line if error.problem_mark else self.line
+        line = error.problem_mark.line if error.problem_mark else 0
         opened = error.context_mark.line if error.context_mark else line
-        if line >= len(lines):  # what is never closed is noticed at the end of the file, and is of no use there
+        if line >= len(lines):  # an unclosed bracket is noticed at the end of the file: name the line that opens it
             line = min(opened, len(lines) - 1)
+        problem = terminal_safe(str(error.problem or error.context))
+        if error.context == "expected a single document in the stream":
+            return f"{self.at(line)}: a second document; keep one, without `---`"
+        if problem.startswith("found undefined alias"):
+            name = problem.split("'")[1]
+            return f"{self.at(line)}: *{name} has no &{name} before it; add it"
         if any("\t" in text[: len(text) - len(text.lstrip())] for text in lines[max(line - 1, 0) : line + 1]):
             return f"{self.at(line)}: a tab in the indentation; indent with spaces"
         start = f" (it starts at line {opened + 1})" if opened != line and self.numbered else ""
-        problem = terminal_safe(str(error.problem or error.context))
         return f"{self.at(line)}: not valid YAML: {problem}{start}; check colons, quotes, brackets and indentation"
