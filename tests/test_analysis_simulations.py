@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from caa_bench.analysis.fits import Sampling, effect_intervals
+from caa_bench.analysis.estimates import Resampling
+from caa_bench.analysis.fits import Design, effect_intervals
+from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.intervals import bootstrap_mean, sign_flip
 from caa_bench.analysis.stacking import evidence, stacking_table
 from caa_bench.analysis.verdict import judge
@@ -74,8 +76,8 @@ def coverage_over_fits(draws: int) -> dict[str, float]:
     for n_fits in (3, 5):
         values = rng.normal(0, 1, (50, draws, 1)) + rng.normal(0, 0.3, (1, draws, n_fits))
         values = values + rng.normal(0, 0.5, (50, draws, n_fits))
-        how = Sampling(clusters=np.arange(50), n_fits=np.full(draws, n_fits))
-        shares[f"{n_fits} fits"] = covered(effect_intervals(values, how), 0.0)
+        design = Design(clusters=np.arange(50), n_fits=np.full(draws, n_fits))
+        shares[f"{n_fits} fits"] = covered(effect_intervals(values, design), 0.0)
     return shares
 
 
@@ -86,8 +88,10 @@ def simulate(
     values, cells = make.simulated_stacks(
         retention, n=n, draws=draws, base=base, rng=np.random.default_rng(seed), **how
     )
-    table = stacking_table(make.scores(values), cells, draws=999)
-    verdicts = [judge(dataclasses.replace(evidence(line), q=line["p_value"])) for line in table.to_dict("records")]
+    table = stacking_table(grouped(make.scores(values), cells), how=Resampling(draws=999))
+    verdicts = [
+        judge(dataclasses.replace(evidence(line), q=line["p_value"]), vector="CAA") for line in table.to_dict("records")
+    ]
     return table.assign(verdict=[v.verdict for v in verdicts], verdict_text=[v.text for v in verdicts])
 
 
@@ -160,7 +164,7 @@ def test_verdicts_find_the_true_retention():
 
 @pytest.mark.slow
 def test_adds_fully_needs_items():
-    """NUMBERS.md 10: with noise as in the published items, .21 of the time at 50 items, .78 at 100, .99 at 200."""
+    """docs/numbers.md 10: with noise as in the published items, .21 of the time at 50 items, .78 at 100, .99 at 200."""
     found = {n: simulate(1.0, n=n, draws=1000, noise=1.35)["verdict"].eq("adds fully").mean() for n in (50, 100, 200)}
     print(found)
     assert found[50] < 0.4 and 0.6 < found[100] < 0.9 and found[200] > 0.93

@@ -7,17 +7,34 @@ import dataclasses
 import numpy as np
 import pytest
 
-from caa_bench.analysis.verdict import Evidence, judge
+from caa_bench.analysis import verdict as rules
+from caa_bench.analysis.estimates import Interval
+from caa_bench.analysis.verdict import Evidence, Verdict
 
 FULLY = Evidence(
-    n=200, n_clusters=200, alone=1.5, alone_low=1.3, alone_high=1.7, on_top=1.5, on_top_low=1.3, on_top_high=1.7,
-    retention_low=0.9, retention_high=1.1, q=0.9, p_before=0.5, p_after=0.7, room=0.5, mass_low_share=0.0,
+    n=200, n_clusters=200, alone=Interval(1.5, 1.3, 1.7), on_top=Interval(1.5, 1.3, 1.7),
+    retention=Interval(1.0, 0.9, 1.1), q=0.9, p_before=0.5, p_after=0.7, room=0.5, mass_low_share=0.0,
     letter_locked=0.0, saturated_share=0.0, n_fits=3,
 )  # fmt: skip
 
 
 def but(**changes: object) -> Evidence:
-    return dataclasses.replace(FULLY, **changes)
+    """FULLY with some fields changed; `alone_low` is the low end of `alone`."""
+    fields: dict[str, object] = {}
+    for name, value in changes.items():
+        stem, _, end = name.rpartition("_")
+        end = end if end in ("low", "high") else ""
+        stem = stem if end else name
+        if isinstance(getattr(FULLY, stem), Interval):
+            before = fields.get(stem, getattr(FULLY, stem))
+            fields[stem] = dataclasses.replace(before, **{end or "point": value})
+        else:
+            fields[name] = value
+    return dataclasses.replace(FULLY, **fields)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    return rules.judge(evidence, vector="CAA")
 
 
 LESS = {"retention_low": 0.4, "retention_high": 0.7, "q": 0.01, "on_top": 0.8, "on_top_low": 0.6, "on_top_high": 1.0}
@@ -133,7 +150,7 @@ def test_what_is_not_measurable_carries_no_tags():
 
 
 def test_the_published_refusal_readings():
-    """What NUMBERS.md states for the 7B refusal items, from the intervals it states."""
+    """What docs/numbers.md states for the 7B refusal items, from the intervals it states."""
     plus = {"on_top": 0.9, "on_top_low": 0.5, "on_top_high": 1.2}
     assert judge(but(n=50, **plus, retention_low=0.44, retention_high=0.85, q=0.001)).verdict == "adds less"
     assert judge(but(n=50, retention_low=0.90, retention_high=1.21, q=0.4)).verdict == "adds fully"
