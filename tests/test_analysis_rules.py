@@ -210,6 +210,8 @@ def test_a_second_method_is_warned_of_as_the_first_would_be():
     values, cells = curve({**VECTORS, "caa": slope}, multipliers=(-1.0, 1.0, 2.0), base_shift=0.0)
     turned = cells[(cells["vector"] == "caa") & (cells["multiplier"] == 2.0)].index
     values.update({cell: values[cell] - 3.0 for cell in turned})
+    (on_top,) = cells[(cells["vector"] == "caa") & (cells["multiplier"] == 1.0) & (cells["base"] != "none")].index
+    values[on_top] = values[on_top] + RNG.normal(0, 3.0, N)
     place = {"base": "none", "base_dose": 1.0, "layer": 3.0, "multiplier": 2.0, "shift_low": 1.0, "shift_high": 2.0}
     said = {}
     for name in ("caa", "repe"):
