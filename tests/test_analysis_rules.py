@@ -101,7 +101,7 @@ def test_rank_correlation_agrees_with_scipy():
 
 
 def selection(lines: list[tuple[float, float, float, float, float]]) -> pd.DataFrame:
-    columns = ["layer", "multiplier", "shift", "option_mass", "capability_loss"]
+    columns = ["layer", "multiplier", "shift", "option_mass", "capability_loss_high"]
     return pd.DataFrame(lines, columns=columns).assign(split="selection")
 
 
@@ -147,10 +147,13 @@ def test_the_matched_dose_is_the_nearest_in_effect_and_says_how_far_off():
 
 
 def test_effects_are_compared_at_equal_capability_loss():
-    lines = [("caa", 1.0, 0.0), ("caa", 2.0, 0.04), ("lora", 3.0, 0.02), ("lora", 5.0, 0.2)]
-    table = effect_at_equal_loss(
-        pd.DataFrame(lines, columns=["arm", "effect", "capability_loss"]), budgets=(0.01, 0.05)
-    )
+    """By the upper end: a loss of 0 that may be .06 is within no budget, nor is one without an interval."""
+    lines = [
+        ("caa", 1.0, 0.0, 0.005), ("caa", 2.0, 0.03, 0.04), ("caa", 9.0, 0.0, 0.06), ("lora", 3.0, 0.01, 0.02),
+        ("lora", 5.0, 0.1, 0.2), ("lora", 7.0, 0.0, np.nan),
+    ]  # fmt: skip
+    columns = ["arm", "effect", "capability_loss", "capability_loss_high"]
+    table = effect_at_equal_loss(pd.DataFrame(lines, columns=columns), budgets=(0.01, 0.05))
     assert table.set_index(["arm", "budget"])["effect"].to_dict() == pytest.approx(
         {("caa", 0.01): 1.0, ("caa", 0.05): 2.0, ("lora", 0.01): np.nan, ("lora", 0.05): 3.0}, nan_ok=True
     )

@@ -34,7 +34,7 @@ def but(**changes: object) -> Evidence:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    return rules.judge(evidence, vector="CAA")
+    return rules.verdict_of(evidence, vector="CAA")
 
 
 LESS = {"retention_low": 0.4, "retention_high": 0.7, "q": 0.01, "on_top": 0.8, "on_top_low": 0.6, "on_top_high": 1.0}
@@ -60,8 +60,10 @@ IDLE = {"alone": 0.1, "alone_low": -0.1, "alone_high": 0.3, "retention_low": np.
         (but(**OPEN, on_top_low=-0.1), "not settled"),
         (but(retention_low=np.nan, retention_high=np.nan, on_top_low=-0.1), "not settled"),
         (but(on_top=-0.5, on_top_low=-0.8, on_top_high=-0.2, retention_low=-0.5, retention_high=-0.2), "works against"),
-        (but(**IDLE), "adds only here"),
-        (but(**{**IDLE, "alone": 0.2, "alone_low": 0.1}), "adds only here"),
+        (but(**IDLE, q=0.04), "adds only here"),
+        (but(**IDLE, q=0.06), "not settled"),
+        (but(**IDLE, q=np.nan), "not settled"),
+        (but(**{**IDLE, "alone": 0.2, "alone_low": 0.1}, q=0.04), "adds only here"),
         (but(**IDLE, on_top=0.24, on_top_low=0.1), "CAA does nothing alone"),
         (but(**IDLE, on_top=0.1, on_top_low=-0.1, on_top_high=0.3), "CAA does nothing alone"),
         (but(**IDLE, on_top=-0.5, on_top_low=-0.8, on_top_high=-0.1), "works against"),
@@ -123,7 +125,7 @@ AGAINST, ALIKE, UNSURE = (-0.4, -0.1), (0.1, 0.4), (-0.3, 0.1)
         (AGAINST, {"on_top_low": -0.1}, "adds fully"),
         (ALIKE, {"on_top": -0.5, "on_top_low": -0.8, "on_top_high": -0.2}, "works against; opposite in words"),
         (AGAINST, {"room": 0.03, "saturated_share": 0.6}, "no room; adds fully; saturated; opposite in words"),
-        (AGAINST, {**IDLE}, "adds only here; opposite in words"),
+        (AGAINST, {**IDLE, "q": 0.01}, "adds only here; opposite in words"),
         (AGAINST, {"n": 19}, "no verdict (n < 20)"),
         (AGAINST, {"mass_low_share": 0.26}, "not measurable"),
         (AGAINST, {"fits_disagree": True}, "not settled (fits disagree)"),

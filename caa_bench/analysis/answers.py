@@ -84,12 +84,12 @@ def answer_table(
 def _of_cells(group: Group, how: Resampling) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
     design = design_of(group, how)
-    level = effect_intervals(group.values("score"), design, within=(0, 1))
+    level = effect_intervals(group.by_fit("score"), design, within=(0, 1))
     level.put(table, "score")
     for name, change in moved(group, "score").items():
         effect_intervals(change, design).put(table, f"score_{name}")
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
-    asked, judged = (np.isfinite(group.values(name)).sum(axis=(0, 2)) for name in ("error", "score"))
+    asked, judged = (np.isfinite(group.by_fit(name)).sum(axis=(0, 2)) for name in ("error", "score"))
     table["missing_share"] = np.divide(asked - judged, asked, out=np.full(len(asked), np.nan), where=asked > 0)
     table["second_score"] = column_mean(group.mean("second_score"))
     for name in QUALITY:

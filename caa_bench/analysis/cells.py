@@ -43,7 +43,7 @@ def cell_table(groups: Sequence[Group], *, how: Resampling = STANDARD) -> pd.Dat
         with an interval (p, log-odds, accuracy) are unweighted means over the items' categories.
         Probabilities 0-1, log-odds in nats; n/a is NaN.
     """
-    parts = [_levels(group, how) for group in groups]
+    parts = [_group_levels(group, how) for group in groups]
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
@@ -56,7 +56,7 @@ def shift_table(groups: Sequence[Group], *, how: Resampling = STANDARD) -> pd.Da
         Log-odds, and probability with `_p`; unweighted means over the items' categories; NOT signed by the multiplier;
         NaN where the reference was not run.
     """
-    parts = [_moves(group, how) for group in groups]
+    parts = [_group_moves(group, how) for group in groups]
     return pd.concat(parts, ignore_index=True)[SHIFT_COLUMNS] if parts else pd.DataFrame(columns=SHIFT_COLUMNS)
 
 
@@ -86,14 +86,14 @@ def references(group: Group) -> dict[str, np.ndarray]:
 def moved(group: Group, column: str) -> dict[str, np.ndarray]:
     """`shift` and `total` of one score on each item: its value less that of the reference. each [N, C, F]"""
     own = np.arange(len(group.members))
-    values = group.values(column)
+    values = group.by_fit(column)
     return {name: values - group.matched(column, of=of, like=own) for name, of in references(group).items()}
 
 
-def _levels(group: Group, how: Resampling) -> pd.DataFrame:
+def _group_levels(group: Group, how: Resampling) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
     for name, within in (("log_odds", (-np.inf, np.inf)), ("accuracy", (0.0, 1.0)), ("p_balanced", (0.0, 1.0))):
-        values = macro(group.values(name), group.categories)
+        values = macro(group.by_fit(name), group.categories)
         level = effect_intervals(values, design_of(group, how), within=within)
         level.put(table, name)
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
@@ -105,14 +105,14 @@ def _levels(group: Group, how: Resampling) -> pd.DataFrame:
     smallest = np.where(np.isnan(lowest), np.inf, lowest).min(axis=0, initial=np.inf)
     table["option_mass_min"] = np.where(np.isinf(smallest), np.nan, smallest)
     # Gates count what each fit does, not their mean: fits stand below each other as if they were items.
-    masses, bias, y = (_fits_below(group.values(name)) for name in ("option_mass", "letter_bias", "log_odds"))
+    masses, bias, y = (_fits_below(group.by_fit(name)) for name in ("option_mass", "letter_bias", "log_odds"))
     table["mass_low_share"] = share_of(masses < LOW_MASS, masses)
     table["letter_bias_abs"] = column_mean(np.abs(bias))
     table["saturated_share"] = share_of(np.abs(y) > SATURATION, y)
     return table
 
 
-def _moves(group: Group, how: Resampling) -> pd.DataFrame:
+def _group_moves(group: Group, how: Resampling) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits)
     table["option_mass"] = column_mean(group.mean("option_mass"))
     for score, suffix in (("p_balanced", "_p"), ("log_odds", "")):

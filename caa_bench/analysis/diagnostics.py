@@ -72,7 +72,7 @@ def vector_diagnostics(
     several = len(set(items.tolist())) >= 3
     lines, values = [], np.full((count, layers, len(BOUNDED)), np.nan)
     for layer in range(layers):
-        here = _layer(matching[:, layer].astype(np.float64), other[:, layer].astype(np.float64), items)
+        here = _layer_facts(matching[:, layer].astype(np.float64), other[:, layer].astype(np.float64), items)
         lines.append({"layer": layer, "n": count, "n_clusters": len(set(items.tolist())), **here.sizes})
         if several and not np.isnan(here.sizes["signal_share"]):
             apart = _separation(_within_keys(here.up, order), _within_keys(here.down, order))
@@ -100,7 +100,7 @@ class _Layer:
     down: np.ndarray
 
 
-def _layer(matching: np.ndarray, other: np.ndarray, items: np.ndarray) -> _Layer:
+def _layer_facts(matching: np.ndarray, other: np.ndarray, items: np.ndarray) -> _Layer:
     """Lengths, and each pair against the mean difference of the other items.
 
     Sums are taken without BLAS, whose last bits depend on its threads.
@@ -114,27 +114,27 @@ def _layer(matching: np.ndarray, other: np.ndarray, items: np.ndarray) -> _Layer
         nothing = np.zeros(0)
         sizes = dict.fromkeys(("norm", "residual_norm", "signal_share"), np.nan)
         return _Layer(sizes=sizes, cosine=nothing, up=nothing, down=nothing)
-    residual = float(np.median(np.sqrt(np.concatenate([_dots(matching, matching), _dots(other, other)]))))
+    residual = float(np.median(np.sqrt(np.concatenate([_row_dots(matching, matching), _row_dots(other, other)]))))
     pairs = matching - other
-    total, squares = pairs.sum(axis=0), _dots(pairs, pairs)
+    total, squares = pairs.sum(axis=0), _row_dots(pairs, pairs)
     size, length = float(squares.mean()), float(np.sqrt((total**2).sum()) / count)
     order = np.argsort(items, kind="stable")
     own = np.add.reduceat(pairs[order], np.flatnonzero(np.diff(items[order], prepend=-1)), axis=0)  # [items, D]
     rest = total - own[items]  # [N, D] the sum over the other items: their mean's direction, whatever its length
-    reach = np.sqrt(_dots(rest, rest))
+    reach = np.sqrt(_row_dots(rest, rest))
     return _Layer(
         sizes={
             "norm": length,
             "residual_norm": residual,
             "signal_share": length**2 / size if size > 0 else np.nan,
         },
-        cosine=_over(_dots(pairs, rest), reach * np.sqrt(squares)),
-        up=_over(_dots(matching, rest), reach),
-        down=_over(_dots(other, rest), reach),
+        cosine=_over(_row_dots(pairs, rest), reach * np.sqrt(squares)),
+        up=_over(_row_dots(matching, rest), reach),
+        down=_over(_row_dots(other, rest), reach),
     )
 
 
-def _dots(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+def _row_dots(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("nd,nd->n", one, two))
 
 

@@ -70,7 +70,8 @@ def choose_dose(
 
     Args:
         shifts: selection-split lines of one arm (`cells.shift_table`), columns `over`, `effect`, `option_mass` and,
-            where measured, `capability_loss` (0-1). Where it is known of some lines, the others cannot be chosen.
+            where measured, `capability_loss_high`, the upper end of the loss (0-1). Where it is known of some lines,
+            the others cannot be chosen.
         sign: +1 or -1; a line that moves the other way is never chosen.
         over: the columns tried.
 
@@ -83,8 +84,8 @@ def choose_dose(
     _refuse_test(shifts)
     pushed = sign * shifts[effect].to_numpy(float)
     kept = (shifts["option_mass"].to_numpy(float) >= LEAST_MASS) & (pushed > 0)
-    if "capability_loss" in shifts and shifts["capability_loss"].notna().any():
-        kept &= shifts["capability_loss"].to_numpy(float) <= MOST_LOSS
+    if "capability_loss_high" in shifts and shifts["capability_loss_high"].notna().any():
+        kept &= shifts["capability_loss_high"].to_numpy(float) <= MOST_LOSS
     if "multiplier" in over:
         kept &= sign * shifts["multiplier"].to_numpy(float) > 0
     if not kept.any():
@@ -131,11 +132,12 @@ def matched_dose(shifts: pd.DataFrame, *, target: float) -> MatchedDose | None:
 def effect_at_equal_loss(curve: pd.DataFrame, *, budgets: tuple[float, ...] = BUDGETS) -> pd.DataFrame:
     """The largest effect each arm reaches within a capability loss: the arms side by side at equal cost.
 
-    A description of the doses that were measured, on any split; a dose that is to be tested is chosen elsewhere.
+    The upper end of the loss's interval decides: by the point, the dose among several whose loss happens to look small
+    would pass (a true loss of .06 passed a budget of .03 in 24% of runs with 4 doses, 41% with 8). A description of the doses that were measured, on any split; a dose that is to be tested is chosen elsewhere.
 
     Args:
-        curve: one line per arm and dose, columns `arm`, `effect` (log-odds, signed towards the goal) and
-            `capability_loss` (0-1); whatever else it holds of a line is kept.
+        curve: one line per arm and dose, columns `arm`, `effect` (log-odds, signed towards the goal),
+            `capability_loss` and `capability_loss_high`, the upper end of its interval (0-1); whatever else it holds of a line is kept.
 
     Returns:
         Columns `arm, budget, effect, capability_loss, doses` (those within the budget), then the others; one line an
@@ -144,9 +146,9 @@ def effect_at_equal_loss(curve: pd.DataFrame, *, budgets: tuple[float, ...] = BU
     names = [name for name in curve if name != "arm"]
     lines = []
     for arm, part in curve.groupby("arm", sort=False):
-        known = part.dropna(subset=["effect", "capability_loss"]).sort_values("effect", kind="stable")
+        known = part.dropna(subset=["effect", "capability_loss_high"]).sort_values("effect", kind="stable")
         for budget in budgets:
-            inside = known[known["capability_loss"] <= budget]
+            inside = known[known["capability_loss_high"] <= budget]
             best = inside.iloc[-1] if len(inside) else dict.fromkeys(names, np.nan)
             lines.append({"arm": arm, "budget": budget, "doses": len(inside)} | {name: best[name] for name in names})
     first = ["arm", "budget", "effect", "capability_loss", "doses"]

@@ -216,11 +216,11 @@ def _two_way_mean(values: np.ndarray, design: Design, *, within: tuple[float, fl
     """Mean -+ t SE of lines that all have as many fits. values: [N, L, F]"""
     two = two_way(values, values, design)
     se = np.sqrt(two.variance)
-    low, high = _ends(two.sums.mean, stats.t.ppf(1 - TAIL, two.df) * se, within)
+    low, high = _t_ends(two.sums.mean, stats.t.ppf(1 - TAIL, two.df) * se, within)
     return estimate(two.sums, low, high, se=se, df=two.df)
 
 
-def _ends(mean: np.ndarray, reach: np.ndarray, within: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+def _t_ends(mean: np.ndarray, reach: np.ndarray, within: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Mean -+ reach; of a share on the scale of its logit, so that near 0 and 1 it leans inward as it should."""
     if within != (0.0, 1.0):
         return np.maximum(mean - reach, within[0]), np.minimum(mean + reach, within[1])

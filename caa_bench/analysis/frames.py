@@ -58,7 +58,7 @@ class Group:
         """Fits of each condition. [C]"""
         return np.array([len(own) for own in self.members], dtype=int)
 
-    def values(self, column: str) -> np.ndarray:
+    def by_fit(self, column: str) -> np.ndarray:
         """One score fit by fit: [N, C, F], each condition's fits in its first places.
 
         NaN where an item has no row or an error, and in the places that a condition has no fit for.
@@ -68,7 +68,7 @@ class Group:
 
     def mean(self, column: str) -> np.ndarray:
         """One score as the mean over a condition's fits; NaN where one of them has none. [N, C]"""
-        values = self.values(column)
+        values = self.by_fit(column)
         used = np.arange(values.shape[2]) < self.n_fits[:, None]
         return np.where(used, values, 0.0).sum(axis=2) / self.n_fits
 

@@ -149,7 +149,7 @@ def _bootstrap(sums: ClusterSums, *, within: tuple[float, float], how: Resamplin
     ends = np.full((2, len(se)), np.nan)
     used = first[enough(sums)[first] & (se[first] > 0)]
     for part in _chunks(len(used)):
-        ends[:, used[part]] = _ends(sums.select(used[part]), weights)
+        ends[:, used[part]] = _bootstrap_ends(sums.select(used[part]), weights)
     low, high = np.clip(ends[:, first[back.reshape(len(both))]], *within)
     return estimate(sums, low, high, se=se)
 
@@ -163,7 +163,7 @@ def _over_clusters(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("ec,cb->eb", values, weights))
 
 
-def _ends(sums: ClusterSums, weights: np.ndarray) -> np.ndarray:
+def _bootstrap_ends(sums: ClusterSums, weights: np.ndarray) -> np.ndarray:
     """Low and high of each effect: studentized, or BCa where that breaks down. [2, E]"""
     t, collapsed = _studentized_draws(sums, weights)
     se = standard_error(sums)

@@ -59,7 +59,7 @@ def metric_table(rows: Sequence[Mapping[str, Any]], cells: pd.DataFrame, *, how:
 def _of_one(group: Group, aggregation: str, how: Resampling) -> pd.DataFrame:
     """The lines of one task and metric."""
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
-    value, weight, design = group.values("value"), group.values("weight"), design_of(group, how)
+    value, weight, design = group.by_fit("value"), group.by_fit("weight"), design_of(group, how)
     level = effect_sums(value, weight, design, within=_range(value, aggregation))
     table["change"] = "ratio" if aggregation == "perplexity" else "difference"
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)

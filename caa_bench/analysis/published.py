@@ -72,7 +72,7 @@ class Published:
 def load_published() -> Published:
     """The numbers in configs/data/published.json."""
     data = read_json(configs_folder() / "data" / "published.json")
-    lines = [line for series, entry in enumerate(data["values"]) for line in _lines(entry, series)]
+    lines = [line for series, entry in enumerate(data["values"]) for line in _curve_values(entry, series)]
     return Published(
         source=f"{data['paper']}, {data['repository']}",
         values=pd.DataFrame(lines, columns=[*KEYS, "published", "decimals", "series"]),
@@ -85,7 +85,7 @@ def load_published() -> Published:
     )
 
 
-def _lines(entry: Mapping[str, Any], series: int) -> Iterator[list[Any]]:
+def _curve_values(entry: Mapping[str, Any], series: int) -> Iterator[list[Any]]:
     """One a layer and multiplier of a curve."""
     scored = entry["kind"] == OPEN_ENDED
     decimals = entry["decimals"] + (1 if scored else 0)

@@ -42,7 +42,9 @@ def reliability_table(groups: Sequence[Group], *, how: Resampling = STANDARD) ->
         `rank_correlation`: mean per-item Spearman correlation (NaN below three multipliers);
         `anti_steerable_share`: share of items whose slope is negative.
     """
-    return pd.DataFrame([_line(group, curve, how) for group in groups for curve in _curves(group)], columns=COLUMNS)
+    return pd.DataFrame(
+        [_curve_line(group, curve, how) for group in groups for curve in _curves(group)], columns=COLUMNS
+    )
 
 
 def item_reliability(groups: Sequence[Group]) -> pd.DataFrame:
@@ -57,7 +59,7 @@ def item_reliability(groups: Sequence[Group]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def _line(group: Group, curve: _Curve, how: Resampling) -> dict[str, object]:
+def _curve_line(group: Group, curve: _Curve, how: Resampling) -> dict[str, object]:
     n_fits = curve.y.shape[2]
     each = np.stack([item_slopes(curve.y[:, :, fit], curve.multipliers) for fit in range(n_fits)], axis=1)  # [N, F]
     design = Design(clusters=group.clusters, n_fits=np.array([n_fits]), resampled=np.array([True]), how=how)

@@ -30,7 +30,7 @@ from caa_bench.analysis.fits import effect_p_values, effect_ratios, fit_means, f
 from caa_bench.analysis.frames import CONDITION, RUN, Group
 from caa_bench.analysis.intervals import benjamini_hochberg
 from caa_bench.analysis.power import detectable_effect
-from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, judge
+from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, verdict_of
 
 COLUMNS = [
     *RUN, *LINE, "family", "n", "n_clusters", "n_fits", *Estimate.columns(*EFFECTS, "retention"), "p_value", "q_value",
@@ -77,10 +77,10 @@ def stacking_table(
     verdicts = []
     for line in both.to_dict("records"):
         method = placebos.get(line["vector"], line["vector"])
-        verdicts.append(judge(evidence(line), vector=shown(method)))
+        verdicts.append(verdict_of(evidence(line), vector=shown(method)))
     names = [(shown(placebos.get(vector, vector)), shown(vector)) for vector in both["vector"]]
     more = [name for name in both if name not in table]
-    return pd.concat([both, _words(verdicts, names)], axis=1)[[*COLUMNS, *more]]
+    return pd.concat([both, _verdict_columns(verdicts, names)], axis=1)[[*COLUMNS, *more]]
 
 
 def evidence(line: Mapping[str, object]) -> Evidence:
@@ -103,12 +103,12 @@ def fit_levels(groups: Sequence[Group]) -> pd.DataFrame:
         `FIT_COLUMNS`: means over items without intervals, which belong to the mean over the fits; on a stacking line
         the fit's own A, B, T and D (log-odds, signed by the multiplier but for `base_alone`), NaN elsewhere.
     """
-    parts = [part for part in map(_dots, groups) if len(part)]
+    parts = [part for part in map(_fit_lines, groups) if len(part)]
     return pd.concat(parts, ignore_index=True)[FIT_COLUMNS] if parts else pd.DataFrame(columns=FIT_COLUMNS)
 
 
-def _dots(group: Group) -> pd.DataFrame:
-    y, p, lines = group.values("log_odds"), group.values("p_balanced"), find_lines(group)
+def _fit_lines(group: Group) -> pd.DataFrame:
+    y, p, lines = group.by_fit("log_odds"), group.by_fit("p_balanced"), find_lines(group)
     effects = item_effects(group, "log_odds", lines)
     means = {name: fit_means(getattr(effects, name)) for name in EFFECTS}  # each [L, F]
     line_of = np.full(len(group.members), -1)
@@ -191,7 +191,7 @@ def _needed_no_choice(table: pd.DataFrame, placebos: Mapping[str, str]) -> np.nd
     return (home & table["multiplier"].isin([1.0, -1.0]) & (layers == 1)).to_numpy()
 
 
-def _words(verdicts: Sequence[Verdict], names: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def _verdict_columns(verdicts: Sequence[Verdict], names: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Verdict columns; `names`: of the method and of the vector itself, which a placebo's phrase names."""
     return pd.DataFrame(
         {

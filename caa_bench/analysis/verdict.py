@@ -83,7 +83,7 @@ class Verdict:
         return "; ".join([*first, self.verdict, *(tag for tag in self.tags if tag != "no room")])
 
 
-def judge(evidence: Evidence, *, vector: str) -> Verdict:
+def verdict_of(evidence: Evidence, *, vector: str) -> Verdict:
     """Applies rules 10 (first match), 11 (room and tags) and 12 (gates).
 
     Args:
@@ -133,7 +133,8 @@ def _nothing_alone(e: Evidence, vector: str) -> str:
     if e.alone.high < 0:
         return f"{vector} alone goes the wrong way"
     if e.on_top.low > 0 and e.on_top.point >= SMALLEST:
-        return "adds only here"
+        # Two effects on either side of the threshold may be one and the same: only an interaction tells them apart.
+        return "adds only here" if e.q < LEVEL else "not settled"
     if e.on_top.high < 0 and e.on_top.point <= -SMALLEST:
         return "works against"
     return f"{vector} does nothing alone"

@@ -48,14 +48,14 @@ def methods(tables: Tables, *, placebos: Mapping[str, str], shown: Callable[[str
         yield Method(
             vector=vector,
             name=shown(vector),
-            shifts=_own(shifts, vector),
-            stacking=_own(tables.stacking, vector),
-            reliability=_own(tables.reliability, vector),
+            shifts=_own_lines(shifts, vector),
+            stacking=_own_lines(tables.stacking, vector),
+            reliability=_own_lines(tables.reliability, vector),
             bases=shifts[(shifts["multiplier"] == 0) & (shifts["base"] != "none")],
         )
 
 
-def _own(table: pd.DataFrame, vector: str) -> pd.DataFrame:
+def _own_lines(table: pd.DataFrame, vector: str) -> pd.DataFrame:
     return table[(table["vector"] == vector) & table["vector_behavior"].isin(["", *table["behavior"].unique()])]
 
 
