@@ -20,7 +20,7 @@ from report_runs import simulate
 from small_runs import Small, manifest
 
 from caa_bench.__main__ import main
-from caa_bench.analysis.macro import macro
+from caa_bench.analysis.cells import macro
 from caa_bench.behaviors.behavior import load_behavior, variants
 from caa_bench.behaviors.items import set_key, text_key
 from caa_bench.errors import UserError

@@ -15,12 +15,12 @@ from small_runs import Small, manifest
 
 from caa_bench import CAA, Benchmark, BenchmarkArguments, Intervention, LoraSFT, SystemPrompt
 from caa_bench.__main__ import main
-from caa_bench.analysis.cells import cell_table
-from caa_bench.analysis.fit_levels import fit_levels
-from caa_bench.analysis.fits import Sampling, effect_intervals
+from caa_bench.analysis.cells import cell_table, shift_table
+from caa_bench.analysis.fits import Design, effect_intervals
+from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.items import item_scores
 from caa_bench.analysis.reliability import reliability_table
-from caa_bench.analysis.shifts import shift_table
+from caa_bench.analysis.stacking import fit_levels
 from caa_bench.interventions import RandomDirection, several_fits
 from caa_bench.interventions.vectors import letter_differences
 from caa_bench.models.model import ChatModel
@@ -180,14 +180,14 @@ def test_differences_between_fits_widen_every_interval() -> None:
             made = cell(vector="caa", layer=3.0, multiplier=1.0)
             cells.append(made | {"cell": f"{made['cell']}~{number}", "fit": str(number)})
             values[cells[-1]["cell"]] = item + 1 + spread * (number - 2) + 0.3 * rng.normal(size=N)
-        table = shift_table(scores(values), frame(cells)).set_index("multiplier").loc[1.0]
+        table = shift_table(grouped(scores(values), frame(cells))).set_index("multiplier").loc[1.0]
         assert table["n_fits"] == 3
         assert table["shift"] == pytest.approx(1, abs=0.2)
         widths[spread] = table["shift_high"] - table["shift_low"]
-        levels = cell_table(scores(values), frame(cells)).set_index("multiplier")
+        levels = cell_table(grouped(scores(values), frame(cells))).set_index("multiplier")
         assert levels.loc[1.0, "log_odds"] == pytest.approx(np.mean([values[x["cell"]] for x in cells[1:]]))
         assert levels["n"].tolist() == [N, N]
-        dots = fit_levels(scores(values), frame(cells))
+        dots = fit_levels(grouped(scores(values), frame(cells)))
         assert dots["fit"].tolist() == ["1", "2", "3"]
         assert dots["log_odds"].tolist() == pytest.approx([values[x["cell"]].mean() for x in cells[1:]])
     assert widths[1.5] > 5 * widths[0.0]
@@ -205,10 +205,10 @@ def test_fits_are_matched_by_their_numbers() -> None:
             top = cell("lora_sft_positive", vector="caa", multiplier=1.0) | {"fit": number}
             cells.append(top | {"cell": f"top~{number}"})
             values[f"top~{number}"] = item + level + 1 + 0.1 * rng.normal(size=N)
-    moved = shift_table(scores(values), frame(cells)).set_index("multiplier").loc[1.0]
+    moved = shift_table(grouped(scores(values), frame(cells))).set_index("multiplier").loc[1.0]
     assert moved["n_fits"] == 2
     assert moved["shift"] == pytest.approx(1, abs=0.05)
-    (curve,) = reliability_table(scores(values), frame(cells)).to_dict("records")
+    (curve,) = reliability_table(grouped(scores(values), frame(cells))).to_dict("records")
     assert (curve["n"], curve["slope"]) == (N, pytest.approx(1, abs=0.05))
 
 
@@ -219,7 +219,7 @@ def test_resamples_of_one_training_set_count_their_own_spread() -> None:
     for _ in range(200):
         drawn = rng.normal()  # of the training set
         fits = (drawn + rng.normal(size=3))[None, None, :] + 0.1 * rng.normal(size=(N, 1, 3))
-        how = Sampling(clusters=np.arange(N), n_fits=np.array([3]), resampled=np.array([True]))
+        how = Design(clusters=np.arange(N), n_fits=np.array([3]), resampled=np.array([True]))
         found = effect_intervals(fits, how)
         hit += int(found.low[0] <= 0 <= found.high[0])
     assert hit >= 184, "binomial: below with probability .02 at .95"

@@ -15,6 +15,7 @@ from small_runs import Small, contents
 
 import caa_bench.models.model
 from caa_bench.__main__ import main
+from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.metrics import metric_table
 from caa_bench.engine.edit import Edit
 from caa_bench.evaluators import Job, registry
@@ -163,7 +164,9 @@ def test_levels_are_lm_eval_s_own_results(templated: bool, folder: Path, tiny: C
         key="alone", model="tiny", protocol="default", split="test", behavior="b", evaluator="lm_eval", base="none",
         base_dose=1.0, vector="", vector_behavior="", vector_layer=None, layer=None, multiplier=0.0,
     )  # fmt: skip
-    table = metric_table(rows, pd.DataFrame([vars(cell)]).rename(columns={"key": "cell"}).set_index("cell"), draws=99)
+    table = metric_table(
+        rows, pd.DataFrame([vars(cell)]).rename(columns={"key": "cell"}).set_index("cell"), how=Resampling(draws=99)
+    )
     ours = {(x["task"], x["metric"]): x["value"] for x in table.to_dict("records")}
     assert ours == pytest.approx(expected, rel=1e-5)
     assert len(ours) == 2 + 2 + 2 + 2 + 3

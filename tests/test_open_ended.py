@@ -21,10 +21,10 @@ from small_runs import Small, contents
 
 import caa_bench.models.model
 from caa_bench.__main__ import main
-from caa_bench.analysis.agreement import judge_table, weighted_kappa
-from caa_bench.analysis.answers import answer_scores, answer_table
-from caa_bench.analysis.text_quality import distinct, loop_share
-from caa_bench.analysis.warn_answers import answer_warnings
+from caa_bench.analysis.answers import answer_scores, answer_table, distinct, judge_table, loop_share, weighted_kappa
+from caa_bench.analysis.estimates import Resampling
+from caa_bench.analysis.frames import grouped
+from caa_bench.analysis.warn import answer_warnings
 from caa_bench.behaviors.splits import OpenQuestion
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.generate import Continuation, generate
@@ -333,7 +333,9 @@ def cells_of(*names: str) -> pd.DataFrame:
 def test_a_missing_judgement_is_missing_and_never_zero() -> None:
     made = rows({"0": ["yes it is"] * 24, "1": ["no"] * 20 + [""] * 2 + [None] * 2})
     scores: list[float | None] = [0.5] * 24 + [1.0] * 18 + [None] * 6
-    found = answer_table(answer_scores(made, [scores]), cells_of("0", "1"), judge="x", draws=99)
+    found = answer_table(
+        grouped(answer_scores(made, [scores]), cells_of("0", "1")), judge="x", how=Resampling(draws=99)
+    )
     line = found.set_index("cell").loc["1"]
     assert (line["score"], line["n"], line["errors"]) == (1.0, 18, 2)
     assert line["missing_share"] == pytest.approx(6 / 24)
@@ -341,7 +343,7 @@ def test_a_missing_judgement_is_missing_and_never_zero() -> None:
     assert line["score_shift"] == 0.5
     assert line["perplexity"] == pytest.approx(np.e)
     assert np.isnan(line["second_score"])
-    nothing = answer_table(answer_scores(made, []), cells_of("0", "1"), judge="", draws=99)
+    nothing = answer_table(grouped(answer_scores(made, []), cells_of("0", "1")), judge="", how=Resampling(draws=99))
     assert nothing["score"].isna().all()
     assert (nothing["missing_share"] == 1).all()
 
@@ -353,12 +355,14 @@ def test_a_score_that_rises_while_the_text_collapses_is_severe() -> None:
 
     def warned(after: str, scores: list[float]) -> list[str]:
         made = rows({"0": [sound] * 24, "1": [after] * 24})
-        found = answer_table(answer_scores(made, [scores]), cells_of("0", "1"), judge="x", draws=199)
+        found = answer_table(
+            grouped(answer_scores(made, [scores]), cells_of("0", "1")), judge="x", how=Resampling(draws=199)
+        )
         judges = judge_table([{"name": "x"}], [scores], [0])
         return [warning.text for warning in answer_warnings(found, judges) if warning.severity == "severe"]
 
     (text,) = warned(broken, noise)
-    assert text.startswith("The judged score moves with the dose while the text collapses at none + caa at +1")
+    assert text.startswith("The judged score moves with the dose while the text collapses at caa +1")
     assert warned(sound, noise) == []
     assert warned(broken, noise[::-1]) == [], "a score that falls fools nobody"
 
@@ -379,7 +383,7 @@ def test_judges_are_weighed() -> None:
     assert np.isnan(weighted_kappa(np.array([]), np.array([])))
     texts = [
         warning.text
-        for warning in answer_warnings(answer_table(answer_scores([], []), cells_of("0"), judge="a"), found)
+        for warning in answer_warnings(answer_table(grouped(answer_scores([], []), cells_of("0")), judge="a"), found)
     ]
     assert texts == ["The judge b is right on 60% of held-out answer texts only."]
 

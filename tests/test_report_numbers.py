@@ -17,13 +17,14 @@ from report_page import PageReader, Shown
 from report_runs import simulate
 
 from caa_bench.analysis.answers import answer_scores, answer_table
-from caa_bench.analysis.cells import cell_table
+from caa_bench.analysis.cells import cell_table, shift_table
+from caa_bench.analysis.effects import open_effects
+from caa_bench.analysis.estimates import Resampling
+from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.items import item_scores
 from caa_bench.analysis.metrics import metric_table
 from caa_bench.analysis.reliability import item_reliability, reliability_table
-from caa_bench.analysis.shifts import shift_table
 from caa_bench.analysis.stacking import stacking_table
-from caa_bench.analysis.transfer import open_effects
 from caa_bench.report import write_report
 
 RISE = {("none", 1.0): 0.6, ("none", -1.0): 0.1, ("lora_sft_negative", 0.0): 0.9, ("lora_sft_negative", 1.0): math.nan}
@@ -63,6 +64,9 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     return _tables(folder)
 
 
+PLACEBOS = {"random": "caa", "shuffled": "caa"}
+
+
 def _tables(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables, computed anew from the rows as JSON lines, without the report or the store."""
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -75,19 +79,22 @@ def _tables(folder: Path) -> dict[str, pd.DataFrame]:
     listed = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
     worded, plain = (listed[listed["evaluator"] == name] for name in ("open_ended", "perplexity"))
     cells = listed.drop([*worded.index, *plain.index])
-    metrics = metric_table(read, plain, draws=manifest["recipe"]["draws"]).set_index(["cell", "task", "metric"])
-    items, draws = item_scores(frame), manifest["recipe"]["draws"]
-    levels = cell_table(items, cells, draws=draws)
+    how = Resampling(draws=manifest["recipe"]["draws"])
+    metrics = metric_table(read, plain, how=how).set_index(["cell", "task", "metric"])
+    items = item_scores(frame)
+    groups = grouped(items, cells)
+    levels = cell_table(groups, how=how)
     scores = answer_scores(said, [[float(row["text"].split()[-1]) for row in said]])  # what the simulated judge reads
-    answers = answer_table(scores, worded, judge="grammar", draws=draws)
+    judged = grouped(scores, worded)
+    answers = answer_table(judged, judge="grammar", how=how)
     return {
         "items": items.set_index(["cell", "item"]),
         "cells": pd.concat([levels, answers] if said else [levels]).set_index("cell"),
-        "shifts": shift_table(items, cells, draws=draws).set_index("cell"),
-        "stacking": stacking_table(items, cells, in_words=open_effects(scores, worded, draws=draws), draws=draws),
-        "reliability": reliability_table(items, cells, draws=draws),
+        "shifts": shift_table(groups, how=how).set_index("cell"),
+        "stacking": stacking_table(groups, how=how, placebos=PLACEBOS, in_words=open_effects(judged, how=how)),
+        "reliability": reliability_table(groups, how=how),
         "metrics": metrics,
-        "item_reliability": item_reliability(items, cells),
+        "item_reliability": item_reliability(groups),
     }
 
 

@@ -1,4 +1,4 @@
-"""How many items a question needs, and the smallest effect a run could have seen. NUMBERS.md 13."""
+"""How many items a question needs, and the smallest effect a run could have seen. docs/numbers.md 13."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
-FULLY = (0.75, 1.33)  # retention: an interval inside it is "adds fully"
+"""Of every test, and of the false-discovery rate within a family."""
+FULLY = (0.75, 1.33)
+"""Retention: an interval inside it is "adds fully"."""
 
 
 def detectable_effect(se: np.ndarray | float, *, power: float = 0.8) -> np.ndarray:
@@ -35,10 +37,10 @@ def items_needed(effect: float, sd: float, *, power: float = 0.8) -> int:
 
 
 def items_to_settle(effect: float, sd: float, *, power: float = 0.8) -> int:
-    """Independent items for the verdict "adds fully" with this power when CAA's effect is in truth kept whole.
+    """Independent items for the verdict "adds fully" with this power when the vector's effect is in truth kept whole.
 
     Args:
-        effect: CAA alone, mean log-odds; positive.
+        effect: the vector alone, mean log-odds; positive.
         sd: standard deviation of the per-item interaction, log-odds.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from caa_bench.behaviors.items import Item, longer_matching
 from caa_bench.behaviors.json_entries import Faults, Located
 
-# NUMBERS, "warn by itself when": train keys outside 45-55% A, one side longer in over 65% of the items.
+# docs/numbers.md, "Warnings": train keys outside 45-55% A, one side longer in over 65% of the items.
 KEY_SHARE = (0.45, 0.55)
 LONGER_SHARE = 0.65
 # Shared words of two stems over all their words; the published splits have a handful of pairs above it.

@@ -58,7 +58,7 @@ def _check(options: Namespace) -> None:
 
 
 def _from_numbers(effect: float, sd: float, *, power: float) -> str:
-    from caa_bench.analysis.intervals import MIN_ITEMS
+    from caa_bench.analysis.estimates import MIN_ITEMS
     from caa_bench.analysis.power import items_needed, items_to_settle
 
     seen = max(items_needed(effect, sd, power=power), MIN_ITEMS)

@@ -93,6 +93,8 @@ class Progress(Callback):
         import pandas as pd
 
         from caa_bench.analysis.cells import cell_table
+        from caa_bench.analysis.estimates import Resampling
+        from caa_bench.analysis.frames import grouped
         from caa_bench.analysis.items import item_scores
         from caa_bench.runs.rows import RowStore, frame_of
 
@@ -101,7 +103,8 @@ class Progress(Callback):
         self._print_metrics(cells)
         if rows.empty:
             return  # answers in words are not judged yet
-        table = cell_table(item_scores(rows, protocol=self.cells[keys[0]].protocol), cells, draws=DRAWS)
+        scores = item_scores(rows, protocol=self.cells[keys[0]].protocol)
+        table = cell_table(grouped(scores, cells), how=Resampling(draws=DRAWS))
         for line in table.to_dict("records"):
             low, high = _p(line["p_balanced_low"]), _p(line["p_balanced_high"])
             level = f"p {_p(line['p_balanced'])} [{low}, {high}] n {line['n']}"
@@ -110,12 +113,15 @@ class Progress(Callback):
 
     def _print_metrics(self, cells: pd.DataFrame) -> None:
         """A line a cell and task, of the task's first metric."""
+        from caa_bench.analysis.estimates import Resampling
         from caa_bench.analysis.metrics import metric_table
         from caa_bench.report.words import level
         from caa_bench.runs.rows import RowStore
 
         rows = [row for row in RowStore(self.rows_path).metrics() if row["cell"] in cells.index]
-        for line in metric_table(rows, cells, draws=DRAWS).drop_duplicates(["cell", "task"]).to_dict("records"):
+        for line in (
+            metric_table(rows, cells, how=Resampling(draws=DRAWS)).drop_duplicates(["cell", "task"]).to_dict("records")
+        ):
             ends = f"[{level(line['value_low'])}, {level(line['value_high'])}]"
             what = terminal_safe(f"{line['task']} {line['metric']}".strip())
             said = f"{what} {level(line['value'])} {ends} n {line['n']}"

@@ -15,6 +15,7 @@ from caa_bench.storage.files import csv_cell, terminal_safe, write_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
+    from caa_bench.analysis.estimates import Resampling
     from caa_bench.report.answers import Answers
     from caa_bench.report.attention import Notice
 
@@ -120,16 +121,17 @@ def make_report(folder: Path) -> Report:
     """
     import pandas as pd
 
-    from caa_bench.analysis.cells import cell_table
-    from caa_bench.analysis.fit_levels import fit_levels
-    from caa_bench.analysis.frames import mean_over_fits
+    from caa_bench.analysis.cells import cell_table, shift_table
+    from caa_bench.analysis.estimates import Resampling
+    from caa_bench.analysis.frames import grouped, mean_over_fits
     from caa_bench.analysis.items import item_scores
     from caa_bench.analysis.reliability import item_reliability, reliability_table
-    from caa_bench.analysis.shifts import shift_table
-    from caa_bench.analysis.stacking import stacking_table
+    from caa_bench.analysis.stacking import fit_levels, stacking_table
     from caa_bench.report.attention import notices
     from caa_bench.report.conditions import of_behavior
+    from caa_bench.report.headline import placebos
     from caa_bench.report.vectors import vector_lines
+    from caa_bench.report.words import vector_name
 
     manifest = read_manifest(folder)
     recipe = manifest["recipe"]
@@ -137,25 +139,29 @@ def make_report(folder: Path) -> Report:
     store = RowStore(folder / "rows.jsonl")
     if not store.done:
         raise UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; run the same command again to go on")
-    settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
-    answers, metrics = _answers(folder, manifest, store, every), _metrics(store, every, **settings)
+    how = Resampling(seed=recipe["seed"], draws=recipe["draws"])
+    answers, metrics = _answers(folder, manifest, store, every, how=how), _metrics(store, every, how=how)
     beside = {
         *(() if answers is None else answers.cells["evaluator"]),
         *(() if metrics is None else metrics["evaluator"]),
     }
     cells = every[~every["evaluator"].isin(beside)]
-    items, behavior = item_scores(store.frame(), protocol=recipe["protocol"]), of_behavior(cells)
+    groups = grouped(item_scores(store.frame(), protocol=recipe["protocol"]), cells)
+    measuring = set(of_behavior(cells)["evaluator"])
+    behavior = tuple(group for group in groups if group.keys["evaluator"] in measuring)
     in_words = None if answers is None else answers.effects
     report = Report(
         folder=folder,
         manifest=manifest,
-        cells=_in_plan_order(cell_table(items, cells, **settings), cells),
-        stacking=_in_plan_order(stacking_table(items, behavior, in_words=in_words, **settings), cells),
-        items=mean_over_fits(items, cells),
-        shifts=shift_table(items, cells, **settings),
-        reliability=reliability_table(items, behavior, **settings),
-        item_reliability=item_reliability(items, behavior),
-        fits=_in_plan_order(fit_levels(items, behavior), cells),
+        cells=_in_plan_order(cell_table(groups, how=how), cells),
+        stacking=_in_plan_order(
+            stacking_table(behavior, how=how, placebos=placebos(), in_words=in_words, shown=vector_name), cells
+        ),
+        items=mean_over_fits(groups),
+        shifts=shift_table(groups, how=how),
+        reliability=reliability_table(behavior, how=how),
+        item_reliability=item_reliability(behavior),
+        fits=_in_plan_order(fit_levels(behavior), cells),
         vectors=vector_lines(manifest),
         answers=answers,
         metrics=metrics,
@@ -163,19 +169,20 @@ def make_report(folder: Path) -> Report:
     return replace(report, notices=tuple(notices(report, done=store.done)))
 
 
-def _answers(folder: Path, manifest: dict[str, Any], store: RowStore, every: pd.DataFrame) -> Answers | None:
+def _answers(
+    folder: Path, manifest: dict[str, Any], store: RowStore, every: pd.DataFrame, *, how: Resampling
+) -> Answers | None:
     """The answers in words; None where none were planned."""
     from caa_bench.report.answers import EVALUATOR, find_answers
 
-    own, recipe = every[every["evaluator"] == EVALUATOR], manifest["recipe"]
+    own = every[every["evaluator"] == EVALUATOR]
     if own.empty:
         return None
-    how = {"facts": manifest["facts"], "seed": recipe["seed"], "draws": recipe["draws"]}
-    found = find_answers(folder, store.answers(), own, **how)
+    found = find_answers(folder, store.answers(), own, facts=manifest["facts"], how=how)
     return replace(found, cells=_in_plan_order(found.cells, every))
 
 
-def _metrics(store: RowStore, every: pd.DataFrame, *, seed: int, draws: int) -> pd.DataFrame | None:
+def _metrics(store: RowStore, every: pd.DataFrame, *, how: Resampling) -> pd.DataFrame | None:
     """Metrics of their own (metrics.csv); None without a row of any."""
     from caa_bench.analysis.metrics import metric_table
 
@@ -184,7 +191,7 @@ def _metrics(store: RowStore, every: pd.DataFrame, *, seed: int, draws: int) -> 
     own = every[every["evaluator"].isin(every.loc[seen, "evaluator"])]
     if own.empty:
         return None
-    found = metric_table(rows, own, seed=seed, draws=draws)
+    found = metric_table(rows, own, how=how)
     return _in_plan_order(found, every, first=["evaluator", "task", "metric"])
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from caa_bench.analysis.agreement import judge_table
-from caa_bench.analysis.answers import COLUMNS, answer_scores, answer_table
-from caa_bench.analysis.transfer import open_effects
+from caa_bench.analysis.answers import COLUMNS, answer_scores, answer_table, judge_table
+from caa_bench.analysis.effects import open_effects
+from caa_bench.analysis.estimates import Resampling
+from caa_bench.analysis.frames import grouped
 from caa_bench.judges.base import Asked, Judgement
 from caa_bench.judges.judgements import FILE, Judgements, judgement_key
 from caa_bench.report import words
@@ -58,7 +59,7 @@ class Example:
 
 
 def find_answers(
-    folder: Path, rows: Sequence[dict[str, Any]], cells: pd.DataFrame, *, facts: dict[str, Any], seed: int, draws: int
+    folder: Path, rows: Sequence[dict[str, Any]], cells: pd.DataFrame, *, facts: dict[str, Any], how: Resampling
 ) -> Answers:
     """The tables of the answers: a pure function of the rows and the judgements beside them.
 
@@ -74,12 +75,12 @@ def find_answers(
     items = answer_scores(rows, scores)
     table = judge_table(judges, scores, unjudged)
     lead, accuracy = (table.loc[0, "judge"], table.loc[0, "held_out_accuracy"]) if len(table) else ("", float("nan"))
-    how = {"seed": seed, "draws": draws}
+    groups = grouped(items, cells)
     return Answers(
-        cells=answer_table(items, cells, judge=lead, accuracy=accuracy, **how)[COLUMNS],
+        cells=answer_table(groups, judge=lead, accuracy=accuracy, how=how)[COLUMNS],
         items=items,
         judges=table,
-        effects=open_effects(items, cells, **how),
+        effects=open_effects(groups, how=how),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from caa_bench.analysis.placebo import within_placebo
+from caa_bench.analysis.fairness import within_placebo
 from caa_bench.analysis.verdict import OPPOSITE, opposite
 from caa_bench.report import words
 from caa_bench.report.conditions import Key, capability_lines, condition_of

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from caa_bench.analysis.halves import effect_by_half
-from caa_bench.analysis.warn import RANK, find_warnings
-from caa_bench.analysis.warn_answers import answer_warnings
-from caa_bench.analysis.warn_facts import RunFacts, Tables
-from caa_bench.analysis.warn_metrics import metric_warnings
-from caa_bench.analysis.warn_rules import length_matters
+from caa_bench.analysis.cells import effect_by_half
+from caa_bench.analysis.estimates import Resampling
+from caa_bench.analysis.frames import grouped
+from caa_bench.analysis.items import letter_table
+from caa_bench.analysis.warn import RANK, RunFacts, Tables, answer_warnings, metric_warnings
+from caa_bench.analysis.warn_rules import find_warnings, length_matters
 from caa_bench.report.conditions import of_behavior
-from caa_bench.report.headline import Headline, at_headline, headline, measured
+from caa_bench.report.headline import Headline, at_headline, headline, measured, placebos
 from caa_bench.report.matched import uneven_tries
 from caa_bench.report.vectors import leading_line
+from caa_bench.report.words import vector_name
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -56,8 +57,10 @@ def notices(report: Report, *, done: Set[str]) -> list[Notice]:
         train_longer_share=facts.get("longer", {}).get("train_share"),
         halves=_halves(report, chosen),
         vector=leading_line(report, chosen),
+        leading=vector_name(chosen.vector),
+        letters=letter_table(report.items),
     )
-    found = find_warnings(tables, {behavior: known})
+    found = find_warnings(tables, {behavior: known}, placebos=placebos(), shown=vector_name)
     said = [Notice(severity=warning.severity, text=warning.text) for warning in found]
     counted = [report.cells]
     if answers is not None:
@@ -87,14 +90,14 @@ def _unjudged(answers: Answers) -> Iterator[str]:
 
 
 def _open_shifts(answers: Answers | None, layer: float | None) -> pd.DataFrame | None:
-    """The judged shift of CAA and of each base alone, as the rule that compares them with A/B answers takes it."""
+    """The judged shift of each vector and of each base alone, for the rule that compares them with A/B answers."""
     if answers is None:
         return None
     cells = _leading(answers.cells, layer)
     parts = []
-    for effect, lines in (("score_shift", cells["vector"] == "caa"), ("score_total", cells["multiplier"] == 0)):
+    for effect, lines in (("score_shift", cells["multiplier"] != 0), ("score_total", cells["multiplier"] == 0)):
         names = {f"{effect}{end}": f"shift{end}" for end in ("_low", "_high")}
-        columns = ["base", "base_dose", "layer", "multiplier", *names]
+        columns = ["vector", "base", "base_dose", "layer", "multiplier", *names]
         parts.append(cells.loc[lines, columns].rename(columns=names))
     return pd.concat(parts, ignore_index=True)
 
@@ -110,8 +113,8 @@ def _halves(report: Report, chosen: Headline) -> pd.DataFrame | None:
     steered = at_headline(cells[cells["multiplier"] == dose], chosen)
     used = pd.concat([cells[cells["multiplier"] == 0], steered]).set_index("cell")
     items = report.items[report.items["cell"].isin(used.index)]
-    how = {"seed": report.manifest["recipe"]["seed"], "draws": report.manifest["recipe"]["draws"]}
-    halves = effect_by_half(items, used, longer=longer["items"], **how)
+    how = Resampling(seed=report.manifest["recipe"]["seed"], draws=report.manifest["recipe"]["draws"])
+    halves = effect_by_half(grouped(items, used), longer=longer["items"], how=how)
     return halves[(halves["multiplier"] == dose) & (halves["n"] > 0)]
 
 

@@ -27,10 +27,13 @@ def capability_lines(table: pd.DataFrame) -> dict[Key, dict[str, Any]]:
 
 
 def with_capability_loss(shifts: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
-    """The lines with the capability that each condition costs against the unchanged model (0-1; NaN: not measured)."""
+    """The lines with the most that each condition may cost against the unchanged model: the interval's upper end.
+
+    0-1; NaN where it was not measured, or on too few items for an interval.
+    """
     found = capability_lines(every)
-    lost = [-found.get(condition_of(line), {}).get("total_p", float("nan")) for line in shifts.to_dict("records")]
-    return shifts.assign(capability_loss=lost)
+    lost = [-found.get(condition_of(line), {}).get("total_p_low", float("nan")) for line in shifts.to_dict("records")]
+    return shifts.assign(capability_loss_high=lost)
 
 
 def of_behavior(table: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from caa_bench.analysis.placebo import placebo_band
+from caa_bench.analysis.fairness import placebo_band
 from caa_bench.report import words
 from caa_bench.report.fits import leading_fits
 from caa_bench.report.headline import Headline, at_headline, measured, placebos
@@ -42,6 +42,7 @@ def curves(report: Report, chosen: Headline) -> list[Curve]:
     """One curve a base at the headline's vector and layer, in the recipe's order."""
     cells, each = measured(report.cells), leading_fits(report, chosen)
     band = placebo_band(measured(report.shifts), placebos=placebos())
+    band = band[band["original"] == chosen.vector]
     at = band if chosen.layer is None else band[band["layer"] == chosen.layer]
     at = at.rename(columns={"p_low": "placebo_low", "p_high": "placebo_high"})
     place = ["base", "base_dose", "multiplier"]

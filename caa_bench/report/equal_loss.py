@@ -29,7 +29,7 @@ COLUMNS = [
 NOTE = (
     "The largest shift of each arm alone, in its own direction, among all doses measured here that lose no more than "
     "so much p(correct): a description, nothing is chosen by it. Log-odds, + towards matching; 95% intervals; the loss "
-    "is compared by its point."
+    "is compared by the upper end of its interval."
 )
 
 
@@ -82,7 +82,7 @@ def _lines(arm: Arm, asked: dict[Any, dict[str, Any]]) -> list[dict[str, Any]]:
             own |= {f"total{end}": line[f"total{end}"] for end in ("", "_low", "_high")}
             own |= {f"total_p{end}": lost[f"total_p{end}"] for end in ("", "_low", "_high")}
             own |= {"capability_cell": lost["cell"], "capability_n": lost["n"]}
-            own |= {"effect": arm.direction * line["total"], "capability_loss": -lost["total_p"]}
+            own |= {"effect": arm.direction * line["total"], "capability_loss": -lost["total_p"], "capability_loss_high": -lost["total_p_low"]}
             found.append({"arm": arm.name, "direction": arm.direction} | own)
     return found
 

@@ -62,9 +62,9 @@ def headline(report: Report) -> Headline:
     )
 
 
-def placebos() -> list[str]:
-    """Vectors that mean nothing: interventions that copy another one's norm."""
-    return [name for name, cls in registry().items() if cls.placebo_of]
+def placebos() -> dict[str, str]:
+    """Vectors that mean nothing, each with the vector whose norm it copies."""
+    return {name: cls.placebo_of for name, cls in registry().items() if cls.placebo_of}
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:

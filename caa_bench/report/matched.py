@@ -21,7 +21,7 @@ from caa_bench.report.retest import retest_command
 if TYPE_CHECKING:
     import pandas as pd
 
-    from caa_bench.analysis.intervals import Intervals
+    from caa_bench.analysis.estimates import Estimate
     from caa_bench.report import Report
 
 COLUMNS = [
@@ -140,19 +140,20 @@ def _target(report: Report, chosen: Headline, choice: Choice) -> pd.Series:
     return here.iloc[0]
 
 
-def _gap(report: Report, cell: str, target: str) -> Intervals:
+def _gap(report: Report, cell: str, target: str) -> Estimate:
     """y[base] - y[none, CAA's dose], over the items of both."""
-    from caa_bench.analysis.frames import groups
+    from caa_bench.analysis.cells import macro
+    from caa_bench.analysis.estimates import Resampling
+    from caa_bench.analysis.frames import grouped
     from caa_bench.analysis.intervals import bootstrap_mean
-    from caa_bench.analysis.macro import macro
 
     used = report.cells[report.cells["cell"].isin([cell, target])]
-    (group,) = groups(report.items, used)
-    values, places = group.matrix("log_odds"), list(group.cells["cell"])
+    (group,) = grouped(report.items, used)
+    values, places = group.mean("log_odds"), list(group.cells["cell"])
     moved = values[:, [places.index(cell)]] - values[:, [places.index(target)]]
     recipe = report.manifest["recipe"]
-    how = {"seed": recipe["seed"], "draws": recipe["draws"]}
-    return bootstrap_mean(macro(moved, group.categories), group.clusters, **how)
+    how = Resampling(seed=recipe["seed"], draws=recipe["draws"])
+    return bootstrap_mean(macro(moved, group.categories), group.clusters, how=how)
 
 
 def _base(line: dict[str, Any]) -> str:

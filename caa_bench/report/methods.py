@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from caa_bench.analysis.intervals import MIN_ITEMS
+from caa_bench.analysis.estimates import MIN_ITEMS
 from caa_bench.report import words
 from caa_bench.report.conditions import CAPABILITY
 from caa_bench.report.headline import headline, items_asked, measured

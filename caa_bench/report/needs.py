@@ -1,4 +1,4 @@
-"""How many items the questions of a run need, from the spread that the run itself saw. NUMBERS.md 13."""
+"""How many items the questions of a run need, from the spread that the run itself saw. docs/numbers.md 13."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from caa_bench.analysis.intervals import MIN_ITEMS
+from caa_bench.analysis.estimates import MIN_ITEMS
 from caa_bench.analysis.power import items_needed, items_to_settle, spread_of_items
 from caa_bench.report import words
 from caa_bench.report.columns import columns

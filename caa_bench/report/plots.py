@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.analysis.placebo import placebo_band
+from caa_bench.analysis.fairness import placebo_band
 from caa_bench.report import words
 from caa_bench.report.charts import Chart, Dot, Frame, Series, draw, ticks
 from caa_bench.report.curves import Curve
@@ -54,7 +54,7 @@ def layer_chart(report: Report, chosen: Headline) -> Chart | None:
     shifts = measured(report.shifts)
     alone = shifts[(shifts["base"] == "none") & (shifts["vector"] == chosen.vector)]
     band = placebo_band(shifts, placebos=placebos())
-    band = band[band["base"] == "none"]
+    band = band[(band["base"] == "none") & (band["original"] == chosen.vector)]
     reach = {(x["layer"], x["multiplier"]): (x["low"], x["high"]) for x in band.to_dict("records")}
     colors = {
         True: Look(color="#0072B2", marker="up", dash=""),

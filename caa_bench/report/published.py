@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from caa_bench.analysis.published import AB, ENDS, KEYS, OPEN_ENDED, Published, load_published, published_table
+from caa_bench.analysis.estimates import ENDS, Resampling
+from caa_bench.analysis.published import AB, KEYS, OPEN_ENDED, Published, load_published, published_table
 from caa_bench.behaviors.items import question_key, set_key
 from caa_bench.errors import UserError
 from caa_bench.report.conditions import CAPABILITY
@@ -40,10 +41,10 @@ def published_text(report: Report) -> str:
     if mistakes:
         raise UserError(*mistakes)
     own = _own(report)
-    how = {"seed": recipe["seed"], "draws": recipe["draws"]}
+    how = Resampling(seed=recipe["seed"], draws=recipe["draws"])
     texts = report.manifest["facts"].get("items", {})
     other_scale = () if paper_judge(report) else (OPEN_ENDED,)
-    table = published_table(published, own, report.items, texts=texts, incomparable=other_scale, **how)
+    table = published_table(published, own, report.items, texts=texts, incomparable=other_scale, how=how)
     if table.empty:
         raise UserError(f"{terminal_safe(str(report.folder))}: {_nothing(report, published, own)}")
     parts = [in_recipe_order(part, recipe.get("bases", [])) for _, part in table.groupby("kind", sort=False)]
