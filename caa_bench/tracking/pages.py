@@ -36,7 +36,7 @@ def _tables(report: Report) -> dict[str, Any]:
 
 def _charts(report: Report, found: Sequence[Curve]) -> dict[str, Any]:
     """Every curve in one chart: the probability, and the score in words where there is one."""
-    title, charts = report.manifest["facts"]["behavior"]["title"], {}
+    title, charts = report.record.behavior.title, {}
     for key, metric in CHARTS.items():
         lines = {curve.name: curve.column(metric) for curve in found if curve.column(metric)[0]}
         if lines:
