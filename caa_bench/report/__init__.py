@@ -1,15 +1,15 @@
-"""A run folder goes in; tables, figures, LaTeX and report.html come out. A pure function of its files; needs no model."""
+"""A run folder goes in; tables, figures, LaTeX and report.html come out. It needs no model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from caa_bench.storage.drawing import save_drawings, to_csv
 from caa_bench.report.latex import bibtex, methods_latex, stacking_latex
 from caa_bench.report.model import Report, make_report
 from caa_bench.report.page import recipe_yaml, render_page
 from caa_bench.report.sections import files as tables
 from caa_bench.report.sections import sections
+from caa_bench.storage.drawing import save_drawings, to_csv
 from caa_bench.storage.files import write_atomic
 
 __all__ = ["Report", "make_report", "tables", "to_csv", "write_report"]

@@ -15,7 +15,7 @@ from caa_bench.analysis.intervals import MIN_ITEMS
 from caa_bench.analysis.verdict import OPPOSITE, SMALLEST, opposite
 from caa_bench.errors import UserError
 from caa_bench.report import words
-from caa_bench.report.headline import CAPABILITY, OPEN_ENDED, Key, at_headline, by_condition, condition_of, direction
+from caa_bench.report.headline import CAPABILITY, OPEN_ENDED, at_headline, by_condition, condition_of, direction
 from caa_bench.storage.files import read_json
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def arms_table(report: Report) -> pd.DataFrame:
     """Base by base in the recipe's order: the base alone, then the vector on it at each dose that leads (arms.csv).
 
     Returns:
-        `COLUMNS`. `kind` is `none`, `base` (a base alone), `vector` (the vector alone) or `stack`. `shift` is the base's
-        own against the unchanged model, or the vector's on its base, log-odds, + towards matching; `in_words` the same
-        of the judged score; `capability` the change of p(correct) from the unchanged model. `told` is the verdict and
+        `COLUMNS`. `kind` is `none`, `base` (a base alone), `vector` (the vector alone) or `stack`. `shift` is the
+        base's own against the unchanged model, or the vector's on its base, log-odds, + towards matching; `in_words`
+        the same of the judged score; `capability` the change of p(correct) from the unchanged model. `told` is the verdict and
         its tags in words, of an arm alone whether it goes beyond the placebos. Missing where it does not apply.
     """
     lost = by_condition(report.shifts, CAPABILITY)

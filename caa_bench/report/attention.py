@@ -82,8 +82,8 @@ def _facts(report: Report) -> RunFacts:
 def _defaulted(report: Report) -> str:
     chosen = report.headline
     return (
-        f"No layer qualified on the selection split: at none of {len(chosen.layers)} did a dose move the behavior, keep "
-        f"{LEAST_MASS:.0%} of the unchanged model's option mass and cost at most {MOST_LOSS:.0%} of the capability. "
+        f"No layer qualified on the selection split: at none of {len(chosen.layers)} did a dose move the behavior, "
+        f"keep {LEAST_MASS:.0%} of the unchanged model's option mass and cost at most {MOST_LOSS:.0%} of the capability. "
         f"Layer {chosen.layer:.0f} leads by default, not by its results."
     )
 
@@ -145,8 +145,8 @@ def _missing(report: Report) -> Iterator[Notice]:
     if absent:
         yield Notice(
             severity="missing",
-            text=f"{len(absent)} of {len(record.batches)} batches are missing (status {record.status}): the numbers are "
-            "of the items that are there; run the same command again to finish.",
+            text=f"{len(absent)} of {len(record.batches)} batches are missing (status {record.status}): the numbers "
+            "are of the items that are there; run the same command again to finish.",
         )
     unseen = len(record.cells) - int(cells.loc[cells["n"] > 0, "n_fits"].sum())
     if unseen > 0:

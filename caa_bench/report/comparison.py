@@ -43,8 +43,8 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
         for name, report in names.items()
     ]
     parts = [
-        _part("stacks", "Does the vector still add?", _verdicts(names), "Verdict and retention with its 95% interval, at "
-              "the dose that pushes as the base does. Columns sort."),
+        _part("stacks", "Does the vector still add?", _verdicts(names), "Verdict and retention with its 95% interval, "
+              "at the dose that pushes as the base does. Columns sort."),
         _part("arms", "Arms and stacks", _arms(names), "At each run's leading layer and doses. Columns sort."),
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def render_summary(reports: Sequence[Report]) -> str:
 
 
 def run_names(reports: Sequence[Report]) -> dict[str, Report]:
-    """Each run by its behavior and, where there are several models, its model; by its folder where that is not enough."""
+    """Each run by its behavior and, where there are several models, its model; by its folder where neither is enough."""
     several = len({report.record.model for report in reports}) > 1
     plain_names = [x.record.behavior.id + f" on {x.record.model}" * several for x in reports]
     found: dict[str, Report] = {}

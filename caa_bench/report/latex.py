@@ -101,13 +101,14 @@ def _sentences(report: Report) -> list[str]:
     tested = [
         f"Each of {items} items of the {record.split} split ({clusters} clusters) was asked {orders}, and the "
         "log-odds of the matching over the other answer letters were read at the position of the letter.",
-        f"Effects are means of per-item differences of the log-odds with 95% intervals from {_interval(record)} {sampled}",
+        "Effects are means of per-item differences of the log-odds with 95% intervals from "
+        f"{_interval(record)} {sampled}",
         "Interactions were tested by sign flips over clusters with Benjamini-Hochberg correction.",
     ]
     return [
         f"We measured {record.behavior.title} on {record.model} with caa_bench",
-        f"Vectors ({', '.join(record.vectors)}) were added at layer {layers} with multipliers {doses} on top of each base "
-        f"({bases}).",
+        f"Vectors ({', '.join(record.vectors)}) were added at layer {layers} with multipliers {doses} on top of each "
+        f"base ({bases}).",
         *(tested if items else [f"Means have 95% intervals from {_interval(record)} {sampled}"]),
         *_spoken(report),
         *_beside(report),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -82,8 +83,7 @@ def environment() -> jinja2.Environment:
 
 def typeset(text: object) -> str:
     """A real minus sign before digits, and a real arrow."""
-    shown = str(text).replace("->", "→")
-    return f"−{shown[1:]}" if shown[:1] == "-" else shown.replace(" -", " −").replace("[-", "[−")
+    return re.sub(r"(?<![\w.-])-(?=\.?\d)", "−", str(text).replace("->", "→"))
 
 
 def breakable(text: object) -> Markup:

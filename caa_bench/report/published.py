@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,9 @@ from caa_bench.analysis.published import AB, ENDS, KEYS, OPEN_ENDED, Published, 
 from caa_bench.behaviors.items import question_key, set_key
 from caa_bench.errors import UserError
 from caa_bench.report import words
-from caa_bench.storage.drawing import to_csv
 from caa_bench.report.headline import CAPABILITY, MEASURE, in_order
 from caa_bench.report.text import columns, safe
+from caa_bench.storage.drawing import to_csv
 from caa_bench.storage.files import terminal_safe, write_atomic
 
 if TYPE_CHECKING:

@@ -35,6 +35,8 @@ STYLE: dict[str, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 DPI = 200
+SCALE = 1.39
+"""Pixels a point in a page: the 8 points of a label are 11 pixels."""
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
 
@@ -91,10 +93,11 @@ def save_drawings(drawn: Callable[[], Iterable[Drawing]], folder: Path) -> list[
 def inlined(svg: bytes, drawing: Drawing) -> str:
     """matplotlib's SVG as part of a page under a strict policy.
 
-    Styles become attributes (the policy allows no inline style), ids begin with the drawing's name so that those of two
-    figures differ, ink takes the page's color, the white ground goes, and each artist in `titles` gets its text, escaped.
+    Styles become attributes (the policy allows no inline style), ids begin with the drawing's name so that those of
+    two figures differ, ink takes the page's color, the white ground goes, and each artist in `titles` gets its text,
+    escaped.
     """
-    root = ET.fromstring(svg)
+    root = ET.fromstring(svg)  # noqa: S314 - written by matplotlib a moment ago
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{SVG}style", f"{SVG}metadata") or child.get("id") == "patch_1":
@@ -106,8 +109,9 @@ def inlined(svg: bytes, drawing: Drawing) -> str:
         if title is not None:
             element.set("class", "mark")
             ET.SubElement(element, f"{SVG}title").text = title
+    width = float(root.attrib["width"].removesuffix("pt"))
     root.attrib = {
-        "viewBox": root.attrib["viewBox"], "role": "img", "stroke-linejoin": "round", "stroke-linecap": "butt",
+        "viewBox": root.attrib["viewBox"], "width": f"{width * SCALE:.0f}", "role": "img", "stroke-linejoin": "round", "stroke-linecap": "butt",
         "aria-label": f"{drawing.caption or drawing.name}; the numbers are in {drawing.name}.csv",
     }  # fmt: skip
     for element in root.iter():

@@ -16,8 +16,8 @@ from caa_bench.storage.registry import named_subclasses
 if TYPE_CHECKING:
     import pandas as pd
 
-    from caa_bench.storage.drawing import Drawing
     from caa_bench.report.model import Report
+    from caa_bench.storage.drawing import Drawing
 
 Line = Mapping[str, Any]
 
@@ -118,7 +118,7 @@ class Table:
 
     def key_of(self, line: Line) -> str:
         """What names a line: its key columns, `|` between them."""
-        return "|".join(f"{line[name]:g}" if isinstance(line[name], float) else str(line[name]) for name in self.key)
+        return "|".join(_key_part(line[name]) for name in self.key)
 
 
 class Section:
@@ -181,6 +181,13 @@ def sections() -> list[Section]:
 def files(report: Report) -> dict[str, pd.DataFrame]:
     """Every CSV of a report, by name without its ending."""
     return {name: table for section in sections() for name, table in section.files(report).items()}
+
+
+def _key_part(value: Any) -> str:
+    """As the CSV has it: a missing value is empty."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:g}"
+    return str(value)
 
 
 def across(report: Report) -> dict[str, Any]:

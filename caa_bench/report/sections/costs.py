@@ -32,8 +32,8 @@ class Matched(Section):
     needs = ("matched",)
     note = (
         "For each base the dose whose effect alone is nearest to that of the dose chosen for the vector in the same "
-        "direction, in log-odds with 95% intervals; gap: between the two, item by item. * the first or last of three or "
-        "more doses tried."
+        "direction, in log-odds with 95% intervals; gap: between the two, item by item. * the first or last of three "
+        "or more doses tried."
     )
 
     def tables(self, report: Report) -> Sequence[Table]:
@@ -113,8 +113,8 @@ class EqualLoss(Section):
     order = 90
     needs = ("equal_loss",)
     note = (
-        "The largest shift of each arm alone, in its own direction, among all doses measured here that lose no more than "
-        "so much p(correct): a description, nothing is chosen by it. It uses the estimated loss, not its interval. "
+        "The largest shift of each arm alone, in its own direction, among all doses measured here that lose no more "
+        "than so much p(correct): a description, nothing is chosen by it. It uses the estimated loss, not its interval. "
         "Log-odds, + towards matching."
     )
 

@@ -101,13 +101,14 @@ class Vectors(Section):
         }
         columns = (
             VECTOR, LAYER,
-            *(Column(name=x, label=x.replace("_", " "), form=f, interval=True, definition=said[x]) for x, f in spans.items()),
+            *(Column(name=x, label=x.replace("_", " "), form=f, interval=True, definition=said[x])
+              for x, f in spans.items()),
             *(Column(name=x, label=x.replace("_", " "), form=f, definition=said.get(x, "")) for x, f in points.items()),
             *(Column(name=x, label=x.replace("_", " "), form=f) for x, f in counts.items()),
         )  # fmt: skip
         key = ("vector", "vector_behavior", "vector_model", "layer")
-        return [Table(frame=report.vectors, columns=columns, caption="95% intervals over items", file=self.name, key=key,
-                      where="page", folded=True)]  # fmt: skip
+        return [Table(frame=report.vectors, columns=columns, caption="95% intervals over items", file=self.name,
+                      key=key, where="page", folded=True)]  # fmt: skip
 
     def finding(self, report: Report) -> str:
         """The headline vector's line in words."""
@@ -118,8 +119,8 @@ class Vectors(Section):
         return (
             f"Training pairs of {name} at layer {words.count(line['layer'])}: mean cosine with the vector "
             f"{shown(line, 'agreement', words.signed)}, positive in {shown(line, 'agreeing_share', words.share)}; "
-            f"separability d' {shown(line, 'separability')}; the vector holds {words.share(line['signal_share'])} of what "
-            f"tells a pair's sides apart, and its norm is {words.number(line['relative_norm'])} of the median "
+            f"separability d' {shown(line, 'separability')}; the vector holds {words.share(line['signal_share'])} of "
+            f"what tells a pair's sides apart, and its norm is {words.number(line['relative_norm'])} of the median "
             f"activation's; n {words.count(line['n'])} pairs of {words.count(line['n_clusters'])} items."
         )
 
@@ -177,7 +178,9 @@ class Letters(Section):
         """How many conditions trip a gate on letters or option mass."""
         tables = self.tables(report)
         tripped = int((tables[0].frame["flag"] != "").sum()) if tables else 0
-        return f"{tripped} of {len(tables[0].frame)} conditions trip a gate on letters or option mass." if tripped else ""
+        return (
+            f"{tripped} of {len(tables[0].frame)} conditions trip a gate on letters or option mass." if tripped else ""
+        )
 
 
 class Cells(Section):

@@ -12,8 +12,8 @@ from caa_bench.report.figures import dose_curves, layers, stacking
 from caa_bench.report.sections import BASE, DOSE, LAYER, VECTOR, Column, Line, N, Section, Table, across, levels
 
 if TYPE_CHECKING:
-    from caa_bench.storage.drawing import Drawing
     from caa_bench.report.model import Report
+    from caa_bench.storage.drawing import Drawing
 
 P, SIGNED = words.probability, words.signed
 
@@ -140,7 +140,8 @@ class Stacks(Section):
         columns = (
             Column(name="alone", label=f"{name} alone", definition="log-odds in the direction of the dose", **brief),
             Column(name="on_top", label=f"{name} on top", definition="the same on the base", **brief),
-            Column(name="interaction", definition="on top less alone, item by item", brief=False, form=number, interval=True),
+            Column(name="interaction", definition="on top less alone, item by item", brief=False, form=number,
+                   interval=True),
             *([Column(name="open_ended_on_top", label="in words", definition="score 0-1", **brief)] if spoken else []),
             Column(name="retention", definition="on top over alone", **brief),
             Column(name="q_value", label="q", form=words.small, brief=False, definition="false discovery rate"),
@@ -186,7 +187,8 @@ class Fits(Section):
         """A line a cell of each fit."""
         columns = (
             BASE, DOSE, Column(name="fit"), Column(name="p_balanced", label="p(matching)", form=P),
-            *(Column(name=name, label=name.replace("_", " "), form=SIGNED) for name in ("alone", "on_top", "interaction")),
+            *(Column(name=name, label=name.replace("_", " "), form=SIGNED)
+              for name in ("alone", "on_top", "interaction")),
             N,
         )  # fmt: skip
         caption = "Effects in log-odds in the direction of the dose. The intervals elsewhere include these differences"

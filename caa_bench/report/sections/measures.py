@@ -40,7 +40,8 @@ class InWords(Section):
     def tables(self, report: Report) -> Sequence[Table]:
         """Scores, transfer, examples."""
         answers = report.answers
-        assert answers is not None  # `needs`
+        if answers is None:
+            return []
         scores = report.leading(answers.cells)
         scores = scores.assign(flag=scores["collapsed"].astype(bool).map({True: "text collapsed", False: ""}))
         signed = {"form": words.signed, "interval": True, "brief": False}
@@ -49,7 +50,8 @@ class InWords(Section):
             Column(name="score", form=words.probability, text=_score, definition="0-1, the behavior"),
             Column(name="score_shift", label="shift", definition="from the base alone", **signed),
             Column(name="score_total", label="total", definition="from the unchanged model", **signed),
-            *(Column(name=name, label=name.replace("_", " "), form=form, brief=False) for name, form in QUALITY.items()),
+            *(Column(name=name, label=name.replace("_", " "), form=form, brief=False)
+              for name, form in QUALITY.items()),
             Column(name="n", form=words.count, brief=False),
         )  # fmt: skip
         caption = "Mean score from 0 to 1 (the behavior), 95% interval over questions; * its text has collapsed"
@@ -80,7 +82,7 @@ class InWords(Section):
 
 
 def examples(report: Report, answers: Answers) -> Iterator[Table]:
-    """The first questions and what the unchanged model said to them, without and with the vector; a table a question."""
+    """The first questions and what the unchanged model said, without and with the vector; a table a question."""
     here = report.leading(answers.cells)
     here = here[here["base"] == "none"][["cell", "vector", "multiplier"]]
     columns = (
@@ -123,8 +125,9 @@ class Metrics(Section):
     order = 120
     needs = ("metrics",)
     note = (
-        "Level in every condition with its 95% interval over items. total: change from the unchanged model; shift: from "
-        "its own base; both over the same items. A perplexity changes by a ratio, more is worse; all else by a difference."
+        "Level in every condition with its 95% interval over items. total: change from the unchanged model; shift: "
+        "from its own base; both over the same items. A perplexity changes by a ratio, more is worse; all else by a "
+        "difference."
     )
 
     def tables(self, report: Report) -> Sequence[Table]:
