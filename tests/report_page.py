@@ -134,7 +134,10 @@ def compare(text: str, line: pd.Series, column: str, *, where: str) -> None:
     if text == "" or text == "n/a":
         assert math.isnan(value) or text == "", where
         return
-    last = text.rpartition("->" if "->" in text else "→")[2]
+    last = text.rpartition("→")[2].strip()
+    if last == "n/a":
+        assert math.isnan(value), where
+        return
     found = NUMBER.findall(last)
     ends = [float(line.get(f"{column}{end}", math.nan)) for end in ("_low", "_high")] if "[" in last else []
     assert len(found) >= 1 + len(ends), (where, text)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from caa_bench.report.conditions import with_capability_loss
 from published import DATA, needs_data
 from report_page import PageReader
 from report_runs import simulate
@@ -28,7 +29,6 @@ from caa_bench.evaluators import registry
 from caa_bench.evaluators.capability import Capability
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
-from caa_bench.report.conditions import with_capability_loss
 from caa_bench.report.headline import headline
 from caa_bench.runs.folder import RowStore
 

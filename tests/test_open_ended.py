@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from answer_runs import answer_row, speak
+from caa_bench.report.side_by_side import render_summary
 from random_models import FAMILIES, choice_prompts, random_model
 from report_runs import simulate
 from small_runs import Small, contents
@@ -36,7 +37,6 @@ from caa_bench.interventions import Condition, Intervention, SystemPrompt, Uncha
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
-from caa_bench.report.side_by_side import render_summary
 from caa_bench.runs.folder import RowStore
 
 STOPS = (2, 3, 5, 9, 11, 20, 41)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from caa_bench.report.latex import bibtex, methods_latex, stacking_latex
@@ -34,8 +35,7 @@ def write_report(folder: Path) -> Report:
     write_atomic(folder / "figures" / "methods.tex", methods_latex(report))
     write_atomic(folder / "figures" / "references.bib", bibtex(report.record))
     drawn = {
-        section.name: save_drawings(lambda section=section: section.figures(report), folder / "figures")
-        for section in sections()
+        section.name: save_drawings(partial(section.figures, report), folder / "figures") for section in sections()
     }
     write_atomic(folder / "report.html", render_page(report, drawn))
     return report

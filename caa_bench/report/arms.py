@@ -38,8 +38,9 @@ def arms_table(report: Report) -> pd.DataFrame:
     Returns:
         `COLUMNS`. `kind` is `none`, `base` (a base alone), `vector` (the vector alone) or `stack`. `shift` is the
         base's own against the unchanged model, or the vector's on its base, log-odds, + towards matching; `in_words`
-        the same of the judged score; `capability` the change of p(correct) from the unchanged model. `told` is the verdict and
-        its tags in words, of an arm alone whether it goes beyond the placebos. Missing where it does not apply.
+        the same of the judged score; `capability` the change of p(correct) from the unchanged model. `told` is the
+        verdict and its tags in words, of a vector alone whether it goes beyond its placebos. Missing where it does not
+        apply.
     """
     lost = by_condition(report.shifts, CAPABILITY)
     said = {} if report.answers is None else by_condition(report.answers.cells, OPEN_ENDED)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from caa_bench.analysis.fairness import LEAST_MASS, MOST_LOSS
-from caa_bench.analysis.warn import find_warnings
+from caa_bench.analysis.warn import RunWarning, find_warnings
 from caa_bench.analysis.warn_answers import answer_warnings
-from caa_bench.analysis.warn_facts import RunFacts, Tables
+from caa_bench.analysis.warn_facts import Found, RunFacts, Tables
 from caa_bench.analysis.warn_metrics import metric_warnings
 from caa_bench.analysis.warn_rules import length_matters
 from caa_bench.report.choices import uneven_tries
@@ -41,7 +41,7 @@ def find_notices(report: Report) -> Iterator[Notice]:
     names = ("cells", "stacking", "shifts", "reliability")
     tables = Tables(**{name: _leading(of_behavior(getattr(report, name)), layer) for name in names})
     yield from _missing(report)
-    warned = [*find_warnings(tables, {record.behavior.id: _facts(report)})]
+    warned: list[RunWarning | Found] = [*find_warnings(tables, {record.behavior.id: _facts(report)})]
     if report.answers is not None:
         yield from _unjudged(report.answers)
         warned += answer_warnings(_leading(report.answers.cells, layer), report.answers.judges)
@@ -83,7 +83,8 @@ def _defaulted(report: Report) -> str:
     chosen = report.headline
     return (
         f"No layer qualified on the selection split: at none of {len(chosen.layers)} did a dose move the behavior, "
-        f"keep {LEAST_MASS:.0%} of the unchanged model's option mass and cost at most {MOST_LOSS:.0%} of the capability. "
+        f"keep {LEAST_MASS:.0%} of the unchanged model's option mass "
+        f"and cost at most {MOST_LOSS:.0%} of the capability. "
         f"Layer {chosen.layer:.0f} leads by default, not by its results."
     )
 
@@ -92,8 +93,8 @@ def _unjudged(answers: Answers) -> Iterator[Notice]:
     for judge in answers.judges[answers.judges["unjudged"] > 0].to_dict("records"):
         yield Notice(
             severity="missing",
-            text=f"The judge {judge['judge']} has not judged {judge['unjudged']:,} of {judge['answers']:,} answers: run "
-            "the same command again to ask for these alone.",
+            text=f"The judge {judge['judge']} has not judged {judge['unjudged']:,} of {judge['answers']:,} answers: "
+            "run the same command again to ask for these alone.",
         )
 
 

@@ -73,7 +73,7 @@ def render_summary(reports: Sequence[Report]) -> str:
 
 
 def run_names(reports: Sequence[Report]) -> dict[str, Report]:
-    """Each run by its behavior and, where there are several models, its model; by its folder where neither is enough."""
+    """Each run by its behavior and, where there are several, its model; by its folder where neither is enough."""
     several = len({report.record.model for report in reports}) > 1
     plain_names = [x.record.behavior.id + f" on {x.record.model}" * several for x in reports]
     found: dict[str, Report] = {}

@@ -139,7 +139,7 @@ def layers(report: Report) -> Iterator[Drawing]:
     for dose, part in alone.groupby("multiplier"):
         color, marker, line = (UP, "^", "-") if dose > 0 else (DOWN, "v", "--")
         place.fill_between(part["layer"], part["shift_low"], part["shift_high"], color=color, alpha=0.2, linewidth=0)
-        named = {"label": f"{name} {words.dose(dose)}", "color": color}
+        named: dict[str, Any] = {"label": f"{name} {words.dose(dose)}", "color": color}
         place.plot(part["layer"], part["shift"], linestyle=line, marker=marker, markersize=0, **named)
         for shift in part.to_dict("records"):
             gid = f"layer-{shift['cell']}"

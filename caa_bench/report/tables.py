@@ -137,7 +137,7 @@ def contrast(tables: Tables, weights: Mapping[str, float], how: Mapping[str, int
     (group,) = groups(tables.items, tables.cells[tables.cells["cell"].isin(list(used))])
     values = group.matrix("log_odds")
     moved = values @ [[used[cell]] for cell in group.cells["cell"]]
-    found = bootstrap_mean(macro(moved, group.categories), group.clusters, **how)
+    found = bootstrap_mean(macro(moved, group.categories), group.clusters, seed=how["seed"], draws=how["draws"])
     return Contrast(point=found.point[0], low=found.low[0], high=found.high[0], n=int(found.n[0]))
 
 

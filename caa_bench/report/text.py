@@ -155,7 +155,7 @@ def _broken(line: list[str], width: int) -> Iterator[list[str]]:
 def _notices(report: Report, *, all_of_them: bool) -> str:
     found = report.notices
     shown = found if all_of_them else found[:WORST]
-    indents = {"initial_indent": "  ", "subsequent_indent": "    "}
-    lines = [line for x in shown for line in textwrap.wrap(f"{x.severity}: {x.text}", WIDTH - 2, **indents)]
+    wrapper = textwrap.TextWrapper(WIDTH - 2, initial_indent="  ", subsequent_indent="    ")
+    lines = [line for x in shown for line in wrapper.wrap(f"{x.severity}: {x.text}")]
     rest = f"; the worst {WORST} (all in table.txt)" if len(shown) < len(found) else ""
     return "\n".join([f"Warnings: {len(found)}{rest}", *lines]) if found else "Warnings: none"

@@ -111,9 +111,13 @@ def inlined(svg: bytes, drawing: Drawing) -> str:
             ET.SubElement(element, f"{SVG}title").text = title
     width = float(root.attrib["width"].removesuffix("pt"))
     root.attrib = {
-        "viewBox": root.attrib["viewBox"], "width": f"{width * SCALE:.0f}", "role": "img", "stroke-linejoin": "round", "stroke-linecap": "butt",
+        "viewBox": root.attrib["viewBox"],
+        "width": f"{width * SCALE:.0f}",
+        "role": "img",
+        "stroke-linejoin": "round",
+        "stroke-linecap": "butt",
         "aria-label": f"{drawing.caption or drawing.name}; the numbers are in {drawing.name}.csv",
-    }  # fmt: skip
+    }
     for element in root.iter():
         element.tag = element.tag.removeprefix(SVG)
     return ET.tostring(root, encoding="unicode")

@@ -114,8 +114,8 @@ class EqualLoss(Section):
     needs = ("equal_loss",)
     note = (
         "The largest shift of each arm alone, in its own direction, among all doses measured here that lose no more "
-        "than so much p(correct): a description, nothing is chosen by it. It uses the estimated loss, not its interval. "
-        "Log-odds, + towards matching."
+        "than so much p(correct): a description, nothing is chosen by it. It uses the estimated loss, not its "
+        "interval. Log-odds, + towards matching."
     )
 
     def tables(self, report: Report) -> Sequence[Table]:
@@ -149,7 +149,7 @@ class Capability(Section):
 
     def tables(self, report: Report) -> Sequence[Table]:
         """A line a base and dose: cells.csv and shifts.csv."""
-        change = {"form": words.signed, "interval": True, "brief": False, "file": "shifts"}
+        change: dict[str, Any] = {"form": words.signed, "interval": True, "brief": False, "file": "shifts"}
         columns = (
             BASE, DOSE,
             Column(name="p_balanced", label="p(correct)", form=words.probability, interval=True),

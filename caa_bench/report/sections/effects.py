@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -136,7 +136,8 @@ class Stacks(Section):
         """Those that lead, then every vector and layer."""
         every, name = report.measured("stacking"), _name(report)
         spoken = "open_ended_on_top" in every
-        number, brief = words.number, {"form": words.number, "interval": True}
+        number = words.number
+        brief: dict[str, Any] = {"form": number, "interval": True}
         columns = (
             Column(name="alone", label=f"{name} alone", definition="log-odds in the direction of the dose", **brief),
             Column(name="on_top", label=f"{name} on top", definition="the same on the base", **brief),

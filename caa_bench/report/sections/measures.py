@@ -44,7 +44,7 @@ class InWords(Section):
             return []
         scores = report.leading(answers.cells)
         scores = scores.assign(flag=scores["collapsed"].astype(bool).map({True: "text collapsed", False: ""}))
-        signed = {"form": words.signed, "interval": True, "brief": False}
+        signed: dict[str, Any] = {"form": words.signed, "interval": True, "brief": False}
         columns = (
             BASE, DOSE,
             Column(name="score", form=words.probability, text=_score, definition="0-1, the behavior"),

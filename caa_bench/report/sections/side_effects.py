@@ -52,9 +52,10 @@ class SideEffects(Section):
 
     def finding(self, report: Report) -> str:
         """How many changes are told apart from none."""
-        (table,) = self.tables(report) or [None]
-        if table is None or table.frame.empty:
+        tables = self.tables_of(report)
+        if not tables:
             return ""
+        table = tables[0]
         none = (table.frame["unit"] == "ratio").astype(float)
         apart = (table.frame["change_low"] > none) | (table.frame["change_high"] < none)
         return f"{int(apart.sum())} of {len(apart)} changes have an interval that leaves out no change."
