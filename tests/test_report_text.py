@@ -55,8 +55,9 @@ def test_the_printed_table_fits_120_columns(compared: Report) -> None:
     assert "Does CAA still add?" not in compared.text()
     long = compared.text(detail=True)
     stacks = long[long.index("Does CAA still add?") :].split("\n\n")[0].splitlines()
-    assert sum(line.split()[:4] == ["lora_sft_positive", "random", "3", "+1"] for line in stacks) == 1
-    assert sum(line.startswith(("  system_", "  lora_")) for line in stacks) == 5 * 3 * 4
+    named = {tuple(line.split()[:4]) for line in stacks if line.startswith(("  system_", "  lora_"))}
+    assert len(named) == 5 * 3 * 4
+    assert max(map(len, stacks)) <= 120
 
 
 def test_a_sweep_shows_every_layer_and_marks_the_best(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_the_training_pairs_of_the_leading_vector_have_a_line(compared: Report, 
     older = make_report(folder)
     assert older.vectors.empty
     assert "Training pairs of CAA" not in older.text()
-    assert "Do the training pairs agree?" not in render_page(older, {})
+    assert "Do the training pairs agree?" not in render_page(older)
 
 
 def test_pairs_that_hardly_agree_are_said(tmp_path: Path) -> None:

@@ -29,13 +29,13 @@ FIRST = "arms"
 """The section whose table stands beside the answer."""
 
 
-def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]]) -> str:
+def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]] | None = None) -> str:
     """The whole page.
 
     Args:
-        drawn: the figures of each section by its name, as `drawing.save_drawings` leaves them.
+        drawn: the figures of each section by its name, as `drawing.save_drawings` leaves them; none where not given.
     """
-    shown = [part for section in sections() if (part := _part(section, report, drawn)) is not None]
+    shown = [part for section in sections() if (part := _part(section, report, drawn or {})) is not None]
     arms = next((part for part in shown if part["name"] == FIRST), None)
     first = next((figure for part in shown for figure in part["figures"] if figure["first"]), None)
     return page(
