@@ -310,7 +310,7 @@ def test_nothing_is_lost_and_a_rerun_asks_only_for_what_is_missing(
     assert report.answers is not None
     assert report.answers.judges.loc[0, "unjudged"] > 0
     assert any("The judge api has not judged" in notice.text for notice in report.notices)
-    assert report.manifest["status"] == "error"
+    assert report.record.status == "error"
     rows = Path("run/rows.jsonl").read_bytes()
 
     server.asked.clear()

@@ -270,7 +270,7 @@ def test_a_comparison_runs_tasks_under_every_base_and_dose_and_repeats_nothing(
     printed, page = Path("run/table.txt").read_text(), Path("run/report.html").read_text()
     assert "facts_choice: acc (n 21)" in printed and "facts_choice: acc_norm (n 21)" in printed
     assert "acc_norm" not in capsys.readouterr().out.split("facts_choice: acc (n 21)")[1], "one metric a task at first"
-    assert '<section id="lm_eval">' in page and f'data-metric="{lines[0]["cell"]}|facts_choice|acc"' in page
+    assert f'data-key="{lines[0]["cell"]}|facts_choice|acc"' in page
 
     before = contents(Path("run"))
     monkeypatch.setattr(caa_bench.models.model, "load_model", None)  # a second time nothing is computed

@@ -36,7 +36,7 @@ from caa_bench.interventions import Condition, Intervention, SystemPrompt, Uncha
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
-from caa_bench.report.side_by_side import render_summary
+from caa_bench.report.comparison import render_summary
 from caa_bench.runs.folder import RowStore
 
 STOPS = (2, 3, 5, 9, 11, 20, 41)
@@ -425,8 +425,8 @@ def test_every_arm_whose_words_go_the_other_way_says_so(here: Path) -> None:
     assert "+0.10" in next(line for line in told.values() if line.startswith("system_prompt_positive"))
     assert printed.count("opposite in") >= 5
     answer = " ".join(printed[: printed.index("Refusal on tiny")].split())
-    assert "down with CAA -1 (p .42 -> .14, opposite in words)" in answer
-    assert re.search(r"CAA \+1 on system_prompt_positive: adds [^(]*; opposite in words \(", answer)
+    assert "CAA -1 lowers it most (42% -> 14%, opposite in words)" in answer
+    assert re.search(r"CAA \+1 on the positive system prompt: adds [^(]*; opposite in words \(", answer)
     summary = render_summary([report])
     assert "; opposite in words" in summary and max(map(len, summary.splitlines())) <= 120
     assert (report.folder / "figures/stacking.tex").read_text().count("; opposite in words") == 2
@@ -443,7 +443,7 @@ def test_a_prompt_alone_whose_words_go_the_other_way_says_so(here: Path) -> None
     row = next(line for line in printed.splitlines() if line.startswith("  system_prompt_positive"))
     assert row.endswith("-0.20  opposite in words")
     assert printed.splitlines()[0].startswith(
-        "Refusal moves most up with system_prompt_positive (p .42 -> .81, opposite in words)"
+        "The positive system prompt raises refusal most (42% -> 81%, opposite in words)"
     )
     assert any(notice.text.endswith("opposite directions at system_prompt_positive.") for notice in report.notices)
     assert not report.stacking["tags"].str.contains("words").any(), "CAA itself changes no word here"

@@ -60,7 +60,7 @@ class TrackioTracker(Callback):
 
         from caa_bench.tracking.curves import group_of
 
-        recipe, group = report.manifest["recipe"], group_of(report)
+        recipe, group = report.record.settings, group_of(report)
         shown = f"{name} ({group} {content_key([recipe, name])[:6]})"
         if shown in SQLiteStorage.get_runs(self.project):
             SQLiteStorage.delete_run(self.project, shown)

@@ -80,7 +80,7 @@ class WandbTracker(Callback):
         """A run with an id that follows from what it shows, so that a repeat replaces it, here and online."""
         from caa_bench.tracking.curves import group_of
 
-        recipe = report.manifest["recipe"]
+        recipe = report.record.settings
         key = content_key([recipe, name])[:16]
         self._forget(report.folder, key)
         settings: dict[str, Any] = {"id": key, "name": name, "project": self.project, "dir": str(report.folder)}

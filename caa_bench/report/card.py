@@ -11,27 +11,25 @@ import pandas as pd
 from caa_bench.analysis.answers import worse_text
 from caa_bench.interventions.card import Origin, on_the_hub
 from caa_bench.report import words
-from caa_bench.report.answers import judged_by
-from caa_bench.report.capability import questions
-from caa_bench.report.conditions import CAPABILITY
-from caa_bench.report.headline import headline, measured
+from caa_bench.report.headline import CAPABILITY
+from caa_bench.report.sections.costs import questions
+from caa_bench.report.sections.measures import judged_by
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
-    from caa_bench.report import Report
+    from caa_bench.report.model import Report
 
 
 def run_origin(report: Report, label: str) -> Origin:
     """What the run says of one of its artifacts; of a local model only the folder's name."""
-    recipe, chosen = report.manifest["recipe"], headline(report)
-    name = str(recipe["model"])
-    local = not on_the_hub(name) and Path(name).name != name
+    record, chosen = report.record, report.headline
+    local = not on_the_hub(record.model) and Path(record.model).name != record.model
     layer = None if chosen.layer is None else int(chosen.layer)
     return Origin(
-        behavior=str(report.manifest["facts"]["behavior"]["id"]),
-        model=Path(name).name if local else name,
-        data=f"the training split of data={recipe['data']}, protocol={recipe['protocol']}, seed={recipe['seed']}",
-        loadable="" if local else name,
+        behavior=record.behavior.id,
+        model=Path(record.model).name if local else record.model,
+        data=f"the training split of data={record.data}, protocol={record.protocol}, seed={record.seed}",
+        loadable="" if local else record.model,
         layer=layer if label == chosen.vector else None,
     )
 
@@ -42,7 +40,7 @@ def run_effects(report: Report, label: str) -> str:
 
 
 def _behavior(report: Report, label: str) -> str:
-    own, cells = _alone(measured(report.shifts), label), measured(report.cells).set_index("cell")
+    own, cells = _alone(report.measured("shifts"), label), report.measured("cells").set_index("cell")
     lines = [
         [
             words.probability(line["p_balanced"]),
@@ -53,7 +51,7 @@ def _behavior(report: Report, label: str) -> str:
         ]
         for line in own
     ]
-    said = f"On the {report.manifest['recipe']['split']} split; shift of the log-odds against the unchanged model."
+    said = f"On the {report.record.split} split; shift of the log-odds against the unchanged model."
     if own and (fits := max(int(line["n_fits"]) for line in own)) > 1:
         said += f" Means of {fits} fits, this one among them."
     heads = ["p(matching)", "shift, 95% interval", "option mass", "letter bias", "n"]
@@ -61,7 +59,7 @@ def _behavior(report: Report, label: str) -> str:
 
 
 def _capability(report: Report, label: str) -> str:
-    own = _alone(report.shifts[report.shifts["evaluator"] == CAPABILITY], label)
+    own = _alone(report.measured("shifts", CAPABILITY), label)
     lines = [[words.probability(x["p_balanced"]), words.interval(x, "total_p", words.signed), str(x["n"])] for x in own]
     said = f"p(correct) on {questions(report)}, mean over categories; its change against the unchanged model."
     return _section("What it cost", said, ["p(correct)", "change, 95% interval", "n"], own, lines)
@@ -85,7 +83,7 @@ def _in_words(report: Report, label: str) -> str:
 
 def _metrics(report: Report, label: str) -> str:
     """Perplexity and the tasks of lm-eval, where a run has some."""
-    own = [] if report.metrics is None else _alone(report.metrics, label)
+    own = _alone(report.metrics, label) if len(report.metrics) else []
     lines = []
     for x in own:
         ratio = x["change"] == "ratio"
