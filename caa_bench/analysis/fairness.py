@@ -133,11 +133,13 @@ def effect_at_equal_loss(curve: pd.DataFrame, *, budgets: tuple[float, ...] = BU
     """The largest effect each arm reaches within a capability loss: the arms side by side at equal cost.
 
     The upper end of the loss's interval decides: by the point, the dose among several whose loss happens to look small
-    would pass (a true loss of .06 passed a budget of .03 in 24% of runs with 4 doses, 41% with 8). A description of the doses that were measured, on any split; a dose that is to be tested is chosen elsewhere.
+    would pass (a true loss of .06 passed a budget of .03 in 24% of runs with 4 doses, 41% with 8). A description of the
+    doses that were measured, on any split; a dose that is to be tested is chosen elsewhere.
 
     Args:
         curve: one line per arm and dose, columns `arm`, `effect` (log-odds, signed towards the goal),
-            `capability_loss` and `capability_loss_high`, the upper end of its interval (0-1); whatever else it holds of a line is kept.
+            `capability_loss` and `capability_loss_high`, the upper end of its interval (0-1); whatever else it holds
+            of a line is kept.
 
     Returns:
         Columns `arm, budget, effect, capability_loss, doses` (those within the budget), then the others; one line an

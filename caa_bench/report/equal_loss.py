@@ -82,7 +82,11 @@ def _lines(arm: Arm, asked: dict[Any, dict[str, Any]]) -> list[dict[str, Any]]:
             own |= {f"total{end}": line[f"total{end}"] for end in ("", "_low", "_high")}
             own |= {f"total_p{end}": lost[f"total_p{end}"] for end in ("", "_low", "_high")}
             own |= {"capability_cell": lost["cell"], "capability_n": lost["n"]}
-            own |= {"effect": arm.direction * line["total"], "capability_loss": -lost["total_p"], "capability_loss_high": -lost["total_p_low"]}
+            own |= {
+                "effect": arm.direction * line["total"],
+                "capability_loss": -lost["total_p"],
+                "capability_loss_high": -lost["total_p_low"],
+            }
             found.append({"arm": arm.name, "direction": arm.direction} | own)
     return found
 
