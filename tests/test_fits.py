@@ -15,9 +15,11 @@ from small_runs import Small, manifest
 from caa_bench import CAA, Benchmark, BenchmarkArguments, Intervention, LoraSFT, SystemPrompt
 from caa_bench.__main__ import main
 from caa_bench.analysis.cells import cell_table, shift_table
-from caa_bench.analysis.fits import Design, effect_intervals
+from caa_bench.analysis.effects import between_fits, of_pairs
+from caa_bench.analysis.fits import Design, effect_intervals, effect_p_values
 from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.items import item_scores
+from caa_bench.analysis.power import detectable_effect
 from caa_bench.analysis.reliability import reliability_table
 from caa_bench.analysis.stacking import fit_levels
 from caa_bench.interventions import RandomDirection, several_fits
@@ -214,10 +216,75 @@ def test_resamples_of_one_training_set_count_their_own_spread() -> None:
     for _ in range(200):
         drawn = rng.normal()  # of the training set
         fits = (drawn + rng.normal(size=3))[None, None, :] + 0.1 * rng.normal(size=(N, 1, 3))
-        how = Design(clusters=np.arange(N), n_fits=np.array([3]), resampled=np.array([True]))
+        how = Design(clusters=np.arange(N), n_fits=np.array([3]), resampling=np.array([np.inf]))
         found = effect_intervals(fits, how)
         hit += int(found.low[0] <= 0 <= found.high[0])
     assert hit >= 184, "binomial: below with probability .02 at .95"
+
+
+def coverage_on_a_finetune(*, n_fits: int, seeds: float, resamples: float, lines: int = 2000) -> dict[str, float]:
+    """Share of lines whose interval of T holds 0, with the vector's part as known from A, and its width beside others'.
+
+    T of a fit is off by its seed (sd `seeds`), by its resample and by the one training set (sd `resamples` each).
+    """
+    rng = np.random.default_rng(8)
+    off = resamples * rng.normal(size=(lines, 1)) + resamples * rng.normal(size=(lines, n_fits))
+    alone = off + 0.4 * rng.normal(size=(N, lines, n_fits))
+    on_top = off + seeds * rng.normal(size=(lines, n_fits)) + 0.4 * rng.normal(size=(N, lines, n_fits))
+    many, widths, covered = np.full(lines, n_fits), {}, {}
+    for name, part in (("both", between_fits(alone, many)), ("resamples", np.full(lines, np.inf))):
+        found = effect_intervals(on_top, Design(clusters=np.arange(N), n_fits=many, resampling=part))
+        covered[name] = float(np.mean((found.low <= 0) & (found.high >= 0)))
+        widths[name] = float(np.median(found.high - found.low))
+    return {"covered": covered["both"], "narrower": widths["both"] / widths["resamples"]}
+
+
+@pytest.mark.parametrize(
+    ("n_fits", "seeds", "resamples", "least", "narrower"),
+    [(3, 0.5, 0.15, 0.93, 0.7), (3, 0.3, 0.3, 0.91, 0.8), (5, 0.5, 0.15, 0.93, 0.65), (5, 0.1, 0.4, 0.91, 1.0)],
+)
+def test_seeds_of_a_finetune_are_not_counted_as_resamples(
+    n_fits: int, seeds: float, resamples: float, least: float, narrower: float
+) -> None:
+    """They cover, and are much narrower where the seeds make the spread; no wider where the resamples do."""
+    found = coverage_on_a_finetune(n_fits=n_fits, seeds=seeds, resamples=resamples)
+    assert least <= found["covered"] <= 0.985 and found["narrower"] <= narrower, found
+
+
+def test_what_differs_between_fits_is_known_by_the_cells() -> None:
+    """A prompt has the resamples alone, a finetune its seeds, a stack of both the part that the vector alone shows."""
+    lines: list[dict] = [cell() | {"fit": ""}, cell("system_prompt_positive") | {"fit": ""}]
+    values = {line["cell"]: np.zeros(N) for line in lines}
+    for number, effect in (("1", 1.0), ("2", 2.0), ("3", 4.0)):
+        for base in ("none", "system_prompt_positive", "lora_sft_positive"):
+            for vector in ("", "caa", "random"):
+                fit = number if vector == "caa" or base == "lora_sft_positive" else ""
+                made = cell(base, vector=vector, multiplier=float(bool(vector)))
+                key = f"{made['cell']}~{fit}" if fit else made["cell"]
+                if key not in values:
+                    lines.append(made | {"cell": key, "fit": fit})
+                    values[key] = np.full(N, effect if vector == "caa" else 0.0)
+    (group,) = grouped(scores(values), frame(lines))
+    part = group.cells.assign(part=of_pairs(group, "log_odds")).set_index(["base", "vector"])["part"]
+    assert part[["lora_sft_positive"]].droplevel(0).to_dict() == pytest.approx(
+        {"": 0.0, "caa": np.var([1, 2, 4], ddof=1), "random": 0.0}
+    )
+    for base in ("none", "system_prompt_positive"):
+        assert part[base].to_dict() == {"": 0.0, "caa": np.inf, "random": 0.0}
+
+
+def test_what_is_called_detectable_is_found_as_often_as_stated() -> None:
+    """Three seeds that differ as much as items do on average: 2.8 standard errors would be found in .4 of runs."""
+    rng, n_fits, lines = np.random.default_rng(9), 3, 2000
+    design = Design(clusters=np.arange(N), n_fits=np.full(lines, n_fits))
+    noise = 0.3 * rng.normal(size=(1, lines, n_fits)) + rng.normal(size=(N, lines, 1))
+    found = effect_intervals(noise, design)
+    true_se = float(np.sqrt(1 / N + 0.3**2 / n_fits))
+    df = np.median(found.df)
+    power = {}
+    for name, effect in (("t", detectable_effect(true_se, df=df)), ("normal", detectable_effect(true_se))):
+        power[name] = float(np.mean(effect_p_values(noise + float(effect), design) < 0.05))
+    assert 0.72 <= power["t"] <= 0.9 and power["normal"] < 0.7, power
 
 
 def test_no_fit_is_refused(small: Small, capsys: pytest.CaptureFixture[str]) -> None:

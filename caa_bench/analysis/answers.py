@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.cells import column_mean, count_errors, moved
+from caa_bench.analysis.effects import design_of
 from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
-from caa_bench.analysis.fits import design_of, effect_intervals
+from caa_bench.analysis.fits import effect_intervals
 from caa_bench.analysis.frames import CONDITION, RUN, Group
 from caa_bench.storage.row_kinds import ANSWER_FIELDS
 
@@ -83,7 +84,7 @@ def answer_table(
 
 def _of_cells(group: Group, how: Resampling) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
-    design = design_of(group, how)
+    design = design_of(group, how, column="score")
     level = effect_intervals(group.by_fit("score"), design, within=(0, 1))
     level.put(table, "score")
     for name, change in moved(group, "score").items():

@@ -10,8 +10,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
+from caa_bench.analysis.effects import design_of
 from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
-from caa_bench.analysis.fits import design_of, effect_intervals
+from caa_bench.analysis.fits import effect_intervals
 from caa_bench.analysis.frames import CONDITION, RUN, UNCHANGED, UNSTEERED, Group
 
 LOW_MASS = 0.5
@@ -94,7 +95,7 @@ def _group_levels(group: Group, how: Resampling) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
     for name, within in (("log_odds", (-np.inf, np.inf)), ("accuracy", (0.0, 1.0)), ("p_balanced", (0.0, 1.0))):
         values = macro(group.by_fit(name), group.categories)
-        level = effect_intervals(values, design_of(group, how), within=within)
+        level = effect_intervals(values, design_of(group, how, column=name), within=within)
         level.put(table, name)
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
     for name in ("option_mass", "letter_bias", "p_given", "p_swapped", "letter_locked"):
@@ -118,7 +119,7 @@ def _group_moves(group: Group, how: Resampling) -> pd.DataFrame:
     for score, suffix in (("p_balanced", "_p"), ("log_odds", "")):
         table[score] = column_mean(macro(group.mean(score), group.categories))
         for name, values in moved(group, score).items():
-            found = effect_intervals(macro(values, group.categories), design_of(group, how))
+            found = effect_intervals(macro(values, group.categories), design_of(group, how, column=score))
             found.put(table, f"{name}{suffix}")
             table["n"], table["n_clusters"] = found.n, found.n_clusters
     return table

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
-from caa_bench.analysis.fits import Design, effect_intervals
+from caa_bench.analysis.fits import Design, effect_intervals, fit_means
 from caa_bench.analysis.frames import RUN, UNCHANGED, UNSTEERED, VECTOR, Group
 
 LINE = ["base", "base_dose", *VECTOR, "multiplier"]
@@ -94,15 +94,62 @@ def item_effects(group: Group, column: str, lines: Lines) -> Effects:
     return Effects(alone=alone + same, on_top=on_top, interaction=on_top - alone, base_alone=base - none)
 
 
-def estimated(effects: Effects, group: Group, lines: Lines, *, how: Resampling) -> dict[str, Estimate]:
-    """Each effect's mean with its interval."""
-    return {name: effect_intervals(getattr(effects, name), line_design(group, lines, name, how)) for name in EFFECTS}
+def estimated(group: Group, column: str, lines: Lines, *, how: Resampling) -> dict[str, Estimate]:
+    """Each effect's mean of one score with its interval."""
+    effects, designs = item_effects(group, column, lines), line_designs(group, column, lines, how)
+    return {name: effect_intervals(getattr(effects, name), designs[name]) for name in EFFECTS}
 
 
-def line_design(group: Group, lines: Lines, effect: str, how: Resampling) -> Design:
-    """Of one effect: all but the base's own have the vector, whose fits are resamples, in them."""
-    resampled = np.full(len(lines.n_fits), effect != "base_alone")
-    return Design(clusters=group.clusters, n_fits=lines.n_fits, resampled=resampled, how=how)
+def line_designs(group: Group, column: str, lines: Lines, how: Resampling) -> dict[str, Design]:
+    """Of each effect: the vector alone differs by its resamples alone, the base alone by its seeds, a stack by both."""
+    stack = of_pairs(group, column)[lines.both]
+    alone = np.where(stack > 0, np.inf, 0.0)
+    parts = {"alone": alone, "base_alone": np.zeros(len(stack)), "on_top": stack, "interaction": stack}
+    return {
+        name: Design(clusters=group.clusters, n_fits=lines.n_fits, resampling=part, how=how)
+        for name, part in parts.items()
+    }
+
+
+def design_of(group: Group, how: Resampling, *, column: str | None = None) -> Design:
+    """The design of a group's conditions.
+
+    Args:
+        column: the score that is estimated; None where its scale is not that of a mean over items.
+    """
+    return Design(clusters=group.clusters, n_fits=group.n_fits, resampling=of_pairs(group, column), how=how)
+
+
+def of_pairs(group: Group, column: str | None) -> np.ndarray:
+    """Variance between fits that comes from resampling a vector's pairs, for `Design.resampling`. [C]
+
+    0 for a cell without a vector or whose vector was fitted once (its fits are a finetune's seeds); inf where the
+    vector alone differs between fits (a prompt, or the unchanged model: all of the variance). Where a finetune of
+    several seeds meets a vector of several resamples, the two cannot be told apart in their sum: the vector's part is
+    taken to be the variance of its own effect alone on the unchanged model.
+    """
+    steers = group.cells[[*VECTOR, "multiplier"]].itertuples(index=False, name=None)
+    alone = np.array([group.find((*UNCHANGED[:2], *steer)) for steer in steers], dtype=int)
+    bases = group.cells[["base", "base_dose"]].itertuples(index=False, name=None)
+    base = np.array([group.find((*dose, *UNSTEERED)) for dose in bases], dtype=int)
+    fitted = np.array(["" not in own for own in group.members], dtype=bool)
+    trained = (base >= 0) & fitted[base]
+    part = np.where((group.cells["multiplier"] == 0) | ((alone >= 0) & ~fitted[alone]), 0.0, np.inf)
+    both = trained & (alone >= 0) & fitted[alone] & (part > 0)
+    if column is not None and both.any():
+        own, still = alone[both], np.full(both.sum(), group.find(UNCHANGED))
+        effect = group.matched(column, of=own, like=own) - group.matched(column, of=still, like=own)
+        part[both] = between_fits(effect, group.n_fits[own])
+    return part
+
+
+def between_fits(values: np.ndarray, n_fits: np.ndarray) -> np.ndarray:
+    """Variance of the fits' means; inf where there are fewer than two. [N, L, F] -> [L]"""
+    means = fit_means(values)
+    middle = np.nansum(means, axis=1) / n_fits
+    square = np.nansum((means - middle[:, None]) ** 2, axis=1)
+    known = (n_fits > 1) & ((~np.isnan(means)).sum(axis=1) == n_fits)
+    return np.divide(square, n_fits - 1, out=np.full(len(n_fits), np.inf), where=known)
 
 
 def open_effects(groups: Sequence[Group], *, how: Resampling = STANDARD) -> pd.DataFrame:
@@ -125,7 +172,7 @@ def _open_parts(groups: Sequence[Group], how: Resampling) -> Iterator[pd.DataFra
         lines = find_lines(group)
         part = lines.keys.assign(**group.keys)
         if len(part):
-            found = estimated(item_effects(group, "score", lines), group, lines, how=how)
+            found = estimated(group, "score", lines, how=how)
             for name, one in found.items():
                 one.put(part, f"open_ended_{name}")
             yield part.assign(open_ended_n=found["interaction"].n)

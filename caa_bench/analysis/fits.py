@@ -16,7 +16,6 @@ import numpy as np
 from scipy import special, stats
 
 from caa_bench.analysis.estimates import STANDARD, TAIL, ClusterSums, Estimate, Resampling, cluster_sums
-from caa_bench.analysis.frames import Group
 from caa_bench.analysis.intervals import UNBOUNDED, bootstrap_mean, bootstrap_ratio, estimate, sign_flip
 
 
@@ -27,15 +26,16 @@ class Design:
     Args:
         clusters: 0-based cluster code of each item. [N]
         n_fits: fits of each line, the first places of its F. [L]
-        resampled: lines whose fits are resamples of one training set, and not draws of their own (seeds). Bootstrap
-            refits vary around the fitted vector as the fitted vector varies around the true one, so the variance of
-            their mean is (1 + 1 / F) s^2; independent seeds give s^2 / F. None: no line. [L]
+        resampling: variance between fits that comes from drawing the training pairs anew; the rest comes from seeds.
+            Bootstrap refits vary around the fitted vector as the fitted vector varies around the true one, so the
+            variance of their mean is (1 + 1 / F) s^2; independent seeds give s^2 / F. 0: seeds alone, inf: resamples
+            alone. None: 0 everywhere. [L]
         how: seed and draws of the bootstrap.
     """
 
     clusters: np.ndarray
     n_fits: np.ndarray
-    resampled: np.ndarray | None = None
+    resampling: np.ndarray | None = None
     how: Resampling = STANDARD
 
     def by_fits(self) -> list[tuple[int, np.ndarray, Design]]:
@@ -43,16 +43,10 @@ class Design:
         parts = []
         for count in np.unique(self.n_fits):
             lines = np.flatnonzero(self.n_fits == count)
-            resampled = None if self.resampled is None else self.resampled[lines]
-            own = Design(clusters=self.clusters, n_fits=self.n_fits[lines], resampled=resampled, how=self.how)
+            resampling = None if self.resampling is None else self.resampling[lines]
+            own = Design(clusters=self.clusters, n_fits=self.n_fits[lines], resampling=resampling, how=self.how)
             parts.append((int(count), lines, own))
         return parts
-
-
-def design_of(group: Group, how: Resampling) -> Design:
-    """The design of a group's conditions: the fits of those with a vector are resamples."""
-    steered = (group.cells["vector"] != "").to_numpy()
-    return Design(clusters=group.clusters, n_fits=group.n_fits, resampled=steered, how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +189,13 @@ def two_way(one: np.ndarray, two: np.ndarray, design: Design) -> TwoWay:
         if n_fits == 1:
             return TwoWay(sums=sums, by_item=by_item, by_fit=np.zeros(len(n)), df=c - 1.0)
         by_fit = (first.sum(axis=1) * second.sum(axis=1)).sum(axis=1) / n**2 / (n_fits * (n_fits - 1))
-        if design.resampled is not None:
-            by_fit = np.where(design.resampled, n_fits + 1, 1) * by_fit  # (1 + 1/F) s^2 in place of s^2 / F
+        if design.resampling is not None:
+            # s^2 / F for all, and once more that part of s^2 = F by_fit which is of the pairs: at most all of it.
+            between = np.abs(n_fits * by_fit)
+            of_pairs = np.divide(
+                np.minimum(design.resampling, between), between, out=np.zeros(len(n)), where=between > 0
+            )
+            by_fit = by_fit * (1 + n_fits * of_pairs)
         df = (by_item + by_fit) ** 2 / (by_item**2 / (c - 1.0) + by_fit**2 / (n_fits - 1))
     return TwoWay(sums=sums, by_item=by_item, by_fit=by_fit, df=np.where(np.isfinite(df), df, c - 1.0))
 

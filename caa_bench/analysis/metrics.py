@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.cells import count_errors, moved
+from caa_bench.analysis.effects import design_of
 from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
-from caa_bench.analysis.fits import design_of, effect_sums
+from caa_bench.analysis.fits import effect_sums
 from caa_bench.analysis.frames import CONDITION, RUN, Group, grouped
 from caa_bench.storage.row_kinds import METRIC_FIELDS
 

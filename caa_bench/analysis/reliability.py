@@ -6,7 +6,7 @@ data set. Shapes: N items, M multipliers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,10 @@ import pandas as pd
 from scipy import stats
 
 from caa_bench.analysis.cells import column_mean
+from caa_bench.analysis.effects import between_fits, of_pairs
 from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
 from caa_bench.analysis.fits import Design, effect_intervals
-from caa_bench.analysis.frames import RUN, UNSTEERED, VECTOR, Group
+from caa_bench.analysis.frames import RUN, UNCHANGED, UNSTEERED, VECTOR, Group
 
 CURVE = ["base", "base_dose", *VECTOR]
 COLUMNS = [
@@ -27,11 +28,15 @@ COLUMNS = [
 
 @dataclass(frozen=True, kw_only=True)
 class _Curve:
-    """One dose curve: its keys `RUN` and `CURVE`, its multipliers in order [M] and the log-odds on it [N, M, F]."""
+    """One dose curve: its keys `RUN` and `CURVE`, its multipliers in order [M] and the log-odds on it [N, M, F].
+
+    `resampling` is that of `fits.Design`, for the slope.
+    """
 
     keys: dict[str, object]
     multipliers: np.ndarray
     y: np.ndarray
+    resampling: float
 
 
 def reliability_table(groups: Sequence[Group], *, how: Resampling = STANDARD) -> pd.DataFrame:
@@ -62,7 +67,8 @@ def item_reliability(groups: Sequence[Group]) -> pd.DataFrame:
 def _curve_line(group: Group, curve: _Curve, how: Resampling) -> dict[str, object]:
     n_fits = curve.y.shape[2]
     each = np.stack([item_slopes(curve.y[:, :, fit], curve.multipliers) for fit in range(n_fits)], axis=1)  # [N, F]
-    design = Design(clusters=group.clusters, n_fits=np.array([n_fits]), resampled=np.array([True]), how=how)
+    part = np.array([curve.resampling])
+    design = Design(clusters=group.clusters, n_fits=np.array([n_fits]), resampling=part, how=how)
     found, y = effect_intervals(each[:, None, :], design), curve.y.mean(axis=2)
     slope = item_slopes(y, curve.multipliers)
     seen = slope[~np.isnan(slope)]
@@ -96,14 +102,29 @@ def rank_correlations(y: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
 
 
 def _curves(group: Group) -> Iterator[_Curve]:
-    steered = group.cells[group.cells["multiplier"] != 0]
+    steered, part_of_pairs = group.cells[group.cells["multiplier"] != 0], of_pairs(group, None)
     for _, part in steered.groupby(CURVE, sort=False, dropna=False):
         keys = dict(part.iloc[0][CURVE])
         zero = group.find((keys["base"], keys["base_dose"], *UNSTEERED))
         doses = {**dict(zip(part["multiplier"], part.index, strict=True)), **({0.0: zero} if zero >= 0 else {})}
         if len(doses) > 1:
-            order, lead = sorted(doses), part.index[0]
+            order, lead = np.array(sorted(doses)), part.index[0]
             like = np.full(len(order), lead)  # the fits of one condition, so that each fit has a slope of its own
             y = group.matched("log_odds", of=np.array([doses[dose] for dose in order]), like=like)
-            n_fits = group.n_fits[lead]
-            yield _Curve(keys={**group.keys, **keys}, multipliers=np.array(order), y=y[:, :, :n_fits])
+            resampling = float(part_of_pairs[lead])
+            if resampling > 0 and zero >= 0 and "" not in group.members[zero]:  # a finetune of several seeds
+                resampling = _slope_spread(group, keys, order)
+            own = {**group.keys, **keys}
+            yield _Curve(keys=own, multipliers=order, y=y[:, :, : group.n_fits[lead]], resampling=resampling)
+
+
+def _slope_spread(group: Group, keys: Mapping[str, object], multipliers: np.ndarray) -> float:
+    """Variance between fits of the same vector's slope on the unchanged model; inf where it was not run there."""
+    steer = tuple(keys[name] for name in VECTOR)
+    of = [group.find((*UNCHANGED[:2], *steer, dose) if dose else UNCHANGED) for dose in multipliers]
+    lead = of[int(np.argmax(np.abs(multipliers)))]
+    if min(of) < 0:
+        return np.inf
+    y = group.matched("log_odds", of=np.array(of), like=np.full(len(of), lead))
+    slopes = np.stack([item_slopes(y[:, :, fit], multipliers) for fit in range(group.n_fits[lead])], axis=1)
+    return float(between_fits(slopes[:, None, :], group.n_fits[[lead]])[0])

@@ -23,10 +23,10 @@ from caa_bench.analysis.effects import (
     find_lines,
     four_cells,
     item_effects,
-    line_design,
+    line_designs,
 )
 from caa_bench.analysis.estimates import STANDARD, Estimate, Interval, Resampling
-from caa_bench.analysis.fits import effect_p_values, effect_ratios, fit_means, fits_disagree
+from caa_bench.analysis.fits import Design, effect_p_values, effect_ratios, fit_means, fits_disagree
 from caa_bench.analysis.frames import CONDITION, RUN, Group
 from caa_bench.analysis.intervals import benjamini_hochberg
 from caa_bench.analysis.power import detectable_effect
@@ -138,23 +138,25 @@ def _of_group(group: Group, how: Resampling) -> pd.DataFrame:
     table = lines.keys.assign(**group.keys)
     if not len(table):
         return table
-    y = item_effects(group, "log_odds", lines)
-    for name, found in estimated(item_effects(group, "p_balanced", lines), group, lines, how=how).items():
+    y, designs = item_effects(group, "log_odds", lines), line_designs(group, "log_odds", lines, how)
+    for name, found in estimated(group, "p_balanced", lines, how=how).items():
         found.put(table, f"{name}_p")
-    effects = estimated(y, group, lines, how=how)
+    effects = estimated(group, "log_odds", lines, how=how)
     for name, found in effects.items():
         found.put(table, name)
     table["n"], table["n_clusters"] = effects["on_top"].n, effects["on_top"].n_clusters
-    table["detectable_effect"] = detectable_effect(effects["interaction"].se)
-    table["p_value"] = effect_p_values(y.interaction, line_design(group, lines, "interaction", how))
+    table["detectable_effect"] = detectable_effect(
+        effects["interaction"].se, df=np.where(lines.n_fits > 1, effects["interaction"].df, np.inf)
+    )
+    table["p_value"] = effect_p_values(y.interaction, designs["interaction"])
     table["fits_disagree"] = fits_disagree(y.on_top, smallest=SMALLEST)
-    _retention(y, effects["alone"], group, lines).put(table, "retention")
+    _retention(y, effects["alone"], designs["on_top"]).put(table, "retention")
     return table.assign(n_fits=lines.n_fits, **_context(group, lines))
 
 
-def _retention(y: Effects, alone: Estimate, group: Group, lines: Lines) -> Estimate:
+def _retention(y: Effects, alone: Estimate, design: Design) -> Estimate:
     """T / A; n/a unless A's interval excludes 0 and A is at least `SMALLEST`: a ratio to nothing says nothing."""
-    ratio = effect_ratios(y.on_top, y.alone, line_design(group, lines, "on_top", STANDARD))
+    ratio = effect_ratios(y.on_top, y.alone, design)
     return ratio.where((alone.low > 0) & (alone.point >= SMALLEST))
 
 
