@@ -123,6 +123,12 @@ class RunRecord:
         names = {vector} | ({known.name} if known else set())
         return tuple(name for name in self.placebos if self._placebo_of(name) in names)
 
+    def labels_of(self, name: str) -> tuple[str, ...]:
+        """Vectors of one class, in the recipe's order."""
+        return tuple(
+            label for label in self.vectors if (self.arms[label].name if label in self.arms else label) == name
+        )
+
     def _placebo_of(self, label: str) -> str:
         if self.arms:
             return self.arms[label].placebo_of if label in self.arms else ""
