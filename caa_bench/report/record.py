@@ -115,13 +115,13 @@ class RunRecord:
     @property
     def placebos(self) -> tuple[str, ...]:
         """Vectors that mean nothing, in the recipe's order."""
-        return tuple(name for name in self.vectors if self._placebo_of(name))
+        return tuple(name for name in self.vectors if self.placebo_of(name))
 
     def placebos_of(self, vector: str) -> tuple[str, ...]:
         """Those made to stand beside one vector."""
         known = self.arms.get(vector)
         names = {vector} | ({known.name} if known else set())
-        return tuple(name for name in self.placebos if self._placebo_of(name) in names)
+        return tuple(name for name in self.placebos if self.placebo_of(name) in names)
 
     def labels_of(self, name: str) -> tuple[str, ...]:
         """Vectors of one class, in the recipe's order."""
@@ -129,7 +129,8 @@ class RunRecord:
             label for label in self.vectors if (self.arms[label].name if label in self.arms else label) == name
         )
 
-    def _placebo_of(self, label: str) -> str:
+    def placebo_of(self, label: str) -> str:
+        """Whose placebo an intervention is; "" for a real one."""
         if self.arms:
             return self.arms[label].placebo_of if label in self.arms else ""
         return OLD_PLACEBOS.get(label, "")
