@@ -92,9 +92,9 @@ def test_answers_in_words_still_leave_the_first_screen_whole(tab: Page, spoken: 
 def test_the_first_screen_of_a_sweep_holds_the_layer_curve(tab: Page, sweep: Path) -> None:
     """The best layer in words, and every layer in a chart."""
     tab.open(sweep, width=WIDTH, height=HEIGHT)
-    assert tab.box("#layers svg")["bottom"] <= HEIGHT
+    assert tab.box("#lead svg")["bottom"] <= HEIGHT
     assert "layer 3" in tab.run("document.querySelector('.lead').innerText")
-    assert tab.run("document.querySelectorAll('#layers .mark').length") == 12
+    assert tab.run("document.querySelectorAll('#lead .mark').length") == 12
 
 
 def test_names_in_charts_do_not_overlap(tab: Page, folder: Path) -> None:

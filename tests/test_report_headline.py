@@ -56,7 +56,7 @@ def test_below_twenty_items_nothing_is_said_of_placebos(tmp_path: Path) -> None:
 
 def test_arms_that_move_it_equally_are_a_tie(tmp_path: Path) -> None:
     """CAA +1 on the unchanged model adds what the prompt does, give or take less than the items' spread."""
-    gain = {"caa": 2.2, "random": 0.0, "shuffled": 0.0}
+    gain = {"caa": 2.49, "random": 0.0, "shuffled": 0.0}
     bases = ("none", "system_prompt_positive")
     report = _report(tmp_path, bases=bases, gain=gain, multipliers=(-1.0, 1.0), items=40)
     arms = report.arms.set_index("arm")

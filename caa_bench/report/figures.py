@@ -186,7 +186,7 @@ def _line(
     points, look = curve.points, curve.look
     x = points["multiplier"]
     if banded and points["placebo_low"].notna().any():
-        place.fill_between(x, points["placebo_low"], points["placebo_high"], color=GREY, alpha=0.45, linewidth=0)
+        place.fill_between(x, points["placebo_low"], points["placebo_high"], color=GREY, alpha=0.45, linewidth=0.8)
     if not faint and points["p_balanced_low"].notna().any():
         ends = points["p_balanced_low"], points["p_balanced_high"]
         place.fill_between(x, *ends, color=look["color"], alpha=0.2, linewidth=0)

@@ -38,6 +38,7 @@ def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]] | None = N
     shown = [part for section in sections() if (part := _part(section, report, drawn or {})) is not None]
     arms = next((part for part in shown if part["name"] == FIRST), None)
     first = next((figure for part in shown for figure in part["figures"] if figure["first"]), None)
+    lead = None if (report.arms["kind"] == "stack").any() else _taken(shown, "layers")
     return page(
         title=f"{report.record.behavior.title} on {report.record.model}",
         heading=report.record.behavior.title,
@@ -46,6 +47,7 @@ def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]] | None = N
         clauses=sentence(report).clauses,
         arms=arms,
         first=first,
+        lead=lead,
         notices=report.notices,
         parts=[part for part in shown if part["name"] != FIRST],
         repeat=_repeat(report),
@@ -54,7 +56,7 @@ def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]] | None = N
 
 def page(**shown: Any) -> str:
     """The template with what it shows; what is not given is left out. Its policy names its own style and script."""
-    empty = dict.fromkeys(("small", "first", "arms", "repeat", "answers", "notices"), None)
+    empty = dict.fromkeys(("small", "first", "lead", "arms", "repeat", "answers", "notices"), None)
     made = (
         environment()
         .get_template("page.html.jinja")
@@ -156,6 +158,14 @@ def _part(section: Section, report: Report, drawn: Mapping[str, Sequence[Inline]
     }  # fmt: skip
 
 
+def _taken(shown: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """A section's figure, which then stands beside the answer and not in its section: in a sweep the layer curve."""
+    found = next((figure for part in shown if part["name"] == name for figure in part["figures"]), None)
+    if found is not None:
+        found["first"] = True
+    return found
+
+
 def _facts(report: Report) -> list[tuple[str, str]]:
     """n, seeds and what else stands at the top."""
     record, chosen, (items, clusters) = report.record, report.headline, report.asked
@@ -168,7 +178,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("split", record.split),
         ("n", counted if items else "no A/B test"),
         *([("orders", "given only")] if record.protocol == "caa" else []),
-        *([("layer", f"{words.count(chosen.layer)} ({chosen.layer_reason})")] if chosen.layer is not None else []),
+        *([("layer", words.count(chosen.layer))] if chosen.layer is not None else []),
         *([("fits", str(record.fits))] if record.fits > 1 else []),
         ("seed", seeded),
         *([("status", record.status)] if record.status != "success" else []),

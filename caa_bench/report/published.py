@@ -26,6 +26,8 @@ MODELS = {
     "meta-llama/Llama-2-13b-chat-hf": "llama2-13b-chat",
     "meta-llama/Llama-2-7b-hf": "llama2-7b-base",
 }
+METHOD = "caa"
+"""The class that the published numbers are of."""
 DIFFERS = "text or key differs"
 TITLES = {
     "ab": "A/B test, p(matching)",
@@ -143,7 +145,7 @@ def _items_of(report: Report, evaluator: str) -> set[str]:
 
 
 def _own(report: Report) -> pd.DataFrame:
-    """The cells of the behavior's own CAA vector, whatever was measured: `KEYS`, `level` and `change`."""
+    """The cells of the behavior's own vector of that class, whatever was measured: `KEYS`, `level` and `change`."""
     scored = report.cells.rename(columns={f"p_balanced{end}": f"level{end}" for end in ENDS})
     parts = [scored.assign(**{f"change{end}": float("nan") for end in ENDS})]
     if report.answers is not None:
@@ -154,7 +156,7 @@ def _own(report: Report) -> pd.DataFrame:
     cells = cells[cells["evaluator"].isin([MEASURE, CAPABILITY, OPEN_ENDED])]
     own = cells["vector_behavior"].isin(["", report.record.behavior.id])
     still = (cells["multiplier"] == 0) & (cells["base_dose"] == 1)
-    cells = cells[still | ((cells["vector"] == "caa") & own)].assign(model=_model(report))
+    cells = cells[still | (cells["vector"].isin(report.record.labels_of(METHOD)) & own)].assign(model=_model(report))
     cells["vector_model"] = cells["vector_model"].replace(MODELS)
     return cells.assign(kind=_kinds(cells, source=_source(report)))
 

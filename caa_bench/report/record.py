@@ -117,7 +117,7 @@ class RunRecord:
     @property
     def placebos(self) -> dict[str, str]:
         """Vectors that mean nothing, in the recipe's order: label -> the vector whose placebo it is."""
-        return {name: found for name in self.vectors if (found := self._placebo_of(name))}
+        return {name: found for name in self.vectors if (found := self.placebo_of(name))}
 
     def placebos_of(self, vector: str) -> tuple[str, ...]:
         """Those made to stand beside one vector."""
@@ -125,7 +125,14 @@ class RunRecord:
         names = {vector} | ({known.name} if known else set())
         return tuple(name for name, original in self.placebos.items() if original in names)
 
-    def _placebo_of(self, label: str) -> str:
+    def labels_of(self, name: str) -> tuple[str, ...]:
+        """Vectors of one class, in the recipe's order."""
+        return tuple(
+            label for label in self.vectors if (self.arms[label].name if label in self.arms else label) == name
+        )
+
+    def placebo_of(self, label: str) -> str:
+        """Whose placebo an intervention is; "" for a real one."""
         if self.arms:
             return self.arms[label].placebo_of if label in self.arms else ""
         return OLD_PLACEBOS.get(label, "")

@@ -171,7 +171,7 @@ def _fits(report: Report, every: list[Cost]) -> Iterator[Clause]:
     for cost in every:
         kind, known = words.family(cost.label), by_kind.get(words.family(cost.label))
         larger = known is None or (cost.stored_bytes or 0) > (known.stored_bytes or 0)
-        if cost.label not in report.record.placebos and larger:
+        if not report.record.placebo_of(cost.label) and larger:
             by_kind[kind] = cost
     parts: list[str | Mark] = []
     for kind, cost in by_kind.items():

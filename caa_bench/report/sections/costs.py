@@ -12,7 +12,7 @@ from caa_bench.report import words
 from caa_bench.report.arms import costs
 from caa_bench.report.choices import retest_command, tries_of
 from caa_bench.report.headline import CAPABILITY
-from caa_bench.report.sections import BASE, DOSE, Column, Line, Section, Table, across, levels
+from caa_bench.report.sections import Column, Line, Section, Table, levels
 
 if TYPE_CHECKING:
     from caa_bench.report.model import Report
@@ -132,44 +132,6 @@ class EqualLoss(Section):
             Column(name="doses", label="doses within", form=words.count),
         )
         return [Table(frame=report.equal_loss, columns=columns, file=self.name, key=("arm", "budget"), where="detail")]
-
-
-class Capability(Section):
-    """What each arm costs of p(correct) on questions that have nothing to do with the behavior."""
-
-    name = "capability"
-    title = "Capability"
-    order = 110
-    needs = ("cells",)
-
-    def heading(self, report: Report) -> str:
-        """With what was asked."""
-        lines = capability_lines(report)
-        return f"Capability ({questions(report)}, n {words.count(lines['n'].max())})" if len(lines) else self.title
-
-    def tables(self, report: Report) -> Sequence[Table]:
-        """A line a base and dose: cells.csv and shifts.csv."""
-        change: dict[str, Any] = {"form": words.signed, "interval": True, "brief": False, "file": "shifts"}
-        columns = (
-            BASE, DOSE,
-            Column(name="p_balanced", label="p(correct)", form=words.probability, interval=True),
-            Column(name="accuracy", form=words.probability, interval=True, brief=False),
-            Column(name="total_p", label="total", definition="change from the unchanged model", **change),
-            Column(name="shift_p", label="shift", definition="change from its own base", **change),
-            Column(name="option_mass", label="mass", form=words.probability, brief=False),
-            Column(name="letter_locked", label="letter locked", form=words.share, brief=False),
-            *(Column(name=name, form=words.count, brief=False) for name in ("n", "errors")),
-        )  # fmt: skip
-        caption = "p(correct), mean over categories, 95% interval; changes are of p(correct)"
-        return [Table(frame=capability_lines(report), columns=columns, caption=caption, file="cells", **across(report))]
-
-    def finding(self, report: Report) -> str:
-        """At which dose it is lost."""
-        return f"{found}." if (found := capability_finding(report)) else ""
-
-    def files(self, report: Report) -> dict[str, pd.DataFrame]:
-        """Part of cells.csv and shifts.csv."""
-        return {}
 
 
 def questions(report: Report) -> str:

@@ -62,9 +62,9 @@ class Arms(Section):
             columns.append(Column(name="capability", label="cap.", form=SIGNED, blank=_unchanged,
                                   definition="change of p(correct) from the unchanged model"))  # fmt: skip
         columns.append(Column(name="told", label="verdict", wide=True))
-        said = "Each arm alone and what the vector adds on it; shift: + is towards matching, 95% intervals"
-        said += "; words: the same of the judged score, 0-1" if spoken else ""
-        said += "; cap.: change of p(correct) from the unchanged model" if costly else ""
+        said = "shift: + is towards matching; 95% intervals"
+        said += "; words: the same of the score, 0-1" if spoken else ""
+        said += "; cap.: change of p(correct)" if costly else ""
         return [Table(frame=arms, columns=tuple(columns), caption=said, file="arms")]
 
 
