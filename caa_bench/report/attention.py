@@ -81,8 +81,8 @@ def notices(report: Report, *, done: Set[str]) -> list[Notice]:
 def _unjudged(answers: Answers) -> Iterator[str]:
     for judge in answers.judges[answers.judges["unjudged"] > 0].to_dict("records"):
         yield (
-            f"The judge {judge['judge']} has not judged {judge['unjudged']:,} of {judge['answers']:,} answers: run the "
-            "same command again to ask for these alone."
+            f"The judge {judge['judge']} has not judged {judge['unjudged']:,} of {judge['answers']:,} answers; the "
+            "next run asks for these alone."
         )
 
 
