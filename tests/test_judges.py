@@ -280,7 +280,7 @@ def test_a_cut_reply_that_was_kept_as_no_score_is_asked_again(
     assert "the reply was cut off before its score; raise judges.api.max_tokens (64)" in caplog.text
     assert "run the same command" not in caplog.text
     kept = Path("run/judgements.jsonl")
-    asked = set(server.asked)
+    asked = list(server.asked)
     rows = [json.loads(line) for line in Path("run/rows.jsonl").read_text().splitlines()]
     settings = json.loads(Path("run/manifest.json").read_text())["facts"]["judges"][0]["settings"]
     old = [

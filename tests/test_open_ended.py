@@ -244,7 +244,7 @@ MISTAKES = {
     "open_ended.judges=[]": "open_ended.judges: an empty list: no judge; use default alone",
     "open_ended.judges=[grammar]": "open_ended.judges: grammar does not know",
     "open_ended.max_new_tokens=0": "open_ended.max_new_tokens: 0 is too few; give 1 or more",
-    "open_ended.temperature=-1": "open_ended.temperature: -1 is below 0; give 0 or more",
+    "open_ended.temperature=-1": "open_ended.temperature: -1 is no temperature; give 0 or more",
     'open_ended.stop=[""]': "open_ended.stop: an empty text ends every answer; delete it",
     "split=selection": "open_ended: its questions are test questions; set split=test",
     "judges.api.modle=x": "judges.api.modle: unknown key; did you mean 'model'?",

@@ -205,15 +205,14 @@ class ApiJudge(Judge):
 def address_problems(base_url: str) -> list[str]:
     """One line for each thing that is wrong with a server's address; it is not repeated, as it may hold a key."""
     key = "judges.api.base_url"
+    no_address = [f"{key}: no http(s) address; write one like https://api.openai.com/v1 or http://[::1]:8000/v1"]
     try:
         address = urlsplit(base_url)
-        host, _ = address.hostname, address.port  # a port that is no number is found when it is read
+        if "@" in address.netloc or address.query:
+            return [f"{key}: holds a key or a query; put the key in the variable that key_env names"]
+        if address.netloc.count(":") > 1 and "[" not in address.netloc:
+            return [f"{key}: an IPv6 address without brackets; write it like http://[::1]:8000/v1"]
+        _ = address.port  # one that is no number is found when it is read
     except ValueError:
-        host, address = None, None
-    if address is not None and address.netloc.count(":") > 1 and "[" not in address.netloc:
-        return [f"{key}: an IPv6 address without brackets; write it like http://[::1]:8000/v1"]
-    if address is None or address.scheme not in ("http", "https") or not host:
-        return [f"{key}: no http(s) address; write one like https://api.openai.com/v1 or http://[::1]:8000/v1"]
-    if "@" in address.netloc or address.query:
-        return [f"{key}: holds a key or a query; put the key in the variable that key_env names"]
-    return []
+        return no_address
+    return [] if address.scheme in ("http", "https") and address.hostname else no_address

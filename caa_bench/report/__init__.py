@@ -133,10 +133,10 @@ def make_report(folder: Path) -> Report:
 
     manifest = read_manifest(folder)
     recipe = manifest["recipe"]
-    every = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
     store = RowStore(folder / "rows.jsonl")
-    if not store.done:
+    if not store.done or "cells" not in manifest["facts"]:
         raise UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; run the same command again to go on")
+    every = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
     settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
     answers, metrics = _answers(folder, manifest, store, every), _metrics(store, every, **settings)
     beside = {

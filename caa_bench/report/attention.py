@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from caa_bench.report.answers import Answers
 
 
+_REST = {
+    False: "run the same command again to finish",
+    True: "the command said what failed, and computes the rest once that is mended",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Notice:
     """One thing to know.
@@ -126,7 +132,7 @@ def _missing(manifest: dict[str, Any], cells: pd.DataFrame, *, done: Set[str]) -
         yield Notice(
             severity="missing",
             text=f"{len(absent)} of {len(planned)} batches are missing (status {manifest['status']}): the numbers are "
-            "of the items that are there; run the same command again to finish.",
+            f"of the items that are there; {_REST[manifest['status'] == 'error']}.",
         )
     unseen = len(manifest["facts"]["cells"]) - int(cells.loc[cells["n"] > 0, "n_fits"].sum())
     if unseen > 0:
