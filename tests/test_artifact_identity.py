@@ -1,4 +1,4 @@
-"""Kept artifacts under each other's names: whatever was swapped, the fit that was asked for is not mistaken for another."""
+"""Kept artifacts under each other's names: the fit that was asked for is never mistaken for another."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ SWAPS: dict[str, tuple[Callable[[Small, Path], Small], Callable[[], Intervention
     "fewer pairs": (fewer_pairs, caa, caa, "another training data (small is "),
     "another model": (other_weights, caa, caa, "another model ("),
     "another chat template": (other_template, caa, caa, "another model ("),
-    "an adapter of another behavior": (other_behavior, lora, lora, "another behavior ('second' there and 'small' here)"),
+    "an adapter of another behavior": (other_behavior, lora, lora, "another behavior ('second' there and "),
     "an adapter of another model": (other_weights, lora, lora, "another model ("),
     "an adapter of the other side": (
         same, lora, negative, "another settings (variant is 'negative' there and 'positive' here)",
@@ -126,11 +126,11 @@ def test_an_artifact_under_another_s_name_is_refused(name: str, small: Small, tm
 
 def test_one_fit_is_not_taken_for_another_of_several(small: Small, tmp_path: Path) -> None:
     """Two resamples of the same pairs differ in nothing but their number."""
-    first, second = (fitted(small, tmp_path, CAA(), name=name, fits=2) for name in ("caa@0", "caa@1"))
+    first, second = (fitted(small, tmp_path, CAA(), name=name, fits=2) for name in ("caa", "caa@2"))
     shutil.rmtree(first)
     shutil.copytree(second, first)
     with pytest.raises(UserError, match="was fitted for another"):
-        fitted(small, tmp_path, CAA(), name="caa@0", fits=2)
+        fitted(small, tmp_path, CAA(), name="caa", fits=2)
 
 
 def test_an_artifact_that_does_not_say_what_it_is_of_is_refused(small: Small, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
         "override: behavior: there is no behavior 'refusl'; did you mean 'refusal'?",
         "or the path of a folder with a behavior.yaml",
     ),
-    "folder without behavior": ("behavior=b", "override: behavior: there is no behavior 'b'", "with a behavior.yaml"),
+    "folder without behavior": ("behavior=b", "override: behavior: 'b' has no behavior.yaml", "that has one"),
     "behavior outside": ("behavior=../../x", "override: behavior: '../../x' has no behavior.yaml", "that has one"),
     "very long behavior": (f"behavior={LONG}", "override: behavior: there is no behavior 'aaa", "a behavior.yaml"),
     "unknown model": (

@@ -108,6 +108,19 @@ def _stem_warning(name: str, items: Sequence[Item], *, among: Sequence[Item], am
     )
 
 
+def near_duplicates(items: Sequence[Item]) -> list[tuple[float, Item, Item]]:
+    """Pairs of items that share at least `ALIKE` of the words of their question and options, the most alike first."""
+    bits: dict[str, int] = {}
+    words = [_words(f"{item.head} {' '.join(item.options)}", bits) for item in items]
+    found = []
+    for i, own in enumerate(words):
+        for j in range(i):
+            alike = _alikeness(own, words[j])
+            if alike >= ALIKE:
+                found.append((alike, items[j], items[i]))
+    return sorted(found, key=lambda hit: (-hit[0], hit[1].id, hit[2].id))
+
+
 def _words(text: str, bits: dict[str, int]) -> int:
     return sum(1 << bits.setdefault(word, len(bits)) for word in set(re.findall(r"\w+", text.lower())))
 

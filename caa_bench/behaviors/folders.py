@@ -10,7 +10,7 @@ from typing import Literal
 
 from caa_bench.behaviors.entries import SUFFIXES
 from caa_bench.errors import UserError
-from caa_bench.storage.paths import configs_folder
+from caa_bench.storage.paths import configs_folder, is_file, is_folder
 
 Data = Literal["own", "caa"]
 CARD = "behavior.yaml"
@@ -53,9 +53,14 @@ def find_folder(name_or_path: str | Path) -> Path:
     folder = Path(name_or_path)
     if has_card(folder):
         folder = folder.resolve()
-        if not _ID.fullmatch(folder.name):
+        if not is_id(folder.name):
             raise UserError(f"{folder}: a behavior's folder is named with letters, digits, . _ - only; rename it")
         return folder
+    if is_file(folder) or is_folder(folder):
+        raise UserError(
+            f"behavior: {str(folder)[:200]!r} has no {CARD}; make a behavior of it with caa-bench behavior import "
+            "PATH --as NAME, or give the path of a folder that has one"
+        )
     if len(folder.parts) > 1:
         raise UserError(f"behavior: {str(folder)[:200]!r} has no {CARD}; give the path of a folder that has one")
     close = get_close_matches(str(name_or_path), names, n=1)
@@ -66,12 +71,17 @@ def find_folder(name_or_path: str | Path) -> Path:
     )
 
 
+def is_id(name: str) -> bool:
+    """Whether a behavior may have this id, which becomes part of file names and labels."""
+    return _ID.fullmatch(name) is not None
+
+
 def split_files(folder: Path, *, data: Data, data_dir: Path | None) -> dict[str, Path]:
     """The file of each split there is to read."""
     if data == "own":
         if data_dir is not None:
             raise UserError("data_dir: it is only read with data=caa; set data=caa, or remove data_dir")
-        return _own_files(folder)
+        return own_files(folder)
     root = published_folder(data_dir, folder.name)
     test = root / "test" / folder.name
     files = {
@@ -84,7 +94,7 @@ def split_files(folder: Path, *, data: Data, data_dir: Path | None) -> dict[str,
     return files
 
 
-def _own_files(folder: Path) -> dict[str, Path]:
+def own_files(folder: Path) -> dict[str, Path]:
     """`<split>.json`, `.jsonl` or `.csv` each; `items` alone where one file is to be split into three.
 
     `train` and `test` are always there, so that a missing one is a fault with its name.
