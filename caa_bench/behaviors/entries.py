@@ -62,6 +62,7 @@ def _read_csv(path: Path, faults: Faults) -> list[Located[Any]]:
     reader = csv.reader(StringIO(table), delimiter=max(_SEPARATORS, key=head.count), strict=True)
     entries: list[Located[Any]] = []
     names: list[str] | None = None
+    bad = 0
     begins = 1
     try:
         for row in reader:
@@ -69,6 +70,7 @@ def _read_csv(path: Path, faults: Faults) -> list[Located[Any]]:
                 names = [name.strip() for name in row]
             elif any(cell.strip() for cell in row):
                 if len(row) > len(names):
+                    bad += 1
                     faults.add(
                         path, begins, f"{len(row)} cells under {len(names)} names; put texts with commas in quotes"
                     )
@@ -79,6 +81,6 @@ def _read_csv(path: Path, faults: Faults) -> list[Located[Any]]:
     except csv.Error as error:
         faults.add(path, begins, f"not CSV here: {error}; the rest of the file was not read")
     else:
-        if not entries:
+        if not entries and not bad:
             faults.add(path, 1, "the split is empty; give it items under a first line of names")
     return entries

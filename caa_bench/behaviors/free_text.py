@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from caa_bench.behaviors.items import parse_options
-
 _LETTER = re.compile(r"\(?[A-Z]\)?\.?")
 
 
@@ -30,7 +28,7 @@ def lettered(entry: Mapping[str, str], index: int, *, question: str, matching: s
     shown = texts if index % 2 == 0 else texts[::-1]
     letters = ("(A)", "(B)") if index % 2 == 0 else ("(B)", "(A)")
     asked = f"{entry[question].strip()}\n\nChoices:\n (A) {shown[0]}\n (B) {shown[1]}"
-    if parse_options(asked).options != shown:
+    if any(map(_has_options, shown)):
         raise ValueError('an answer has a line that begins with a letter as in "(A)"; write it without')
     return {**entry, question: asked, matching: letters[0], other: letters[1]}
 
