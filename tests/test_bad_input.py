@@ -126,12 +126,12 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
     "negative limit": ("limit=-3", "override: limit: -3 is too few", "give 1 or more"),
     "a billion tokens": (
         "evaluators=[open_ended] open_ended.max_new_tokens=1000000000",
-        "override: open_ended: max_new_tokens: 1,000,000,000 is longer than any answer",
+        "override: open_ended.max_new_tokens: 1,000,000,000 is longer than any answer",
         "give at most 32,768",
     ),
     "more tokens than the model takes": (
         "evaluators=[open_ended] open_ended.max_new_tokens=32000",
-        "open_ended.max_new_tokens: 32,000 leave no room for a question in 2,048",
+        "override: open_ended.max_new_tokens: 32,000 leave no room for a question in 512",
         "lower it",
     ),
     "judge without brackets": (
@@ -148,7 +148,7 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
     ),
     "judge that waits backwards": (
         "judges.api.timeout_s=-1",
-        "override: judges.api: timeout_s: -1 is no time to wait",
+        "override: judges.api.timeout_s: -1 is no time to wait",
         "give seconds above 0",
     ),
     "no batch": ("batch_size=-1", "override: batch_size: -1 is too few", "give 1 or more"),
