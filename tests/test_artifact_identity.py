@@ -162,7 +162,11 @@ def test_a_report_right_after_an_early_kill_is_one_line(
     assert main(small.compare("bases=[none]")) == 130
     assert "cells" not in json.loads(Path("run/manifest.json").read_text())["facts"]
     capsys.readouterr()
-    for command in (["report", "run"], ["power", "run"], ["export", "run", "to"]):
-        assert main(command) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line == "caa-bench: run: no batch is finished yet; run the same command again to go on"
+    for status, rest in (("cancelled", "run the same command again to go on"),
+                         ("error", "the command said what failed; mend that first")):  # fmt: skip
+        path = Path("run/manifest.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": status}))
+        for command in (["report", "run"], ["power", "run"], ["export", "run", "to"]):
+            assert main(command) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line == f"caa-bench: run: no batch is finished yet; {rest}"

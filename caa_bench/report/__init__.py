@@ -135,7 +135,7 @@ def make_report(folder: Path) -> Report:
     recipe = manifest["recipe"]
     store = RowStore(folder / "rows.jsonl")
     if not store.done or "cells" not in manifest["facts"]:
-        raise UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; run the same command again to go on")
+        raise _nothing_yet(folder, failed=manifest["status"] == "error")
     every = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
     settings = {"seed": recipe["seed"], "draws": recipe["draws"]}
     answers, metrics = _answers(folder, manifest, store, every), _metrics(store, every, **settings)
@@ -161,6 +161,12 @@ def make_report(folder: Path) -> Report:
         metrics=metrics,
     )
     return replace(report, notices=tuple(notices(report, done=store.done)))
+
+
+def _nothing_yet(folder: Path, *, failed: bool) -> UserError:
+    """A stopped run goes on by itself; in one that failed something must be mended first."""
+    rest = "the command said what failed; mend that first" if failed else "run the same command again to go on"
+    return UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; {rest}")
 
 
 def _answers(folder: Path, manifest: dict[str, Any], store: RowStore, every: pd.DataFrame) -> Answers | None:
