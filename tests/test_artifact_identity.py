@@ -89,19 +89,19 @@ def negative() -> Intervention:
 # what is swapped in: of which folders, which intervention is asked for, which one lies there, what the line names
 SWAPS: dict[str, tuple[Callable[[Small, Path], Small], Callable[[], Intervention], Callable[[], Intervention], str]] = {
     "another behavior": (other_behavior, caa, caa, "another behavior ('second' there and 'small' here)"),
-    "another wording of a pair": (other_data, caa, caa, "another training data (small is "),
-    "fewer pairs": (fewer_pairs, caa, caa, "another training data (small is "),
+    "another wording of a pair": (other_data, caa, caa, "other training data (small is "),
+    "fewer pairs": (fewer_pairs, caa, caa, "other training data (small is "),
     "another model": (other_weights, caa, caa, "another model ("),
     "another chat template": (other_template, caa, caa, "another model ("),
     "an adapter of another behavior": (other_behavior, lora, lora, "another behavior ('second' there and "),
     "an adapter of another model": (other_weights, lora, lora, "another model ("),
     "an adapter of the other side": (
-        same, lora, negative, "another settings (variant is 'negative' there and 'positive' here)",
+        same, lora, negative, "other settings (variant is 'negative' there and 'positive' here)",
     ),
     "an adapter of another rate": (
-        same, lora, lambda: lora(learning_rate=0.01), "another settings (learning_rate is 0.01 there and ",
+        same, lora, lambda: lora(learning_rate=0.01), "other settings (learning_rate is 0.01 there and ",
     ),
-    "an adapter of another rank": (same, lora, lambda: lora(rank=4), "another settings (rank is 4 there and 2 here)"),
+    "an adapter of another rank": (same, lora, lambda: lora(rank=4), "other settings (rank is 4 there and 2 here)"),
     "an adapter for a vector": (same, caa, lora, "another intervention ('LoraSFT' there and 'CAA' here)"),
     "a vector for an adapter": (same, lora, caa, "another intervention ('CAA' there and 'LoraSFT' here)"),
 }  # fmt: skip

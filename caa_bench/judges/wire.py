@@ -97,7 +97,8 @@ class Endpoint:
             Failed: too many requests, a server's fault, a timeout, a cut connection, no completion in the reply.
             Refused: anything else that is not a reply.
         """
-        tried = dict(self._renamed)
+        with self._lock:
+            tried = dict(self._renamed)
         while True:
             try:
                 reply = self._ask(_reworded(body, tried))

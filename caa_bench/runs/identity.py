@@ -14,12 +14,12 @@ from caa_bench.storage.files import content_key, read_meta, terminal_safe, to_js
 
 FITTED_FOR = "fitted_for"
 _SAID = {
-    "class": "intervention",
-    "settings": "settings",
-    "behavior": "behavior",
-    "data": "training data",
-    "model": "model",
-    "key": "fit or ingredients",
+    "class": "another intervention",
+    "settings": "other settings",
+    "behavior": "another behavior",
+    "data": "other training data",
+    "model": "another model",
+    "key": "another fit, or other ingredients",
 }
 
 
@@ -61,7 +61,7 @@ def refuse_stranger(folder: Path, wanted: Mapping[str, Any]) -> None:
     if others:
         part = others[0]
         raise UserError(
-            f"{shown}: was fitted for another {_SAID[part]} ({_difference(there.get(part), wanted[part])}); "
+            f"{shown}: was fitted for {_SAID[part]} ({_difference(there.get(part), wanted[part])}); "
             f"delete the folder {terminal_safe(str(folder))} and fit again"
         )
 
