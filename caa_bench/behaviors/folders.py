@@ -56,7 +56,7 @@ def find_folder(name_or_path: str | Path) -> Path:
         if not is_id(folder.name):
             raise UserError(f"{folder}: a behavior's folder is named with letters, digits, . _ - only; rename it")
         return folder
-    if is_file(folder) or is_folder(folder):
+    if str(name_or_path) and (is_file(folder) or is_folder(folder)):
         raise UserError(
             f"behavior: {str(folder)[:200]!r} has no {CARD}; make a behavior of it with caa-bench behavior import "
             "PATH --as NAME, or give the path of a folder that has one"
