@@ -129,7 +129,7 @@ def test_one_fit_is_not_taken_for_another_of_several(small: Small, tmp_path: Pat
     first, second = (fitted(small, tmp_path, CAA(), name=name, fits=2) for name in ("caa", "caa@2"))
     shutil.rmtree(first)
     shutil.copytree(second, first)
-    with pytest.raises(UserError, match="was fitted for another"):
+    with pytest.raises(UserError, match=r"was fitted for other settings \(resample is 2 there and 1 here\)"):
         fitted(small, tmp_path, CAA(), name="caa", fits=2)
 
 
