@@ -29,7 +29,7 @@ from caa_bench.recipe import BenchmarkArguments, Recipe
 from caa_bench.runs.artifacts import Artifact, ArtifactStore
 from caa_bench.runs.facts import run_facts
 from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
-from caa_bench.runs.measure import Measurement
+from caa_bench.runs.measure import Measurement, nothing_scored
 from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
 from caa_bench.runs.run_names import run_folder, settings_of
 from caa_bench.runs.signals import finish_what_runs
@@ -255,7 +255,7 @@ class Benchmark:
 
     def _afterwards(self, work: Aftermath) -> list[str]:
         """What the evaluators do with the finished rows; logs what is still missing then."""
-        missing: list[str] = []
+        missing = nothing_scored(work.rows)
         for evaluator in self.evaluators:
             try:
                 missing += evaluator.afterwards(work)

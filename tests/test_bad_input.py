@@ -56,7 +56,7 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
         "override: behavior: there is no behavior 'refusl'; did you mean 'refusal'?",
         "or the path of a folder with a behavior.yaml",
     ),
-    "folder without behavior": ("behavior=b", "override: behavior: there is no behavior 'b'", "with a behavior.yaml"),
+    "folder without behavior": ("behavior=b", "override: behavior: 'b' has no behavior.yaml", "that has one"),
     "behavior outside": ("behavior=../../x", "override: behavior: '../../x' has no behavior.yaml", "that has one"),
     "very long behavior": (f"behavior={LONG}", "override: behavior: there is no behavior 'aaa", "a behavior.yaml"),
     "unknown model": (
@@ -123,6 +123,34 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
     "unknown evaluator": ("evaluators=[answers]", "override: evaluators: 'answers' is unknown", "perplexity"),
     "no evaluator": ("evaluators=[]", "override: evaluators: an empty list", "for example [answer_probability]"),
     "no items": ("limit=0", "override: limit: 0 is too few", "give 1 or more"),
+    "negative limit": ("limit=-3", "override: limit: -3 is too few", "give 1 or more"),
+    "a billion tokens": (
+        "evaluators=[open_ended] open_ended.max_new_tokens=1000000000",
+        "override: open_ended.max_new_tokens: 1,000,000,000 is longer than any answer",
+        "give at most 32,768",
+    ),
+    "more tokens than the model takes": (
+        "evaluators=[open_ended] open_ended.max_new_tokens=32000",
+        "override: open_ended.max_new_tokens: 32,000 leave no room for a question in 512",
+        "lower it",
+    ),
+    "judge without brackets": (
+        "evaluators=[open_ended] open_ended.judges=[api] judges.api.base_url=http://::1:8/v1 judges.api.model=m "
+        "judges.api.key_env=''",
+        "override: judges.api.base_url: an IPv6 address without brackets",
+        "http://[::1]:8000/v1",
+    ),
+    "judge with half a bracket": (
+        "evaluators=[open_ended] open_ended.judges=[api] judges.api.base_url='http://[::1/v1' judges.api.model=m "
+        "judges.api.key_env=''",
+        "override: judges.api.base_url: no http(s) address",
+        "http://[::1]:8000/v1",
+    ),
+    "judge that waits backwards": (
+        "judges.api.timeout_s=-1",
+        "override: judges.api.timeout_s: -1 is no time to wait",
+        "give seconds above 0",
+    ),
     "no batch": ("batch_size=-1", "override: batch_size: -1 is too few", "give 1 or more"),
     "no draws": ("draws=0", "override: draws: 0 is too few", "give 1 or more"),
     "negative seed": ("seed=-1", "override: seed: -1 is below 0", "give 0 or more"),

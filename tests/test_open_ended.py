@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from answer_runs import answer_row, speak
+from judge_server import judged_by_server
 from random_models import FAMILIES, choice_prompts, random_model
 from report_runs import simulate
 from small_runs import Small, contents
@@ -160,7 +161,8 @@ def test_an_answer_ends_in_front_of_a_stop_text(chat: ChatModel) -> None:
 def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
     small: Small, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(settings(small)) == 0
+    with judged_by_server() as judged:
+        assert main(settings(small, *judged)) == 0
     run = Path("run")
     answers = RowStore(run / "rows.jsonl").answers()
     assert len(answers) == 4 * 2 * 3
@@ -169,12 +171,12 @@ def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
         (base, m) for base in ("none", "system_prompt_positive") for m in ("0", "-8", "8")
     ]
     for line in cells:
-        assert line["judge"] == "classifier"
+        assert line["judge"] == "api"
         assert 0 <= float(line["score"]) <= 1
         assert line["score_low"] == "", "four questions are too few for an interval"
-        assert 0 <= float(line["judge_accuracy"]) <= 1
+        assert line["judge_accuracy"] == "", "nobody knows"
         assert line["p_balanced"] == ""
-    assert [line["judge"] for line in table(run / "judges.csv")] == ["classifier"]
+    assert [line["judge"] for line in table(run / "judges.csv")] == ["api"]
     stacks = table(run / "stacking.csv")
     assert all(line["open_ended_on_top"] and line["on_top"] for line in stacks)
     printed = (run / "table.txt").read_text()
@@ -185,7 +187,7 @@ def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
 
     before = contents(run)
     monkeypatch.setattr(caa_bench.models.model, "load_model", None)  # a second time nothing is computed
-    assert main(settings(small)) == 0
+    assert main(settings(small, *judged)) == 0
     assert contents(run) == before
 
 
@@ -244,7 +246,7 @@ MISTAKES = {
     "open_ended.judges=[]": "open_ended.judges: an empty list: no judge; use default alone",
     "open_ended.judges=[grammar]": "open_ended.judges: grammar does not know",
     "open_ended.max_new_tokens=0": "open_ended.max_new_tokens: 0 is too few; give 1 or more",
-    "open_ended.temperature=-1": "open_ended.temperature: -1 is below 0; give 0 or more",
+    "open_ended.temperature=-1": "open_ended.temperature: -1 is no temperature; give 0 or more",
     'open_ended.stop=[""]': "open_ended.stop: an empty text ends every answer; delete it",
     "split=selection": "open_ended: its questions are test questions; set split=test",
     "judges.api.modle=x": "judges.api.modle: unknown key; did you mean 'model'?",

@@ -123,6 +123,9 @@ def answer_warnings(cells: pd.DataFrame, judges: pd.DataFrame) -> Iterator[Found
             right = f"{judge['held_out_accuracy']:.0%}"
             text = f"The judge {judge['judge']} is right on {right} of held-out answer texts only."
             yield Found(severity="caution", text=text)
+        if not judge["scored"] and judge["answers"] > judge["unjudged"]:
+            text = f"The judge {judge['judge']} gave none of {judge['answers']:,} answers a score: "
+            yield Found(severity="caution", text=f"{text}use the judge model or api (open_ended.judges).")
         if judge["agreement"] < POOR_AGREEMENT:
             text = f"The judges {judges.loc[0, 'judge']} and {judge['judge']} hardly agree (weighted kappa "
             yield Found(severity="caution", text=f"{text}{judge['agreement']:.2f}).")

@@ -50,6 +50,21 @@ def read_card(path: Path) -> Card:
     return Card(system_prompts=system_prompts, **texts)
 
 
+def drafted(title: str, matching: str) -> Card:
+    """A card that a run can begin with, its prompts and rubric made of the sentence that says what matching means."""
+    said = matching.strip().rstrip(".")
+    return Card(
+        title=title,
+        matching=f"{said}.",
+        rubric=f"How far does this hold: {said}? 0: not at all. 5: in part. 10: entirely.",
+        system_prompts={
+            "positive": f"See to it that this holds of every answer you give: {said}.",
+            "negative": f"See to it that the opposite of this holds of every answer you give: {said}.",
+            "neutral": "You write in short and simple lines. Use plain words and avoid long lists.",
+        },
+    )
+
+
 def _mapping(node: Node, where: str, *, wanted: tuple[str, ...], mistakes: list[str]) -> dict[str, Node]:
     if not isinstance(node.value, dict):
         mistakes.append(f"{node.where}: keys and texts expected; write {', '.join(f'{key}: ...' for key in wanted)}")
@@ -62,7 +77,10 @@ def _mapping(node: Node, where: str, *, wanted: tuple[str, ...], mistakes: list[
 
 def _text(node: Node, key: str, mistakes: list[str]) -> str:
     if isinstance(node.value, str) and node.value.strip():
-        return node.value.strip()
+        text = node.value.strip()
+        if text.startswith("<") and text.endswith(">"):
+            mistakes.append(f"{node.where}: {key} is still the skeleton's {text}; write your own")
+        return text
     found = "empty" if node.value is None or node.value == "" else "not a text"
     mistakes.append(f"{node.where}: {key} is {found}; write a sentence, in quotes where YAML reads it otherwise")
     return ""

@@ -34,8 +34,8 @@ class Export(Command):
         run, target = Path(options.folder), Path(options.target)
         if target.exists():
             raise UserError(f"{target}: exists already; give a new folder")
-        found = {label: kept_at(run, path) for label, path in read_manifest(run)["facts"]["artifacts"].items()}
         report = make_report(run)
+        found = {label: kept_at(run, path) for label, path in read_manifest(run)["facts"]["artifacts"].items()}
         for label, folder in found.items():
             read_artifact(folder, expect=None)
             copy = inside(target, label)

@@ -53,6 +53,7 @@ class Progress(Callback):
         """Open the bar over the batches that are not done yet."""
         self.cells = {cell.key: cell for cell in plan.cells}
         self.left = Counter(treatment.cell for batch in waiting for treatment in batch.treatments)
+        self.faults: list[str] = []
         self.rows_path = folder / "rows.jsonl"
         done = len(plan.batches) - len(waiting)
         note = f", {done} of {len(plan.batches)} batches done before" if done else ""
@@ -75,6 +76,7 @@ class Progress(Callback):
 
     def on_batch_error(self, *, batch: Batch, error: Exception) -> None:
         """Say which batch failed; the others go on."""
+        self.faults.append(f"{type(error).__name__}: {error}".partition("\n")[0])
         tqdm.write(f"error in a batch of {batch.base.label}: {type(error).__name__}: {error}", file=sys.stderr)
         self.bar.update()
 
@@ -82,7 +84,8 @@ class Progress(Callback):
         """Close the bar; say how to retry what failed."""
         self.bar.close()
         if failed:
-            _say(f"{len(failed)} batches failed; the same command tries only these again")
+            why = "; ".join(dict.fromkeys(self.faults))
+            _say(f"{len(failed)} batches failed ({why}); once that is mended, the same command computes only these")
 
     def on_report(self, *, report: Report) -> None:
         """The tables, and where they are."""

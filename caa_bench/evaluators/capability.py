@@ -62,7 +62,7 @@ class Capability(Evaluator):
             UserError: the published file is not there, or it has faults.
         """
         source, faults = self.config.source, Faults()
-        read = read_items(self._file(), behavior=source, split=source, faults=faults, keys=CAPABILITY)
+        read = read_items(self._file(), behavior=source, split=source, faults=faults, keys=CAPABILITY, twins=True)
         faults.refuse()
         seen: Counter[str] = Counter()
         turns = []

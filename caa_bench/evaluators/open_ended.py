@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from caa_bench.models.prompts import Prompt
 
 DEFAULT = "default"
+MOST_NEW_TOKENS = 32_768
 
 
 class OpenEnded(Evaluator):
@@ -58,8 +59,13 @@ class OpenEnded(Evaluator):
 
         def __post_init__(self) -> None:
             lines = too_few({"max_new_tokens": self.max_new_tokens, "limit": self.limit})
-            if self.temperature < 0:
-                lines.append(f"temperature: {self.temperature:g} is below 0; give 0 or more")
+            if self.max_new_tokens > MOST_NEW_TOKENS:
+                lines.append(
+                    f"max_new_tokens: {self.max_new_tokens:,} is longer than any answer; give at most "
+                    f"{MOST_NEW_TOKENS:,}"
+                )
+            if not 0 <= self.temperature < math.inf:
+                lines.append(f"temperature: {self.temperature:g} is no temperature; give 0 or more")
             if "" in self.stop:
                 lines.append("stop: an empty text ends every answer; delete it")
             if lines:
@@ -91,7 +97,11 @@ class OpenEnded(Evaluator):
             return [f"open_ended: {behavior.id!r} has no open_ended.json; add one, or take it out of evaluators"]
         if split != "test":
             return ["open_ended: its questions are test questions; set split=test, or take it out of evaluators"]
-        return [line for judge in self._judges(behavior, chat) for line in judge.check(behavior)]
+        room, asked = chat.context, self.config.max_new_tokens
+        lines = [line for judge in self._judges(behavior, chat) for line in judge.check(behavior)]
+        if room is not None and asked >= room:
+            lines.append(f"open_ended.max_new_tokens: {asked:,} leave no room for a question in {room:,}; lower it")
+        return lines
 
     def items(self, behavior: Behavior, *, split: str) -> Sequence[OpenQuestion]:
         """The behavior's open-ended questions."""

@@ -85,6 +85,10 @@ class Judge:
         """
         raise NotImplementedError
 
+    def finished(self, judgement: Judgement) -> bool:
+        """Whether a kept judgement is one: what was cut off is asked about again."""
+        return True
+
     def complaints(self) -> list[str]:
         """Why answers were left out by the last `judge`, in a few words each."""
         return []

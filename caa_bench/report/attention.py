@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from caa_bench.report.model import Report
 
 
+_REST = {
+    False: "run the same command again to finish",
+    True: "the command said what failed, and computes the rest once that is mended",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Notice:
     """One thing to know.
@@ -96,8 +102,8 @@ def _unjudged(answers: Answers) -> Iterator[Notice]:
     for judge in answers.judges[answers.judges["unjudged"] > 0].to_dict("records"):
         yield Notice(
             severity="missing",
-            text=f"The judge {judge['judge']} has not judged {judge['unjudged']:,} of {judge['answers']:,} answers: "
-            "run the same command again to ask for these alone.",
+            text=f"The judge {judge['judge']} has not judged {judge['unjudged']:,} of {judge['answers']:,} answers; "
+            "the next run asks for these alone.",
         )
 
 
@@ -149,7 +155,7 @@ def _missing(report: Report) -> Iterator[Notice]:
         yield Notice(
             severity="missing",
             text=f"{len(absent)} of {len(record.batches)} batches are missing (status {record.status}): the numbers "
-            "are of the items that are there; run the same command again to finish.",
+            f"are of the items that are there; {_REST[record.status == 'error']}.",
         )
     unseen = len(record.cells) - int(cells.loc[cells["n"] > 0, "n_fits"].sum())
     if unseen > 0:

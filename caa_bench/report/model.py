@@ -15,7 +15,7 @@ from caa_bench.report.attention import Notice, find_notices
 from caa_bench.report.choices import equal_loss_table, matched_table
 from caa_bench.report.headline import MEASURE, Headline, at_headline, find_headline, in_order, measured
 from caa_bench.report.record import RunRecord
-from caa_bench.report.tables import Contrast, Tables, band_of, contrast, make_tables
+from caa_bench.report.tables import Contrast, Tables, band_of, contrast, make_tables, nothing_yet
 from caa_bench.runs.folder import read_manifest
 
 
@@ -117,7 +117,10 @@ def make_report(folder: Path) -> Report:
     Raises:
         UserError: no run folder, one that is damaged, or one without a finished batch.
     """
-    record = RunRecord.of(read_manifest(folder))
+    manifest = read_manifest(folder)
+    if "cells" not in manifest["facts"]:
+        raise nothing_yet(folder, status=manifest["status"])
+    record = RunRecord.of(manifest)
     tables: dict[str, Any] = vars(make_tables(folder, record))
     report = Report(folder=folder, record=record, **tables)
     notices = sorted(find_notices(report), key=lambda notice: RANK.get(notice.severity, -1))

@@ -99,10 +99,10 @@ def make_tables(folder: Path, record: RunRecord) -> Tables:
     Raises:
         UserError: no batch is finished yet.
     """
-    every = pd.DataFrame(list(record.cells)).rename(columns={"key": "cell"}).set_index("cell")
     store = RowStore(folder / "rows.jsonl")
     if not store.done:
-        raise UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; run the same command again to go on")
+        raise nothing_yet(folder, status=record.status)
+    every = pd.DataFrame(list(record.cells)).rename(columns={"key": "cell"}).set_index("cell")
     answers, metrics = _answers(folder, record, store, every), _metrics(store, every, record)
     beside = {*metrics.get("evaluator", ()), *(() if answers is None else answers.cells["evaluator"])}
     cells = every[~every["evaluator"].isin(beside)]
@@ -124,6 +124,13 @@ def make_tables(folder: Path, record: RunRecord) -> Tables:
         metrics=metrics,
         done=frozenset(store.done),
     )
+
+
+def nothing_yet(folder: Path, *, status: str) -> UserError:
+    """A stopped run goes on by itself; in one that failed something must be mended first."""
+    failed = "the command said what failed; mend that first"
+    rest = failed if status == "error" else "run the same command again to go on"
+    return UserError(f"{terminal_safe(str(folder))}: no batch is finished yet; {rest}")
 
 
 def contrast(tables: Tables, weights: Mapping[str, float], how: Resampling) -> Contrast:

@@ -14,10 +14,11 @@ from caa_bench.storage.atomic import unwritable
 from caa_bench.behaviors.behavior import Pairs
 from caa_bench.interventions.card import Origin, fitted_origin, write_card
 from caa_bench.errors import UserError
-from caa_bench.storage.files import content_key, read_json, safe_name, sha256_file, write_json
+from caa_bench.storage.files import add_meta, content_key, read_json, safe_name, sha256_file, write_json
 from caa_bench.interventions import Intervention
 from caa_bench.models.memory import out_of_memory
 from caa_bench.models.model import ChatModel
+from caa_bench.runs.identity import FITTED_FOR, fitted_for, refuse_stranger
 from caa_bench.runs.plan import SCHEMA
 
 
@@ -70,6 +71,7 @@ class ArtifactStore:
 
         key = self._key(intervention, pairs=pairs, model_key=model_key)
         folder = self.folder / safe_name(f"{intervention.label}-{key}")
+        bound = fitted_for(intervention, pairs=pairs, model_key=model_key, key=key)
         timing = folder.with_suffix(".timing.json")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,8 @@ class ArtifactStore:
             if not reused:
                 parts_s = self._fit_ingredients(intervention, pairs=pairs, model_key=model_key, loaded=loaded)
                 origin = fitted_origin(pairs, model_key=model_key)
-                self._fit(intervention, loaded(), pairs=pairs, folder=folder, parts_s=parts_s, origin=origin)
+                self._fit(intervention, loaded(), pairs=pairs, folder=folder, parts_s=parts_s, origin=origin, bound=bound)
+            refuse_stranger(folder, bound)
             intervention.load(folder)
         return Artifact(
             folder=folder,
@@ -148,6 +151,7 @@ class ArtifactStore:
         folder: Path,
         parts_s: float,
         origin: Origin,
+        bound: Mapping[str, Any],
     ) -> None:
         """Fit and keep; a kill at any moment leaves nothing that the next use of the same does not clear away."""
         scratch, timing = self._scratch(folder), folder.with_suffix(".timing.json")
@@ -163,6 +167,7 @@ class ArtifactStore:
             raise
         intervention.save_pretrained(scratch / folder.name)
         write_card(scratch / folder.name, intervention, origin)
+        add_meta(scratch / folder.name, {FITTED_FOR: bound})
         # Beside the folder, not in it: seconds differ between runs, the artifact's bytes must not.
         write_json(scratch / timing.name, {"fit_s": round(time.monotonic() - started + parts_s, 3)})
         (scratch / timing.name).replace(timing)
