@@ -74,7 +74,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *,
     answer = None if answer is None else guarded(tokenizer, answer)
     text = _with_system(tokenizer, said, answer)
     papers = [message["content"] for message in said if _layout(message) == "paper"]
-    if papers and "[INST]" not in text:
+    if papers and "[INST]" not in apply_chat_template(tokenizer, [{"role": "user", "content": "?"}], prompt=True):
         raise UserError(
             f"tokenizer {tokenizer.name_or_path!r}: its chat template writes no [INST], which layout: paper puts the "
             "system text in front of; set system_prompt.layout=template"
