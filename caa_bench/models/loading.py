@@ -127,8 +127,10 @@ def _settings(chat: ChatModel) -> dict[str, Any]:
     """dtype, quantization and devices, as transformers takes them."""
     import torch
 
-    loading = chat.loading
-    settings: dict[str, Any] = {"dtype": loading.dtype if loading.dtype == "auto" else getattr(torch, loading.dtype)}
+    loading, dtype = chat.loading, chat.dtype
+    if dtype.said:
+        _log.warning("model: %s: %s", terminal_safe(chat.name), dtype.said)
+    settings: dict[str, Any] = {"dtype": "auto" if dtype.dtype == "auto" else getattr(torch, dtype.dtype)}
     if loading.quantization != "none":
         settings["quantization_config"] = _quantization(loading)
     if loading.device_map != "none":

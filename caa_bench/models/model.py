@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
 from caa_bench.models import hub
+from caa_bench.models.dtypes import Choice, choose_dtype
 from caa_bench.models.layers import DEFAULT_DEPTH, DEFAULT_RANGE, Layers
 from caa_bench.models.loading import Loading, load_model, load_tokenizer
 from caa_bench.models.model_files import (
@@ -21,6 +22,7 @@ from caa_bench.models.model_files import (
     folder_mistakes,
     read_config,
     size_in,
+    weight_files,
 )
 from caa_bench.models.prompts import ChoicePrompt, choice_prompt
 from caa_bench.models.template_notes import TemplateNotes, template_notes
@@ -47,6 +49,7 @@ class ChatModel:
     _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     _prompts: dict[Any, ChoicePrompt] = field(default_factory=dict, repr=False)
     _files: dict[str, str] = field(default_factory=dict, repr=False)
+    _dtype: Choice | None = field(default=None, repr=False)
     _notes: TemplateNotes | None = field(default=None, repr=False)
 
     @classmethod
@@ -155,6 +158,16 @@ class ChatModel:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    @property
+    def dtype(self) -> Choice:
+        """What it is loaded in; `auto` on a CPU is decided by what is faster there."""
+        loading = self.loading
+        if (loading.dtype, loading.quantization, loading.device_map) != ("auto", "none", "none"):
+            return Choice(dtype=loading.dtype)
+        if self._dtype is None:
+            self._dtype = choose_dtype(self._config_json(), weights_bytes=self._weights_bytes())
+        return self._dtype
+
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the loaded model: files, prompts as rendered, and how it is loaded; part of each key.
 
@@ -165,7 +178,7 @@ class ChatModel:
             UserError: a hub model that is not in the cache and cannot be reached, or a damaged tokenizer.
         """
         views = ("memory_gb", "layer", "layer_range", "source")
-        settings = {k: v for k, v in asdict(self.loading).items() if k not in views}
+        settings = {k: v for k, v in asdict(self.loading).items() if k not in views} | {"dtype": self.dtype.dtype}
         if not self._files:
             folder = Path(self.source)
             self._files = checksums(folder) if folder.is_dir() else {"commit": self._commit()}
@@ -190,6 +203,14 @@ class ChatModel:
         if path is not None and not is_file(path):
             path = hub.cached_config(self.source, revision=self.loading.revision)
         return None if path is None else read_config(path)
+
+    def _weights_bytes(self) -> float | None:
+        """Of the files where they are at hand, else what the model's config says."""
+        folder = Path(self.source)
+        if not is_folder(folder) and (cached := hub.cached_config(self.source, revision=self.loading.revision)):
+            folder = cached.parent
+        sizes = [path.stat().st_size for path in weight_files(folder) if is_file(path)]
+        return sum(sizes) if sizes else self.loading.memory_gb and self.loading.memory_gb * 1e9
 
     def _commit(self) -> str:
         """The commit of the cached snapshot, which its folder is named after; config.json is fetched where it must."""
