@@ -162,6 +162,8 @@ def _made(auto: Any, chat: ChatModel, **settings: Any) -> Any:
     """`from_pretrained`; whatever the libraries raise of a damaged model is one line, but OSError and ValueError."""
     try:
         with _silent():
+            if (file := chat.gguf) is not None:
+                return auto.from_pretrained(str(file.parent), gguf_file=file.name, **settings)
             return auto.from_pretrained(chat.source, **settings)
     except (OSError, ValueError):  # not in the cache, perhaps
         raise

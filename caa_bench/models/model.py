@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from caa_bench.errors import UserError
 from caa_bench.models import hub
 from caa_bench.models.dtypes import Choice, choose_dtype
+from caa_bench.models.gguf import SUFFIX, gguf_config, gguf_file, gguf_mistakes
 from caa_bench.models.layers import DEFAULT_DEPTH, DEFAULT_RANGE, Layers
 from caa_bench.models.loading import Loading, load_model, load_tokenizer
 from caa_bench.models.model_files import (
@@ -28,6 +29,7 @@ from caa_bench.models.prompts import ChoicePrompt, choice_prompt
 from caa_bench.models.template_notes import TemplateNotes, template_notes
 from caa_bench.models.templates import TEMPLATES, Message
 from caa_bench.models.turns import end_tokens
+from caa_bench.storage.files import sha256_file
 from caa_bench.storage.paths import configs_folder, is_file, is_folder, package_folder
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class ChatModel:
         names = model_names()
         if name in names:
             loading = load(configs_folder() / "models" / f"{name}.yaml", [], Loading).values
-        elif "/" in name or is_folder(Path(name)):
+        elif "/" in name or is_folder(Path(name)) or (name.endswith(SUFFIX) and is_file(Path(name))):
             loading = Loading(source=name)
             if not Path(name).name.strip("."):  # `.` and the like name no model: the folder's own name does
                 name = Path(name).resolve().name or name
@@ -83,6 +85,11 @@ class ChatModel:
         if self.loading.source == "package:tiny":
             return str(package_folder() / "tiny" / "model")
         return self.loading.source
+
+    @property
+    def gguf(self) -> Path | None:
+        """The `.gguf` file that it is loaded from; None for other models."""
+        return gguf_file(self.source)
 
     @property
     def layers(self) -> Layers | None:
@@ -181,7 +188,10 @@ class ChatModel:
         settings = {k: v for k, v in asdict(self.loading).items() if k not in views} | {"dtype": self.dtype.dtype}
         if not self._files:
             folder = Path(self.source)
-            self._files = checksums(folder) if folder.is_dir() else {"commit": self._commit()}
+            if self.gguf is not None:
+                self._files = {self.gguf.name: sha256_file(self.gguf)}
+            else:
+                self._files = checksums(folder) if folder.is_dir() else {"commit": self._commit()}
         return settings | {"files": dict(self._files), "prompt": asdict(self.template_notes())}
 
     def check(self) -> list[str]:
@@ -189,6 +199,8 @@ class ChatModel:
         if self.loading.template not in ("none", *TEMPLATES):
             known = " or ".join(TEMPLATES)
             return [f"loading.template: there is no plain template {self.loading.template!r}; use {known}, or none"]
+        if self.gguf is not None:
+            return gguf_mistakes(self.gguf)
         folder = Path(self.source)
         return folder_mistakes(folder) if is_folder(folder) else []
 
@@ -199,6 +211,8 @@ class ChatModel:
         return Layers(count=count, default=min(default, count - 1), hidden=hidden, range=swept)
 
     def _config_json(self) -> dict[str, Any] | None:
+        if self.gguf is not None:
+            return gguf_config(self.gguf)
         path: Path | None = Path(self.source) / CONFIG
         if path is not None and not is_file(path):
             path = hub.cached_config(self.source, revision=self.loading.revision)
