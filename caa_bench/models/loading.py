@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from caa_bench.errors import UserError
 from caa_bench.models import hub
+from caa_bench.models.adapters import with_adapter
 from caa_bench.models.loaded import refuse_looking_ahead, refuse_other_weights, refuse_unknown_tokens
 from caa_bench.models.memory import out_of_memory
 from caa_bench.models.templates import apply_template
@@ -35,6 +36,7 @@ class Loading:
     Args:
         source: local folder of a model or of an adapter, a `.gguf` file, a hub name, or `package:tiny` for the embedded
             model.
+        adapter: folder of a LoRA adapter that is added to the weights; MODEL=FOLDER of one sets both.
         revision: hub branch, tag or commit; pin it when you publish numbers.
         dtype: `auto` is the checkpoint's own, but on a CPU that is slower in it float32; bfloat16 halves memory.
         quantization: `4bit` (NF4) or `8bit` through bitsandbytes, or `none`.
@@ -47,6 +49,7 @@ class Loading:
     """
 
     source: str = ""
+    adapter: str | None = None
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "4bit", "8bit"] = "none"
@@ -82,6 +85,8 @@ def load_model(chat: ChatModel) -> PreTrainedModel:
         **_settings(chat),
     )
     refuse_other_weights(chat.source, info)
+    if chat.loading.adapter is not None:
+        model = with_adapter(model, chat.loading.adapter)
     for module in model.modules():
         # bitsandbytes repacks 4-bit weights on such CPUs in eval mode; every later QLoRA gradient would be exactly 0
         if hasattr(module, "support_avx512bf16_for_cpu"):

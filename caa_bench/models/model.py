@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
 from caa_bench.models import hub
+from caa_bench.models.adapters import SETTINGS, WEIGHTS, base_of
 from caa_bench.models.dtypes import Choice, choose_dtype
 from caa_bench.models.gguf import SUFFIX, gguf_config, gguf_file, gguf_mistakes
 from caa_bench.models.layers import DEFAULT_DEPTH, DEFAULT_RANGE, Layers
@@ -67,7 +68,8 @@ class ChatModel:
         if name in names:
             loading = load(configs_folder() / "models" / f"{name}.yaml", [], Loading).values
         elif "/" in name or is_folder(Path(name)) or (name.endswith(SUFFIX) and is_file(Path(name))):
-            loading = Loading(source=name)
+            base = base_of(name)
+            loading = Loading(source=base or name, adapter=name if base else None)
             if not Path(name).name.strip("."):  # `.` and the like name no model: the folder's own name does
                 name = Path(name).resolve().name or name
         else:
@@ -184,14 +186,10 @@ class ChatModel:
         Raises:
             UserError: a hub model that is not in the cache and cannot be reached, or a damaged tokenizer.
         """
-        views = ("memory_gb", "layer", "layer_range", "source")
+        views = ("memory_gb", "layer", "layer_range", "source", "adapter")
         settings = {k: v for k, v in asdict(self.loading).items() if k not in views} | {"dtype": self.dtype.dtype}
         if not self._files:
-            folder = Path(self.source)
-            if self.gguf is not None:
-                self._files = {self.gguf.name: sha256_file(self.gguf)}
-            else:
-                self._files = checksums(folder) if folder.is_dir() else {"commit": self._commit()}
+            self._files = self._hashed()
         return settings | {"files": dict(self._files), "prompt": asdict(self.template_notes())}
 
     def check(self) -> list[str]:
@@ -217,6 +215,18 @@ class ChatModel:
         if path is not None and not is_file(path):
             path = hub.cached_config(self.source, revision=self.loading.revision)
         return None if path is None else read_config(path)
+
+    def _hashed(self) -> dict[str, str]:
+        """sha256 of each file that is read, or a hub model's commit; an adapter's beside its base's."""
+        folder = Path(self.source)
+        if self.gguf is not None:
+            found = {self.gguf.name: sha256_file(self.gguf)}
+        else:
+            found = checksums(folder) if folder.is_dir() else {"commit": self._commit()}
+        if self.loading.adapter is None:
+            return found
+        own = {name: sha256_file(Path(self.loading.adapter) / name) for name in (SETTINGS, WEIGHTS)}
+        return own | {f"base/{name}": value for name, value in found.items()}
 
     def _weights_bytes(self) -> float | None:
         """Of the files where they are at hand, else what the model's config says."""
