@@ -115,6 +115,22 @@ def test_a_local_folder_of_any_family_is_compared(family: str, tmp_path: Path) -
     assert {cell["model"] for cell in cells} == {str(folder)}
 
 
+def test_a_run_inside_the_models_own_folder_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cd MODEL; compare model=.` twice: the run folder that appeared there is no part of the model."""
+    folder = write_model(tmp_path / "my-model")
+    behavior = write_behavior(tmp_path / "small", train=6, test=2)
+    monkeypatch.chdir(folder)
+    call = ["compare", "model=.", f"behavior={behavior}", "vectors=[caa]", "bases=[none, system_prompt_empty]"]
+    call += ["report_to=[]", "draws=9", "evaluators=[answer_probability]"]
+    assert main(call) == 0
+    (manifest,) = folder.glob("runs/*/*/manifest.json")
+    first = json.loads(manifest.read_text())
+    assert {cell["model"] for cell in first["facts"]["cells"]} == {"my-model"}
+    assert first["facts"]["model"]["prompt"]["plain"].endswith("<|im_start|>assistant\n")
+    assert main(call) == 0
+    assert json.loads(manifest.read_text())["facts"] == first["facts"]
+
+
 def test_a_tokenizer_without_chat_template_gets_the_plain_one_and_is_said_to(tmp_path: Path, caplog) -> None:
     folder = write_model(tmp_path / "base", template=False)
     chat = ChatModel.find(str(folder))
