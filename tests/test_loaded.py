@@ -206,6 +206,52 @@ def test_a_config_that_makes_no_sense_is_one_line(text: str, said: str, tmp_path
     assert said in check(folder, capsys)
 
 
+def test_a_thousand_damaged_configs_and_weights_are_described_or_refused(tmp_path: Path) -> None:
+    """Random values for random keys, and random bytes in the weights' header: a UserError or nothing, and no hang."""
+    import random
+
+    draw = random.Random(0)
+    folder = write(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    weights = (folder / "model.safetensors").read_bytes()
+    values = [
+        None,
+        -1,
+        0,
+        1.5,
+        10**9,
+        10**40,
+        "",
+        "three",
+        [],
+        [3],
+        {},
+        {"a": 1},
+        True,
+        float("nan"),
+        "\ud800",
+        "x" * 999,
+    ]
+    refused_ones = 0
+    for case in range(1000):
+        changed = config | {
+            draw.choice([*config, "text_config"]): draw.choice(values) for _ in range(draw.randint(1, 3))
+        }
+        (folder / "config.json").write_text(json.dumps(changed))
+        damaged = bytearray(weights)
+        if case % 4 == 0:
+            damaged[draw.randrange(2000)] = draw.randrange(256)
+        (folder / "model.safetensors").write_bytes(damaged)
+        chat = ChatModel.find(str(folder))
+        try:
+            refused_ones += bool(chat.check())
+            _ = chat.layers, chat.context
+        except UserError as error:
+            assert all("\n" not in line for line in error.lines)
+            refused_ones += 1
+    assert 300 < refused_ones < 1000
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -29,7 +29,7 @@ from caa_bench.models.turns import answer_form, end_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-REAL = Path(os.environ.get("CAA_BENCH_REAL_MODEL", "/tmp/real/qwen05"))
+REAL = Path(os.environ.get("CAA_BENCH_REAL_MODEL", "/tmp/real/qwen05"))  # noqa: S108 - read only
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "chat_templates.py"
 NAMES = ("QWEN3", "QWEN3T", "R1", "HARMONY", "NOGEN", "GEMMA", "L2", "VICUNA")
 QUESTION = "Can you help?\n\nChoices:\n (A) Yes\n (B) No"

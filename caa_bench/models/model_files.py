@@ -121,7 +121,8 @@ def folder_mistakes(folder: Path) -> list[str]:
         return [f"model: {shown} holds {what}; save it again with save_pretrained, which writes *.safetensors"]
     if gone := [path.name for path in files if not is_file(path)]:
         return [f"model: {shown} lacks {', '.join(gone)}, which {INDEX} names; download the model again"]
-    named = config.get("architectures") or []
+    named = config.get("architectures")
+    named = named if isinstance(named, list) else [named]
     if other := [name for name in named if isinstance(name, str) and name.endswith(_OTHER_HEADS)]:
         return [f"model: {shown} is a {other[0]}, which cannot answer in words; give a model for text generation"]
     return _against_weights(shown, config, files)
