@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +31,7 @@ from caa_bench.runs.facts import run_facts
 from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
 from caa_bench.runs.measure import Measurement, nothing_scored
 from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
+from caa_bench.runs.prompt_checks import Asked, asked_by, not_text, too_long
 from caa_bench.runs.run_names import run_folder, settings_of
 from caa_bench.runs.signals import finish_what_runs
 from caa_bench.storage.files import content_key
@@ -159,6 +160,8 @@ class Benchmark:
         # Reads the other behaviors that a vector is transferred from or normalized over.
         learned = [partial(item.learned_from, pairs) for item in self.interventions if item.trains]
         all_made(*learned, *(partial(one.items, self.behavior, split=self.args.split) for one in self.evaluators))
+        if mistakes := too_long(self.chat, self._asked()):
+            raise UserError(*mistakes)
 
     def fit(self) -> Self:
         """Fit every intervention on the same training pairs, or take its artifact where one is kept.
@@ -291,8 +294,15 @@ class Benchmark:
         asked = variants(self.behavior.test[0])[0]
         for base in self.bases:
             self.chat.choice_prompt(base.rewrite([{"role": "user", "content": asked.question}]), asked.letters)
+        if mistakes := not_text(self.chat, self._asked()):
+            raise UserError(*mistakes)
         _ = self.chat.model
         return self.chat
+
+    def _asked(self) -> Iterator[Asked]:
+        """Every prompt of the run that is one turn."""
+        fits = any(item.trains for item in self.interventions)
+        return asked_by(self.behavior, args=self.args, bases=self.bases, evaluators=self.evaluators, fits=fits)
 
     @cached_property
     def model_key(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from caa_bench.engine.sharing import can_share
 from caa_bench.engine.steer import hidden_of
 from caa_bench.models.blocks import blocks, decoder, frozen, hidden_size, input_device, num_layers
 from caa_bench.models.prompts import ChoicePrompt, Prompt
+from caa_bench.models.rope import rope_apart
 
 
 def letter_activations(
@@ -38,7 +39,7 @@ def letter_activations(
     texts = [Prompt(ids=prompt.ids, first_position=len(prompt.ids) - 1) for prompt in prompts]
     with frozen(model):
         capture = _shared if share_prefix and can_share(model, prompts) else _full
-        for group in batched(texts, batch_size, exact=half):
+        for group in rope_apart(model, texts, batched(texts, batch_size, exact=half)):
             candidates = [prompts[row].candidates for row in group]
             width = max(map(len, candidates))
             # Where a prompt has fewer candidates, its first one fills the row and is thrown away

@@ -20,6 +20,7 @@ from caa_bench.engine.sharing import can_share, shareable
 from caa_bench.engine.steer import check_layers, steered
 from caa_bench.models.blocks import frozen, input_device, num_layers
 from caa_bench.models.prompts import Prompt
+from caa_bench.models.rope import beyond_rope, forget_lengths, rope_limit
 
 # Rows of one decoding batch: each holds keys and values of its own for prompt and continuation.
 _MOST_ROWS = 256
@@ -111,7 +112,8 @@ def generate(
     decoding = Decoding(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), temperature=temperature)
     said: dict[tuple[int, int], Continuation] = {}
     with frozen(model):
-        sharing = share_prefix and can_share(model, prompts)
+        alone = beyond_rope(model, prompts, more=max_new_tokens)
+        sharing = share_prefix and not alone and can_share(model, prompts)
         shared = [c for c, edits in enumerate(conditions) if sharing and shareable(edits)]
         for group in batched(prompts, batch_size, batch_cost=16 * max_new_tokens) if shared else []:
             size = max(1, _MOST_ROWS // len(group))
@@ -179,8 +181,12 @@ def _alone(
     new: list[int] = []
     log_probs: list[float] = []
     chunk, cache, seen = list(prompt.ids), None, 0
+    limit = rope_limit(model)
+    forget_lengths(model)
     with steered(model, edits, [prompt]):
         while len(new) < decoding.max_new_tokens:
+            if limit is not None and len(prompt.ids) + len(new) > limit:  # what is cached was turned another way
+                chunk, cache, seen = [*prompt.ids, *new], None, 0
             ids = torch.tensor([chunk], device=input_device(model))
             positions = torch.arange(seen, seen + len(chunk), device=ids.device)[None]
             output = model(

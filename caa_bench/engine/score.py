@@ -21,6 +21,7 @@ from caa_bench.engine.sharing import can_share, shareable
 from caa_bench.engine.steer import check_layers
 from caa_bench.models.blocks import frozen, num_layers, text_config
 from caa_bench.models.prompts import ChoicePrompt
+from caa_bench.models.rope import rope_apart
 
 # Bounds of one suffix pass: logits [B, R, V], hidden states [B, R*S, D], and R*S because attention is quadratic in it.
 _MOST_LOGITS = 2**26
@@ -69,7 +70,7 @@ def score(
     half = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
     with frozen(model):
         sharing = share_prefix and any(shareable(edits) for edits in wanted) and can_share(model, prompts)
-        for group in batched(prompts, batch_size, exact=half):
+        for group in rope_apart(model, prompts, batched(prompts, batch_size, exact=half)):
             chosen = [prompts[row] for row in group]
             for columns, last in _last_logits(model, chosen, wanted, sharing=sharing):
                 where = (torch.tensor(group)[:, None], torch.tensor(columns)[None])

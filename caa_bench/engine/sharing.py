@@ -18,6 +18,7 @@ from caa_bench.engine.pack import Rows, Unshareable
 from caa_bench.engine.prefix import split
 from caa_bench.models.blocks import base_model, frozen, hidden_size, num_layers, text_config
 from caa_bench.models.prompts import Prompt
+from caa_bench.models.rope import beyond_rope
 
 _log = logging.getLogger(__name__)
 _PLAIN = {"full_attention", "sliding_attention"}
@@ -30,7 +31,7 @@ def can_share(model: nn.Module, prompts: Sequence[Prompt]) -> bool:
     Args:
         prompts: the first one lends its tokens for the trial.
     """
-    if not prompts:
+    if not prompts or beyond_rope(model, prompts):
         return False
     key = base_model(model)
     if key not in _obstacles:

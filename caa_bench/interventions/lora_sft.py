@@ -174,6 +174,7 @@ class LoraSFT(Intervention):
     def _row(self, tokenizer: PreTrainedTokenizerBase, pair: Pair) -> dict[str, list[int]]:
         """One training row: the token ids, and labels that are IGNORED up to the answer. [T] each"""
         from caa_bench.models.prompts import answered_prompt, choice_prompt
+        from caa_bench.models.turns import end_tokens
 
         messages = [{"role": "user", "content": pair.question}]
         learned, other = (pair.matching, pair.other) if self.variant == "positive" else (pair.other, pair.matching)
@@ -184,7 +185,8 @@ class LoraSFT(Intervention):
             text = pair.matching_text if self.variant == "positive" else pair.other_text
             said = text if self.config.target == "text" else f"{learned} {text}"
             answered = answered_prompt(tokenizer, messages, said)
-            ids, start = [*answered.ids, tokenizer.eos_token_id], answered.first_position + 1
+            ends = end_tokens(tokenizer) or [tokenizer.eos_token_id]
+            ids, start = [*answered.ids, *ends], answered.answer_position
         return {"input_ids": ids, "labels": [IGNORED] * start + ids[start:]}
 
     def _train(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, list[int]]]) -> None:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
     from caa_bench.models.prompts import Message
 
+EMPTY = "empty"
+"""The variant without a word: it takes the place of what a chat template says where no system text is given (Qwen2.5's
+"You are Qwen ..."), which `none` includes and every other system prompt replaces."""
+
 
 class SystemPrompt(Intervention):
     """Puts a text before the conversation; the model itself stays as it is.
@@ -42,13 +46,13 @@ class SystemPrompt(Intervention):
     def __init__(self, config: Any = None, *, variant: str = "", text: str = "") -> None:
         super().__init__(config, variant=variant)
         self.text = text or self.config.texts.get(variant, "")
-        if not self.text:
+        if not self.text and variant != EMPTY:
             raise UserError(f"system_prompt: no text for variant {variant!r}; write one under system_prompt.texts")
 
     @classmethod
     def build(cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]) -> Intervention:
         """With the behavior's own text of that name, or the recipe's."""
-        texts = {**behavior.system_prompts, **config.texts}
+        texts = {**behavior.system_prompts, **config.texts, EMPTY: ""}
         if variant not in texts:
             raise UserError(
                 f"bases: {behavior.id} has no system prompt called {variant!r}; "
@@ -60,7 +64,7 @@ class SystemPrompt(Intervention):
         """The system message first; a system message that is there already is continued, so that prompts stack."""
         rest = [message for message in messages if message["role"] != "system"]
         earlier = [message["content"] for message in messages if message["role"] == "system"]
-        content = "\n".join([self.text, *earlier])
+        content = "\n".join(filter(None, [self.text, *earlier]))
         return [{"role": "system", "content": content, "layout": self.config.layout}, *rest]
 
     def settings(self) -> dict[str, Any]:
