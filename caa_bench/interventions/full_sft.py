@@ -159,10 +159,9 @@ class FullSFT(Intervention):
     def _train(self, model: PreTrainedModel, prompts: Sequence[ChoicePrompt]) -> None:
         """Cross-entropy of the letter over the full vocabulary, mean over the batch; no momentum, no decay."""
         import torch
+        from transformers import set_seed
 
-        from caa_bench.interventions.lora_sft import seed_everything
-
-        seed_everything(self.config.seed)
+        set_seed(self.config.seed)
         order = random.Random(self.config.seed)  # noqa: S311 - an order, not a secret
         model.train()
         for weight in model.parameters():
