@@ -333,4 +333,5 @@ def behavior_of(name: str, args: BenchmarkArguments) -> Behavior:
         data_dir=None if args.data_dir is None else Path(args.data_dir),
         protocol=args.protocol,
         seed=args.seed,
+        max_pairs=args.max_pairs,
     )
