@@ -165,7 +165,7 @@ def test_bf16_activations_are_averaged_in_double(tmp_path):
 
 
 def test_activations_on_the_disk_are_those_of_one_pass(behavior):
-    """Read in any batches and mixed order, each pair stands where it belongs; resamples and signs as in plain tensors."""
+    """Read in any batches and mixed order, each pair stands where it belongs; resamples and signs as with tensors."""
     tokenizer, pairs = chatml_tokenizer(), behavior.pairs()
     net = model("llama", len(tokenizer))
     sides = letter_sides(net, tokenizer, pairs)

@@ -28,14 +28,16 @@ from caa_bench.runs.artifacts import ArtifactStore, Watch
 from caa_bench.runs.signals import finish_what_runs
 
 model, behavior, folder, name, wait = sys.argv[1:]
-fitting.KEEP_EVERY_S = 0.0
+fitting.KEEP_EVERY_S = fitting.KEEPING_SHARE = 0.0
 chat, cls = ChatModel.find(model), registry()[name]
+waited = []
 config = cls.Config() if name == "caa" else cls.Config(epochs=2, batch_size=3, learning_rate=0.01, dropout=DROPOUT)
 
 
 def tell(intervention, done, total, note):
     print(done, total, note, flush=True)
-    if done == int(wait):
+    if 0 <= int(wait) <= done and not waited:
+        waited.append(done)
         time.sleep(60)
 
 
@@ -63,7 +65,7 @@ def fit(small: Small, folder: Path, name: str, *, wait: int = -1) -> subprocess.
 
 def until_step(process: subprocess.Popen[str], done: int) -> None:
     for line in process.stdout or ():
-        if line.split()[0] == str(done):
+        if int(line.split()[0]) >= done:
             return
     raise AssertionError((process.stderr or sys.stderr).read())
 
@@ -81,8 +83,8 @@ def artifact(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in found.iterdir()}
 
 
-# The middle of the fit: pairs done when it is killed, and a step told of before that it must not repeat.
-MIDDLE = {"caa": 16, "lora_sft": 30, "full_sft": 24}
+# Pairs that are done when it is killed: of 24 (caa), 2 x 22 (lora_sft, two are held out) and 2 x 24 (full_sft).
+MIDDLE = {"caa": 4, "lora_sft": 30, "full_sft": 24}
 
 
 @pytest.mark.parametrize("name", MIDDLE)

@@ -36,7 +36,9 @@ def same(folder: Path, reference: Path) -> None:
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "while LoRA trains": lambda folder: "fit lora_sft" in (folder / "stderr.txt").read_text(),
-    "while an artifact is written": lambda folder: bool(list(folder.glob("runs/artifacts/.*unfinished/*/artifact.json"))),
+    "while an artifact is written": lambda folder: bool(
+        list(folder.glob("runs/artifacts/.*unfinished/*/artifact.json"))
+    ),
     "between two batches": lambda folder: (folder / "run/rows.jsonl").exists(),
     "while the report is written": lambda folder: (folder / "run/cells.csv").exists(),
 }

@@ -17,6 +17,8 @@ from typing import Protocol
 
 KEEP_EVERY_S = 30.0
 """So much work is lost at most when a fit is killed, and one step's."""
+KEEPING_SHARE = 20.0
+"""So many times longer than keeping takes is worked in between."""
 
 
 class Stopper(Protocol):
@@ -79,17 +81,25 @@ class Fitting:
 
 
 class Clock:
-    """Says when unfinished work is due to be kept again."""
+    """Says when unfinished work is due to be kept again: not too late to lose much, not so often that it slows."""
 
     def __init__(self) -> None:
-        self._kept_at = time.monotonic()
+        self._kept_at, self._took_s = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Whether the last time is long enough ago; begins anew where it is."""
-        if time.monotonic() - self._kept_at < KEEP_EVERY_S:
+        """Whether the last time is long enough ago; counts as kept now where it is."""
+        if time.monotonic() - self._kept_at < max(KEEP_EVERY_S, KEEPING_SHARE * self._took_s):
             return False
         self._kept_at = time.monotonic()
         return True
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Around the keeping itself: what takes long is done less often."""
+        started = time.monotonic()
+        yield
+        self._kept_at = time.monotonic()
+        self._took_s = self._kept_at - started
 
 
 _current: ContextVar[Fitting | None] = ContextVar("fitting", default=None)
