@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -175,6 +175,7 @@ def test_what_no_adapter_can_sit_on_is_refused_before_weights_load(
         chatml_tokenizer().save_pretrained(folder)
     name = {"EMBEDDING": {"llama": "embed_tokens", "gpt_neox": "embed_in"}, "HEAD": {"llama": "lm_head"}}
     asked = name.get(asked, {}).get(family, "embed_out" if asked == "HEAD" else asked)
+    capsys.readouterr()  # what saving the model said
     monkeypatch.setattr("caa_bench.models.model.load_model", lambda chat: pytest.fail("the model was loaded"))
     monkeypatch.chdir(tmp_path)
     settings = small.settings(f"lora_sft.target_modules=[{asked}]", f"model={folder}")
@@ -218,7 +219,7 @@ def test_items_are_held_out_whole_and_the_loss_on_them_is_kept(behavior, tmp_pat
     lora.save_pretrained(tmp_path / "lora")
     again = LoraSFT.from_pretrained(tmp_path / "lora")
     assert again.training == lora.training and again.targets == ["q_proj", "v_proj"]
-    assert f"held-out loss after each epoch {first:.3f} -> {second:.3f}" in (tmp_path / "lora/README.md").read_text()
+    assert f"held-out loss after each epoch {first:.3f}, {second:.3f}" in (tmp_path / "lora/README.md").read_text()
     # the loss is the mean over the held-out letters of -log p under the adapter
     from caa_bench.models.prompts import choice_prompt
 
@@ -238,30 +239,21 @@ def test_eight_visible_devices_train_what_one_trains(behavior, monkeypatch) -> N
 
     alone = fitted(model("llama"), behavior, batch_size=2)
 
-    def eight(self) -> torch.device:
-        real(self)
-        self._n_gpu = 8
-        return torch.device("cpu")
+    real = TrainingArguments.__dict__["_setup_devices"].func
 
-    real = TrainingArguments.__dict__["_setup_devices"].fget
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(eight))
-    assert TrainingArguments(output_dir="x", use_cpu=True).n_gpu == 8
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", _once(eight))
+    def eight(self) -> torch.device:
+        device = real(self)
+        self._n_gpu = 8
+        return device
+
+    shown = cached_property(eight)
+    shown.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", shown)
+    assert TrainingArguments(output_dir="x", use_cpu=True, per_device_train_batch_size=2).train_batch_size == 16
     among = fitted(model("llama"), behavior, batch_size=2)
     assert among.training == alone.training
     assert (among.training["batch"], among.training["devices"], among.training["steps"]) == (2, 1, 4)
     assert all(torch.equal(among.adapter[key], value) for key, value in alone.adapter.items())
-
-
-def _once(compute):
-    """A property that computes once, as transformers' own does."""
-
-    def found(self):
-        if "_once" not in vars(self):
-            vars(self)["_once"] = compute(self)
-        return vars(self)["_once"]
-
-    return property(found)
 
 
 def test_files_of_finetunes_can_be_read_by_whoever_reads_the_others(behavior, tmp_path) -> None:

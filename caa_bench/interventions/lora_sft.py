@@ -180,7 +180,7 @@ class LoraSFT(Intervention):
         """How its training went."""
         if not self.training:
             return OnCard()
-        found = " -> ".join(f"{loss:.3f}" for loss in self.training["held_out_loss"])
+        found = ", ".join(f"{loss:.3f}" for loss in self.training["held_out_loss"])
         how = f"{self.training['steps']} steps of {self.training['batch']} pairs"
         return OnCard(facts={"training": f"{how}, held-out loss after each epoch {found}" if found else how})
 
