@@ -1,4 +1,4 @@
-"""`max_pairs`: a part of the training items, drawn so that neither letter is favored; an item keeps both its orders."""
+"""Draws of training items: a part of them (`max_pairs`), or a resample. An item keeps both its option orders."""
 
 from __future__ import annotations
 
@@ -52,3 +52,15 @@ def too_few_warning(pairs: Sequence[Pair], count: int | None) -> tuple[str, ...]
         f"max_pairs: {len(pairs)} training pairs are {items} items; with fewer than {ENOUGH_ITEMS} the intervals of "
         "how far the pairs agree are too narrow (none under 3)",
     )
+
+
+def resampled_places(pairs: Sequence[Pair], *, number: int) -> list[int] | None:
+    """Places of the pairs of as many items, drawn with replacement; both option orders of an item stay together."""
+    if not number:
+        return None
+    places: dict[str, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        places.setdefault(pair.item, []).append(place)
+    items = list(places)
+    drawn = random.Random(number).choices(items, k=len(items))  # noqa: S311 - a draw, not a secret
+    return [place for item in drawn for place in places[item]]

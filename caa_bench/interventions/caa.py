@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from caa_bench.behaviors.subset import resampled_places
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Ingredient, Intervention, Source
 from caa_bench.interventions.vectors import SteeringVector, grid_mistakes
@@ -120,7 +120,7 @@ class CAA(SteeringVector):
         parts = self.ingredients(pairs)
         if not parts:
             activations, own_pairs = self.read_activations(model, tokenizer, pairs), self.own_pairs(pairs)
-            drawn = _resampled(own_pairs, number=self.config.resample)
+            drawn = resampled_places(own_pairs, number=self.config.resample)
             self.vectors = activations.mean_difference(rows=drawn)
             self.diagnostics = as_lines(activations.diagnosed(own_pairs))
             self.activations = activations if self._keep_activations else None
@@ -247,15 +247,3 @@ def _pairs_named(pairs: Pairs, name: str, *, key: str) -> Pairs:
         return pairs.of(name)
     except UserError as error:
         raise UserError(*(f"caa.{key}: {line.removeprefix('behavior: ')}" for line in error.lines)) from None
-
-
-def _resampled(pairs: Pairs, *, number: int) -> list[int] | None:
-    """Places of the pairs of as many items, drawn with replacement; both option orders of an item stay together."""
-    if not number:
-        return None
-    places: dict[str, list[int]] = {}
-    for place, pair in enumerate(pairs):
-        places.setdefault(pair.item, []).append(place)
-    items = list(places)
-    drawn = random.Random(number).choices(items, k=len(items))  # noqa: S311 - a draw, not a secret
-    return [place for item in drawn for place in places[item]]
