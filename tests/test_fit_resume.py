@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,14 @@ with finish_what_runs() as stop:
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """An uninterrupted fit: what it told, and the bytes it left."""
+
+    steps: list[str]
+    files: dict[str, bytes]
+
+
 def fit(small: Small, folder: Path, name: str, *, wait: int = -1) -> subprocess.Popen[str]:
     script = SCRIPT.replace("DROPOUT", "0.1" if name == "lora_sft" else "0").replace(", dropout=0)", ")")
     return subprocess.Popen(
@@ -83,13 +94,27 @@ def artifact(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in found.iterdir()}
 
 
+@pytest.fixture(scope="module")
+def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
+    """The steps and the artifact of a fit that nobody interrupts, by name."""
+
+    @cache
+    def of(name: str) -> Whole:
+        folder = tmp_path_factory.mktemp(name)
+        steps = finished(fit(small, folder, name))
+        return Whole(steps=steps, files=artifact(folder))
+
+    return of
+
+
 # Pairs that are done when it is killed: of 24 (caa), 2 x 22 (lora_sft, two are held out) and 2 x 24 (full_sft).
 MIDDLE = {"caa": 4, "lora_sft": 30, "full_sft": 24}
 
 
 @pytest.mark.parametrize("name", MIDDLE)
-def test_killed_in_the_middle_it_goes_on_there_and_ends_in_the_same_bytes(name: str, small: Small, tmp_path: Path):
-    whole = finished(fit(small, tmp_path / "whole", name))
+def test_killed_in_the_middle_it_goes_on_there_and_ends_in_the_same_bytes(
+    name: str, small: Small, whole: Callable[[str], Whole], tmp_path: Path
+) -> None:
     killed = fit(small, tmp_path / "killed", name, wait=MIDDLE[name])
     until_step(killed, MIDDLE[name])
     time.sleep(0.5)  # where it is waiting now, nothing is computed
@@ -97,13 +122,14 @@ def test_killed_in_the_middle_it_goes_on_there_and_ends_in_the_same_bytes(name: 
     assert killed.wait() == -signal.SIGKILL
     again = finished(fit(small, tmp_path / "killed", name))
     assert int(again[0].split()[0]) > 0, "it began anew"
-    assert again == whole[-len(again) :]
-    assert artifact(tmp_path / "killed") == artifact(tmp_path / "whole")
+    assert again == whole(name).steps[-len(again) :]
+    assert artifact(tmp_path / "killed") == whole(name).files
 
 
 @pytest.mark.parametrize("name", MIDDLE)
-def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(name: str, small: Small, tmp_path: Path):
-    whole = finished(fit(small, tmp_path / "whole", name))
+def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(
+    name: str, small: Small, whole: Callable[[str], Whole], tmp_path: Path
+) -> None:
     stopped = fit(small, tmp_path / "stopped", name, wait=MIDDLE[name])
     until_step(stopped, MIDDLE[name])
     stopped.send_signal(signal.SIGINT)
@@ -115,8 +141,8 @@ def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(name: 
     assert "finished work is kept; the fit of " in said
     assert "starts again from pair " in said
     again = finished(fit(small, tmp_path / "stopped", name))
-    assert len(again) < len(whole)
-    assert artifact(tmp_path / "stopped") == artifact(tmp_path / "whole")
+    assert len(again) < len(whole(name).steps)
+    assert artifact(tmp_path / "stopped") == whole(name).files
 
 
 def test_the_second_signal_names_the_pair(capsys) -> None:

@@ -26,7 +26,7 @@ from caa_bench.models.model import ChatModel
 OTHERS = {
     "granite": {},
     "cohere": {},
-    "smollm3": {"no_rope_layers": [1, 1], "no_rope_layer_interval": 2},
+    "smollm3": {"pad_token_id": 0, "no_rope_layers": [1, 1], "no_rope_layer_interval": 2},
     "glm4": {"head_dim": 16, "pad_token_id": 0},
     "gpt_oss": {
         "head_dim": 16,
