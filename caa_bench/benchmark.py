@@ -26,14 +26,14 @@ from caa_bench.interventions import Intervention, Unchanged, several_fits
 from caa_bench.models.hub import unreachable
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import BenchmarkArguments, Recipe
-from caa_bench.runs.artifacts import Artifact, ArtifactStore
+from caa_bench.runs.artifacts import Artifact, ArtifactStore, Watch
 from caa_bench.runs.facts import run_facts
 from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
 from caa_bench.runs.measure import Measurement, nothing_scored
 from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
 from caa_bench.runs.prompt_checks import Asked, asked_by, not_text, too_long
 from caa_bench.runs.run_names import run_folder, settings_of
-from caa_bench.runs.signals import finish_what_runs
+from caa_bench.runs.signals import Stop, finish_what_runs
 from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class Benchmark:
         mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision) or self.chat.check()
         if not mistakes and (layers := self.chat.layers) is not None:
             mistakes += [line for item in self.interventions for line in item.check(layers)]
+            mistakes += [line for item in self.interventions for line in item.check_model(self.chat)]
         if mistakes:
             raise UserError(*mistakes)
         for one in self.evaluators:
@@ -170,14 +171,14 @@ class Benchmark:
 
         Raises:
             UserError: the model cannot be loaded, a prompt cannot be made, an artifact is damaged, memory ran out.
-            SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the fit at hand.
+            SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the step at hand; a later fit goes on from there.
         """
         pairs = self.behavior.pairs()
         self.unfit = {}
         with finish_what_runs() as stop:
             for intervention in self.interventions:
                 if intervention.trains and intervention.key not in self.artifacts:
-                    self._fit(intervention, pairs)
+                    self._fit(intervention, pairs, stop)
                     stop.leave_if_asked()
         return self
 
@@ -271,10 +272,13 @@ class Benchmark:
             logger.error(line)
         return missing
 
-    def _fit(self, intervention: Intervention, pairs: Pairs) -> None:
+    def _fit(self, intervention: Intervention, pairs: Pairs, stop: Stop) -> None:
         self.callbacks.tell("on_fit_begin", intervention=intervention, pairs=len(pairs))
+        watch = Watch(tell=self._fit_step, stop=stop)
         try:
-            artifact = self.store.fitted(intervention, pairs=pairs, model_key=self.model_key, loaded=self._loaded)
+            artifact = self.store.fitted(
+                intervention, pairs=pairs, model_key=self.model_key, loaded=self._loaded, watch=watch
+            )
         except Exception as error:
             self.callbacks.tell("on_fit_error", intervention=intervention, error=error)
             if isinstance(error, UserError):
@@ -284,6 +288,11 @@ class Benchmark:
         else:
             self.artifacts[intervention.key] = artifact
             self.callbacks.tell("on_fit_end", intervention=intervention, artifact=artifact)
+        finally:
+            stop.fit = None
+
+    def _fit_step(self, intervention: Intervention, done: int, total: int, note: str) -> None:
+        self.callbacks.tell("on_fit_step", intervention=intervention, done=done, total=total, note=note)
 
     def _fitted(self, interventions: Sequence[Intervention]) -> list[Intervention]:
         """Those that need nothing that could not be fitted."""
@@ -334,4 +343,5 @@ def behavior_of(name: str, args: BenchmarkArguments) -> Behavior:
         data_dir=None if args.data_dir is None else Path(args.data_dir),
         protocol=args.protocol,
         seed=args.seed,
+        max_pairs=args.max_pairs,
     )

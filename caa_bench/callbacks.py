@@ -26,6 +26,9 @@ class Callback:
     def on_fit_begin(self, *, intervention: Intervention, pairs: int) -> None:
         """An intervention is about to be fitted, or its artifact taken, on so many pairs."""
 
+    def on_fit_step(self, *, intervention: Intervention, done: int, total: int, note: str) -> None:
+        """So many of the pairs that its fit goes through are done; `note` says what else is known (a held-out loss)."""
+
     def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
         """It is fitted and kept."""
 

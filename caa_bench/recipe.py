@@ -40,6 +40,8 @@ class BenchmarkArguments:
         data: `own`, the project's splits; `caa`, a folder in the published format.
         data_dir: that folder; null: what `caa-bench data download` fetched.
         limit: only the first so many items of the split; null: all.
+        max_pairs: at most so many training pairs for every fit, drawn with both option orders of an item together and
+            the letters balanced; null: all. `limit` is about the items that are measured.
         fits: how often each trained intervention is fitted: finetunes with seeds of their own, vectors on bootstrap
             resamples of the training items. With several, every interval holds their differences too.
         seed: of splits, resamples and tests; 0 or more.
@@ -59,6 +61,7 @@ class BenchmarkArguments:
     data: Literal["own", "caa"] = "own"
     data_dir: str | None = None
     limit: int | None = None
+    max_pairs: int | None = None
     fits: int = 1
     seed: int = 0
     batch_size: int = 32
@@ -72,6 +75,8 @@ class BenchmarkArguments:
         """One line for each number that nothing can be computed with."""
         given = {"limit": self.limit, "fits": self.fits, "batch_size": self.batch_size, "draws": self.draws}
         few = too_few(given)
+        if self.max_pairs is not None and self.max_pairs < 2:
+            few.append(f"max_pairs: {self.max_pairs} is too small; give 2 or more, both option orders of an item")
         if self.seed < 0:
             few.append(f"seed: {self.seed} is below 0; give 0 or more")
         if not self.evaluators:

@@ -18,6 +18,7 @@ from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.engine.score import score
 from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Condition, Intervention, Layers, LoraSFT, Stack, registry
+from caa_bench.interventions.lora.rows import training_row
 from caa_bench.models.blocks import hidden_size, num_layers
 from caa_bench.models.prompts import choice_prompt
 
@@ -247,7 +248,7 @@ def test_attach_equals_peft_on_the_saved_adapter(behavior, fitted, tmp_path):
 def test_lora_labels_cover_exactly_the_answer(target, behavior):
     """What the loss sees, decoded: the letter alone, letter and text, or the text; text ends with the end token."""
     pair = behavior.pairs()[0]
-    row = LoraSFT(LoraSFT.Config(target=target), variant="negative")._row(tokenizer(), pair)
+    row = training_row(tokenizer(), pair, target=target, positive=False)
     learned = tokenizer().decode([label for label in row["labels"] if label != -100])
     end = tokenizer().eos_token
     expected = {"letter": f"({pair.other[1]}", "text": pair.other_text + end}

@@ -28,6 +28,7 @@ from caa_bench.behaviors.items import variants as variants
 from caa_bench.behaviors.json_entries import Faults, Located
 from caa_bench.behaviors.splits import OpenQuestion as OpenQuestion
 from caa_bench.behaviors.splits import read_items, read_open_questions
+from caa_bench.behaviors.subset import drawn_pairs, too_few_warning
 from caa_bench.errors import UserError
 
 _OWN_WORDING = (
@@ -66,9 +67,13 @@ class Behavior:
     source: Source
 
     def pairs(self) -> Pairs:
-        """The training pairs, each item's next to each other: both orders, or the given one under `protocol: caa`."""
+        """The training pairs, each item's next to each other: both orders, or the given one under `protocol: caa`.
+
+        At most `source.max_pairs` of them.
+        """
         made = [pair for item in self.train for pair in contrast_pairs(item, protocol=self.source.protocol)]
-        return Pairs(behavior=self.id, pairs=tuple(made), source=self.source)
+        used = drawn_pairs(made, self.source.max_pairs, seed=f"{self.source.seed}/{self.id}")
+        return Pairs(behavior=self.id, pairs=used, source=self.source)
 
     def unswappable(self, split: Literal["train", "selection", "test"]) -> tuple[str, ...]:
         """Ids of the items whose options name letters, which are asked in the given order alone."""
@@ -131,6 +136,7 @@ class Source:
         protocol: `caa` keeps the given order and the whole train split, as the paper does.
         seed: for the selection split that is drawn from the published train split.
         beside: the folder that holds the loaded behavior's own folder.
+        max_pairs: draw at most so many training pairs; None: all.
     """
 
     data: Data
@@ -138,6 +144,7 @@ class Source:
     protocol: Protocol
     seed: int
     beside: Path
+    max_pairs: int | None = None
 
     def load(self, behavior: str) -> Behavior:
         """Load a behavior by name: the neighbor of the loaded one, else a built-in one."""
@@ -148,6 +155,7 @@ class Source:
             data_dir=self.data_dir,
             protocol=self.protocol,
             seed=self.seed,
+            max_pairs=self.max_pairs,
         )
 
 
@@ -158,19 +166,22 @@ def load_behavior(
     data_dir: Path | None = None,
     protocol: Protocol = "default",
     seed: int = 0,
+    max_pairs: int | None = None,
 ) -> Behavior:
     """Read and check a behavior.
 
     Args:
         name_or_path: a built-in name, or the path of a folder with a behavior.yaml.
-        data, data_dir, protocol, seed: see Source.
+        data, data_dir, protocol, seed, max_pairs: see Source.
 
     Raises:
         UserError: no such behavior, or faults in its files: one line each, with file and line.
     """
     folder = find_folder(name_or_path)
     name = folder.name
-    source = Source(data=data, data_dir=data_dir, protocol=protocol, seed=seed, beside=folder.parent)
+    source = Source(
+        data=data, data_dir=data_dir, protocol=protocol, seed=seed, beside=folder.parent, max_pairs=max_pairs
+    )
     files = split_files(folder, data=data, data_dir=data_dir)
     faults = Faults()
     card = _card(folder / CARD, faults)
@@ -213,7 +224,7 @@ def assembled(
     except ValueError as error:
         raise UserError(f"{next(iter(read.values())).path}: {error}") from None
     published = _published_prompts(source, name)
-    return Behavior(
+    behavior = Behavior(
         id=name,
         title=card.title,
         matching=card.matching,
@@ -224,6 +235,8 @@ def assembled(
         warnings=all_splits.said + split_warnings(all_splits.items) + ((_OWN_WORDING,) if published == {} else ()),
         source=source,
     )
+    few = too_few_warning(behavior.pairs(), source.max_pairs)
+    return replace(behavior, warnings=(*behavior.warnings, *few)) if few else behavior
 
 
 def _card(path: Path, faults: Faults) -> Card:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from caa_bench.commands.fit_memory import LIBRARIES, Shape, fit_needs
 from caa_bench.evaluators import Evaluator, Job
 from caa_bench.runs.plan import bases_under, doses_under
 
@@ -195,9 +196,28 @@ def _time(flops: float) -> str:
 
 
 def _memory(benchmark: Benchmark) -> str:
-    """The weights, from the files where they are at hand, and what the engine needs beside them."""
-    files = list(Path(benchmark.chat.source).glob("*.safetensors"))
-    weights = sum(file.stat().st_size for file in files) / 1e9 if files else benchmark.chat.loading.memory_gb
+    """The weights and the libraries, what measuring needs beside them, and what each fit does."""
+    shape = Shape.of(benchmark.chat)
+    weights = benchmark.chat.loading.memory_gb
+    if shape is not None and shape.weights:
+        weights = shape.weights / 1e9
     if weights is None:
         return "not known; set memory_gb in the model's config"
-    return f"about {weights:.2g} GB for the weights as stored, and up to {BESIDE_WEIGHTS_GB} GB beside them"
+    said = f"about {weights:.2g} GB for the weights and {LIBRARIES / 1e9:.2g} GB for the libraries; beside them "
+    said += f"up to {BESIDE_WEIGHTS_GB} GB while measuring"
+    fits = [] if shape is None else _fits(benchmark, shape)
+    return "; ".join([said, *fits])
+
+
+def _fits(benchmark: Benchmark, shape: Shape) -> list[str]:
+    """A few words for each fit that takes memory, alike ones once."""
+    count, pairs = token_counter(benchmark.chat.source), benchmark.behavior.pairs()
+    tokens = [count(pair.question) + TEMPLATE_TOKENS for pair in pairs]
+    items = len({pair.item for pair in pairs})
+    lines = {}
+    for one in benchmark.interventions:
+        needs = fit_needs(one, shape, tokens=tokens[: getattr(one.config, "max_pairs", None)], items=items)
+        if needs is not None:
+            disk = f" and {needs.disk / 1e9:.2g} GB of disk" if needs.disk else ""
+            lines[one.name] = f"{needs.memory / 1e9:.2g} GB{disk} while {one.name} is fitted"
+    return list(lines.values())

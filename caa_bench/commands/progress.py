@@ -1,4 +1,4 @@
-"""What a run prints: a line a fit, a bar with the time left, a line a finished cell, the tables at the end."""
+"""What a run prints: a line or a bar a fit, a bar with the time left, a line a finished cell, the tables at the end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from caa_bench.callbacks import Callback
+from caa_bench.commands.fit_progress import FitProgress
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Progress(Callback):
     """Prints to stderr while working, the tables to stdout."""
 
     def __init__(self) -> None:
+        self.fit = FitProgress()
         self.bar: Any = None
         self.cells: dict[str, Cell] = {}
         self.left: Counter[str] = Counter()
@@ -38,16 +40,20 @@ class Progress(Callback):
     def on_fit_begin(self, *, intervention: Intervention, pairs: int) -> None:
         """Say what is being fitted, since LoRA on a large model takes a while."""
         used = min(pairs, getattr(intervention.config, "max_pairs", None) or pairs)
-        _say(f"fit {intervention.key} on {used} pairs ... ", end="")
+        self.fit.begin(f"fit {intervention.key} on {used} pairs")
+
+    def on_fit_step(self, *, intervention: Intervention, done: int, total: int, note: str) -> None:
+        """How far it is."""
+        self.fit.step(done, total, note)
 
     def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
         """How long it took, or that it was there."""
         took = "done" if artifact.fit_s is None else f"{artifact.fit_s:.1f} s"
-        _say(f"kept from before ({artifact.folder})" if artifact.reused else took)
+        self.fit.end(f"kept from before ({artifact.folder})" if artifact.reused else took)
 
     def on_fit_error(self, *, intervention: Intervention, error: Exception) -> None:
         """End its line; what went wrong is said on lines of its own."""
-        _say("failed")
+        self.fit.end("failed")
 
     def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
         """Open the bar over the batches that are not done yet."""
@@ -142,8 +148,8 @@ def _what(line: Mapping[str, Any]) -> str:
     return f"{line['vector']} layer {line['layer']:.0f} x{line['multiplier']:+g}" if line["vector"] else "alone"
 
 
-def _say(text: str, *, end: str = "\n") -> None:
-    sys.stderr.write(text + end)
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 

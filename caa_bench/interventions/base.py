@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from caa_bench.behaviors.behavior import Behavior, Pairs
     from caa_bench.engine.edit import Edit
+    from caa_bench.models.model import ChatModel
     from caa_bench.models.prompts import Message, Prompt
 
 
@@ -151,6 +152,10 @@ class Intervention:
 
     def check(self, layers: Layers) -> list[str]:
         """One line for each setting that cannot work on a model with these layers; run before any weights load."""
+        return []
+
+    def check_model(self, chat: ChatModel) -> list[str]:
+        """One line for each setting that cannot work on this model, which is not loaded for it."""
         return []
 
     def conditions(self, layers: Layers) -> list[Condition]:

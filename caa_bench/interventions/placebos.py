@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Ingredient, Intervention, Source
-from caa_bench.interventions.caa import CAA, mean_vector
+from caa_bench.interventions.caa import CAA
 from caa_bench.interventions.vectors import SteeringVector
 from caa_bench.models.layers import Layers
 
@@ -134,13 +134,11 @@ class ShuffledLabels(Placebo):
             UserError: the pairs differ in nothing but the true direction, so that no other is left.
         """
         labeled = self.original.own_pairs(pairs)
-        differences = self.original.differences
-        if differences is None:
-            differences = self.original.read_differences(model, tokenizer, pairs)
+        activations = self.original.activations or self.original.read_activations(model, tokenizer, pairs)
         items = list(dict.fromkeys(pair.item for pair in labeled))
         flipped = set(random.Random(self.config.seed).sample(items, len(items) // 2))  # noqa: S311 - a draw, not a secret
-        signs = differences.new_tensor([-1.0 if pair.item in flipped else 1.0 for pair in labeled])
-        drawn, true = mean_vector(differences * signs[:, None, None]), self.original.fitted()
+        signs = [-1.0 if pair.item in flipped else 1.0 for pair in labeled]
+        drawn, true = activations.mean_difference(signs=signs), self.original.fitted()
         left = drawn - (drawn * true).sum(-1, keepdim=True) / true.pow(2).sum(-1, keepdim=True) * true
         if (left.norm(dim=-1) <= NOTHING * true.norm(dim=-1)).any():
             raise UserError(

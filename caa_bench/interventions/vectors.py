@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from caa_bench.behaviors.behavior import Pairs
     from caa_bench.engine.edit import Edit
+    from caa_bench.models.prompts import ChoicePrompt
 
 Diagnostics = Sequence[Mapping[str, float | int | None]]
 
@@ -130,13 +131,18 @@ def letter_sides(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pai
         Activations in fp32 on the CPU. [N, 2, L, D]
     """
     from caa_bench.engine.capture import letter_activations
+
+    return letter_activations(model, letter_prompts(tokenizer, pairs))
+
+
+def letter_prompts(tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> list[ChoicePrompt]:
+    """Each pair's question up to the letter; the candidates are the matching answer's letter and the other's."""
     from caa_bench.models.prompts import choice_prompt
 
-    prompts = [
+    return [
         choice_prompt(tokenizer, [{"role": "user", "content": pair.question}], (pair.matching[1:-1], pair.other[1:-1]))
         for pair in pairs
     ]
-    return letter_activations(model, prompts)
 
 
 def grid_mistakes(section: str, layers: tuple[int, ...], known: Layers) -> list[str]:

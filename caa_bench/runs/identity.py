@@ -23,9 +23,7 @@ _SAID = {
 }
 
 
-def fitted_for(
-    intervention: Intervention, *, pairs: Pairs, model_key: Mapping[str, Any], key: str
-) -> dict[str, Any]:
+def fitted_for(intervention: Intervention, *, pairs: Pairs, model_key: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Everything that a fit is bound to, as JSON reads it back.
 
     Args:
