@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from caa_bench.engine.batches import batched, pad
 from caa_bench.engine.pack import Rows, packed
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share
 from caa_bench.engine.steer import hidden_of
@@ -43,7 +44,9 @@ def letter_activations(
             width = max(map(len, candidates))
             # Where a prompt has fewer candidates, its first one fills the row and is thrown away
             letters = [[*own, *own[:1] * (width - len(own))] for own in candidates]
-            hidden = capture(model, [prompts[row] for row in group], letters)
+            chosen = [prompts[row] for row in group]
+            with batch_of(chosen):
+                hidden = capture(model, chosen, letters)
             for row, own, values in zip(group, candidates, hidden, strict=True):
                 found[row, : len(own)] = values[: len(own)]
     return found

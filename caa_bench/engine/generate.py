@@ -1,4 +1,4 @@
-"""Continuations of many prompts under many conditions, decoded together: every pair is a row with its own dense delta.
+"""Continuations of many prompts under many conditions, decoded together: every pair is a row with its own edits.
 
 Shapes: N prompts, C conditions, B prompts of a batch, R rows still speaking, S tokens of a forward, V vocabulary.
 """
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from caa_bench.engine.batches import batched
 from caa_bench.engine.decoding import Speakers
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share, shareable
-from caa_bench.engine.steer import check_layers, steered
-from caa_bench.models.blocks import frozen, input_device, num_layers
+from caa_bench.engine.sites import check_edits
+from caa_bench.engine.steer import hooked
+from caa_bench.models.blocks import frozen, input_device
 from caa_bench.models.prompts import Prompt
 
 # Rows of one decoding batch: each holds keys and values of its own for prompt and continuation.
@@ -102,12 +104,12 @@ def generate(
         `[N][C]` continuations.
 
     Raises:
-        ValueError: seeds are missing, or an edit names a block that is not there.
+        ValueError: seeds are missing, or an edit names a place that is not there.
     """
     if temperature > 0 and seeds is None:
         raise ValueError("temperature is above 0: give seeds, one a row")
     for edits in conditions:
-        check_layers(edits, num_layers(model))
+        check_edits(model, edits)
     decoding = Decoding(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), temperature=temperature)
     said: dict[tuple[int, int], Continuation] = {}
     with frozen(model):
@@ -142,7 +144,8 @@ def _together(
     """Decode (prompt, condition) rows of one batch; the prefix of each prompt is computed once."""
     group = list(dict.fromkeys(n for n, _ in rows))
     suffix = len(prompts[group[0]].ids) - prompts[group[0]].first_position
-    prefix = split(model, [prompts[n] for n in group], suffix=suffix)
+    with batch_of([prompts[n] for n in group]):
+        prefix = split(model, [prompts[n] for n in group], suffix=suffix)
     new: list[list[int]] = [[] for _ in rows]
     log_probs: list[list[float]] = [[] for _ in rows]
     ended: list[Literal["stop", "length"]] = ["length"] * len(rows)
@@ -154,7 +157,9 @@ def _together(
     )
     alive = list(range(len(rows)))
     for _ in range(decoding.max_new_tokens):
-        picked = decoding.pick(speakers.forward(model), [generators[row] for row in alive])
+        with batch_of([prompts[rows[row][0]] for row in alive]):
+            logits = speakers.forward(model)
+        picked = decoding.pick(logits, [generators[row] for row in alive])
         keep = [place for place, token in enumerate(picked.tokens) if token not in decoding.stop_ids]
         for row, token, log_prob in zip(alive, picked.tokens, picked.log_probs, strict=True):
             if token in decoding.stop_ids:
@@ -179,7 +184,7 @@ def _alone(
     new: list[int] = []
     log_probs: list[float] = []
     chunk, cache, seen = list(prompt.ids), None, 0
-    with steered(model, edits, [prompt]):
+    with batch_of([prompt]), hooked(model, edits):
         while len(new) < decoding.max_new_tokens:
             ids = torch.tensor([chunk], device=input_device(model))
             positions = torch.arange(seen, seen + len(chunk), device=ids.device)[None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from caa_bench.behaviors.behavior import Pair, Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.models.prompts import Prompt
 
 IGNORED = -100  # the label that the loss skips
 ADAPTER = "adapter_model.safetensors"
@@ -105,9 +104,7 @@ class LoraSFT(Intervention):
                 peft_model.unload()
 
     @contextmanager
-    def attach(
-        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
-    ) -> Iterator[PreTrainedModel]:
+    def attach(self, model: PreTrainedModel, condition: Condition) -> Iterator[PreTrainedModel]:
         """The adapter's update, times `condition.multiplier`, added by hooks to the modules it was trained on.
 
         Hooks rather than peft's wrapped modules: adapters nest in any order, also with steering, and nothing is left.
