@@ -36,14 +36,14 @@ from caa_bench.interventions import CAA, Condition, FullSFT, Intervention, LoraS
 from caa_bench.models.prompts import ChoicePrompt, choice_prompt
 
 DOSE = Condition(layer=1, multiplier=6.0)
-STOPS = (2, 3, 5, 9, 11, 20, 41, 60, 77, 90)
+STOPS = tuple(range(2, 300, 5))
 QUESTIONS = [
     "Sit?",
     "Will you paint the gate?",
     "Please open 3 boats and 14 lamps before the evening comes.",
     "Why not?",
     "Carry the drum, the kite and the sled to the tent that stands on the far shore of the long river.",
-    "Sell it.",
+    "Sell it today.",
     "Do you want to mend the vase or to leave it as it is?",
     "A boat, a lamp, a kite.",
 ]
@@ -122,7 +122,7 @@ class World:
     def arms(self) -> dict[str, Intervention]:
         pairs = load_behavior(write_behavior(self.folder / "small")).pairs()
         caa, lora = CAA(), LoraSFT(LoraSFT.Config(learning_rate=3e-2, max_pairs=8), variant="positive")
-        full = FullSFT(FullSFT.Config(learning_rate=3e-2, max_pairs=8), variant="positive")
+        full = FullSFT(FullSFT.Config(learning_rate=3e-3, max_pairs=8), variant="positive")
         for arm in (caa, lora, full):
             arm.fit(self.chat.model, self.chat.tokenizer, pairs)
         ablation = Ablation(caa.vectors[1])
@@ -317,7 +317,7 @@ def test_plain_transformers_calls_begin_at_each_prompt_s_last_token(world):
         out = model.generate(**inputs, **options)
         beams = model.generate(**inputs, **options, num_beams=2, num_return_sequences=2)
         for prompt, row in zip(prompts, expected, strict=True):
-            alone = model.generate(torch.tensor([prompt.ids]), **options)
+            alone = model.generate(**left_or_right([prompt], "left"), **options)
             assert alone[0, len(prompt.ids) :].tolist() == list(row[0].ids)
     assert out[:, inputs["input_ids"].shape[1] :].tolist() == [list(row[0].ids) for row in expected]
     with caa.attach(model, DOSE), batch_of(prompts):
@@ -354,11 +354,11 @@ def test_what_cannot_be_known_is_refused(world):
             model(**one, past_key_values=outside, use_cache=True)  # told by hand, it runs
         inside = model(**inputs, use_cache=True).past_key_values
         model(**one, past_key_values=inside, use_cache=True)
-        inside.crop(width)
+        inside.crop(-1)
         swapped = one["attention_mask"][[1, 0, *range(2, 8)]]
         with pytest.raises(ValueError, match="the 8 rows are not the 8 that the cache began with, in their order"):
             model(input_ids=one["input_ids"], attention_mask=swapped, past_key_values=inside, use_cache=True)
-        inside.crop(4)
+        inside.crop(4 - width)
         with pytest.raises(ValueError, match="the cache holds 4 tokens"):
             model(one["input_ids"], past_key_values=inside, use_cache=True)
         inside = model(**inputs, use_cache=True).past_key_values
