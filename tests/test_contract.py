@@ -177,16 +177,15 @@ def test_an_artifact_of_another_class_is_refused(fitted, tmp_path):
 
 @pytest.mark.parametrize("labels", PAIRS, ids="+".join)
 def test_stacks_nest_and_leave_no_trace(labels, behavior, fitted, untouched):
-    """Prompts fold, edits add up and attachments nest, whichever part is outside."""
+    """Prompts fold; edits follow one another and attachments nest, the first part outside and first to act."""
     stack = Stack(*(fitted[label] for label in labels))
     assert stack.label == "+".join(labels)
     prompt = prompts_of(behavior, stack)[0]
     with stack.attach(model(), condition(stack)), batch_of([prompt]):
         together = logits(prompt)
     with (
-        fitted[labels[1]].attach(model(), condition(stack)),
-        batch_of([prompt]),
         fitted[labels[0]].attach(model(), condition(stack)),
+        fitted[labels[1]].attach(model(), condition(stack)),
         batch_of([prompt]),
     ):
         assert torch.allclose(logits(prompt), together, atol=1e-5)

@@ -110,21 +110,22 @@ def generate(
         raise ValueError("temperature is above 0: give seeds, one a row")
     for edits in conditions:
         check_edits(model, edits)
+    wanted = [[edit for edit in edits if not edit.change.is_identity] for edits in conditions]
     decoding = Decoding(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), temperature=temperature)
     said: dict[tuple[int, int], Continuation] = {}
     with frozen(model):
         sharing = share_prefix and can_share(model, prompts)
-        shared = [c for c, edits in enumerate(conditions) if sharing and shareable(edits)]
+        shared = [c for c, edits in enumerate(wanted) if sharing and shareable(edits)]
         for group in batched(prompts, batch_size, batch_cost=16 * max_new_tokens) if shared else []:
             size = max(1, _MOST_ROWS // len(group))
             for start in range(0, len(shared), size):
                 rows = [(n, c) for n in group for c in shared[start : start + size]]
                 generators = [_generator(seeds, n, c) for n, c in rows]
-                ended = _together(model, prompts, conditions, rows=rows, decoding=decoding, generators=generators)
+                ended = _together(model, prompts, wanted, rows=rows, decoding=decoding, generators=generators)
                 said.update(zip(rows, ended, strict=True))
         for n, prompt in enumerate(prompts):
-            for c in set(range(len(conditions))) - set(shared):
-                said[n, c] = _alone(model, prompt, conditions[c], decoding=decoding, generator=_generator(seeds, n, c))
+            for c in set(range(len(wanted))) - set(shared):
+                said[n, c] = _alone(model, prompt, wanted[c], decoding=decoding, generator=_generator(seeds, n, c))
     return [[said[n, c] for c in range(len(conditions))] for n in range(len(prompts))]
 
 

@@ -53,10 +53,11 @@ def hooked(model: nn.Module, edits: Sequence[Edit], *, ahead: bool = False) -> I
         ahead: in front of all hooks but those of an outer `steered`.
     """
     check_edits(model, edits)
+    acting = [edit for edit in edits if not edit.change.is_identity]
     with ExitStack() as hooks:
-        if edits:
+        if acting:
             positions = hooks.enter_context(tracked(model))
-        for (layer, site), own in by_place(edits).items():
+        for (layer, site), own in by_place(acting).items():
             handle = on_site(model, layer, site, _Edited(own, positions), ahead=ahead)
             hooks.callback(handle.remove)
             if ahead:
