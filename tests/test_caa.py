@@ -130,7 +130,7 @@ def test_the_vector_of_another_layer_or_behavior_can_be_applied(behavior):
     other.fit(net, tokenizer, behavior.pairs())
     (edit,) = other.edits(Condition(layer=0, multiplier=2))
     assert edit.layer == 0
-    assert torch.equal(edit.delta, 2 * plain.vectors[2])
+    assert torch.equal(edit.change.delta, 2 * plain.vectors[2])
     source = other.source(Condition(layer=0), behavior="small")
     assert (source.behavior, source.layer) == ("other", 2)
 

@@ -17,6 +17,7 @@ import caa_bench.models.model
 from caa_bench.__main__ import main
 from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.metrics import metric_table
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.evaluators import Job, registry
 from caa_bench.evaluators.base import Treatment
@@ -49,7 +50,7 @@ class Push(Intervention):
     def edits(self, condition: Condition) -> list[Edit]:
         """Several times the embedded model's own vectors: it was trained to ignore smaller noise."""
         delta = torch.randn(128, generator=torch.Generator().manual_seed(5))
-        return [Edit(layer=3, delta=condition.multiplier * 3 * delta)]
+        return [Edit(3, Add(condition.multiplier * 3 * delta))]
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,7 @@ def test_steering_and_system_prompts_act_and_a_multiplier_of_0_does_nothing(fold
 
 def test_a_chat_request_is_one_user_turn_answered_and_steered_from_the_instruction_s_end(tiny: ChatModel) -> None:
     """log p by hand: a plain forward over the rendered conversation, hooks from its last instruction token on."""
+    from caa_bench.engine.positions import batch_of
     from caa_bench.engine.steer import steered
     from caa_bench.models.prompts import Prompt
 
@@ -203,7 +205,11 @@ def test_a_chat_request_is_one_user_turn_answered_and_steered_from_the_instructi
     front = f"<s>[INST] <<SYS>>\nYou are brief.\n<</SYS>>\n\n{question} [/INST]"
     asked = tiny.tokenizer(front, add_special_tokens=False)["input_ids"]
     said = tiny.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
-    with torch.inference_mode(), steered(tiny.model, edits, [Prompt(ids=(0,), first_position=len(asked) - 1)]):
+    with (
+        torch.inference_mode(),
+        steered(tiny.model, edits),
+        batch_of([Prompt(ids=(0,), first_position=len(asked) - 1)]),
+    ):
         logits = tiny.model(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
     assert found == pytest.approx(sum(logits[n, token].item() for n, token in enumerate(said)), abs=1e-3)
 

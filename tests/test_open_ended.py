@@ -27,6 +27,7 @@ from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.warn import answer_warnings
 from caa_bench.behaviors.splits import OpenQuestion
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.generate import Continuation, generate
 from caa_bench.engine.likelihood import token_log_probs
@@ -51,7 +52,7 @@ class Push(Intervention):
 
     def edits(self, condition: Condition) -> list[Edit]:
         delta = torch.randn(32, generator=torch.Generator().manual_seed(5))
-        return [Edit(layer=1, delta=condition.multiplier * 2 * delta)]
+        return [Edit(1, Add(condition.multiplier * 2 * delta))]
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_teacher_forced_log_probabilities_equal_those_of_the_generation(family: 
     """For every prompt and condition of one decoding batch, whatever its length and padding."""
     model = random_model(family)
     delta = torch.randn(64, generator=torch.Generator().manual_seed(1)) * 3
-    conditions = [[], [Edit(layer=1, delta=delta)], [Edit(layer=0, delta=-delta), Edit(layer=3, delta=delta)]]
+    conditions = [[], [Edit(1, Add(delta))], [Edit(0, Add(-delta)), Edit(3, Add(delta))]]
     for temperature in (0.0, 1.0):
         seeds = [[10 * n + c for c in range(3)] for n in range(len(PROMPTS))]
         options = {"max_new_tokens": 9, "stop_ids": STOPS, "temperature": temperature, "seeds": seeds}

@@ -21,7 +21,9 @@ from caa_bench.__main__ import main
 from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.intervals import bootstrap_mean, bootstrap_ratio
 from caa_bench.analysis.metrics import metric_table
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.steer import steered
 from caa_bench.evaluators import Job, registry
 from caa_bench.evaluators.base import Treatment
@@ -46,7 +48,7 @@ class Push(Intervention):
     def edits(self, condition: Condition) -> list[Edit] | None:
         """At block 1."""
         delta = torch.randn(32, generator=torch.Generator().manual_seed(5))
-        return [Edit(layer=1, delta=condition.multiplier * 2 * delta)]
+        return [Edit(1, Add(condition.multiplier * 2 * delta))]
 
 
 class Scaled(Intervention):
@@ -59,7 +61,7 @@ class Scaled(Intervention):
         return None
 
     @contextmanager
-    def attach(self, model: Any, condition: Condition, *, prompts: Any = ()) -> Any:
+    def attach(self, model: Any, condition: Condition) -> Any:
         """A hook for the time of the block."""
         hook = model.model.layers[0].register_forward_hook(lambda _m, _a, out: out * (1 + condition.multiplier))
         try:
@@ -101,7 +103,11 @@ def plain(chat: ChatModel, text: str, *, system: str | None = None, edits: list[
     front = chat.tokenizer.apply_chat_template(turns, **template)
     asked = chat.tokenizer(front, add_special_tokens=False)["input_ids"]
     said = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
-    with torch.inference_mode(), steered(chat.model, edits, [Prompt(ids=(0,), first_position=len(asked) - 1)]):
+    with (
+        torch.inference_mode(),
+        steered(chat.model, edits),
+        batch_of([Prompt(ids=(0,), first_position=len(asked) - 1)]),
+    ):
         logits = chat.model(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
     return sum(logits[n, token].item() for n, token in enumerate(said)), len(said)
 

@@ -115,7 +115,7 @@ class Session:
                 "shorten it, or start anew"
             )
         below = self.base.edits(Condition())
-        attached = nullcontext() if below is not None else self.base.attach(model, Condition(), prompts=[prompt])
+        attached = nullcontext() if below is not None else self.base.attach(model, Condition())
         with attached:
             (said,) = generate(
                 model,

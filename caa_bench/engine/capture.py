@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from caa_bench.engine.batches import batched, pad
 from caa_bench.engine.pack import Rows, packed
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share
 from caa_bench.engine.steer import hidden_of
@@ -74,8 +75,9 @@ def letter_batches(
         width = max(map(len, candidates))
         # Where a prompt has fewer candidates, its first one fills the row and is thrown away
         letters = [[*own, *own[:1] * (width - len(own))] for own in candidates]
-        with frozen(model):
-            hidden = (_shared if shared else _full)(model, [prompts[row] for row in group], letters)
+        chosen = [prompts[row] for row in group]
+        with frozen(model), batch_of(chosen):
+            hidden = (_shared if shared else _full)(model, chosen, letters)
         yield group, hidden
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from caa_bench.engine.batches import batched, pad
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import padded_logits
-from caa_bench.engine.steer import check_layers
-from caa_bench.models.blocks import frozen, input_device, num_layers, text_config
+from caa_bench.engine.sites import check_edits
+from caa_bench.models.blocks import frozen, input_device, text_config
 from caa_bench.models.prompts import Prompt
 from caa_bench.models.rope import rope_apart
 
@@ -64,9 +64,9 @@ def forced(
         batch_size: most rows of one forward; fewer where the answers are long.
 
     Raises:
-        ValueError: an edit names a block that is not there, or prompts and answers are not as many.
+        ValueError: an edit names a place that is not there, or prompts and answers are not as many.
     """
-    check_layers(edits, num_layers(model))
+    check_edits(model, edits)
     found = [Forced() for _ in answers]
     spoken = [n for n, (_, answer) in enumerate(zip(prompts, answers, strict=True)) if answer]
     # Without each answer's last token, which nothing follows: a whole text may be one longer than the context.

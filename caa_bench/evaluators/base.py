@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.items import Protocol
     from caa_bench.engine.edit import Edit
     from caa_bench.models.model import ChatModel
-    from caa_bench.models.prompts import Prompt
     from caa_bench.runs.folder import RowStore, RunFolder
     from caa_bench.runs.signals import Stop
 
@@ -69,7 +68,7 @@ class Job:
     prompts_per_pass: int = 16
     seed: int = 0
 
-    def measure(self, prompts: Sequence[Prompt], rows_of: Callable[[Pass], list[Row]]) -> list[Row]:
+    def measure(self, rows_of: Callable[[Pass], list[Row]]) -> list[Row]:
         """Rows of all treatments: those with edits in one pass, each other one alone under `attach`.
 
         Calls back rather than yields, so that everything is detached before an exception leaves.
@@ -77,11 +76,11 @@ class Job:
         base_edits = self.base.edits(self.dose)
         rows: list[Row] = []
         together = Pass(treatments=[], edits=[])
-        with self._attached(self.base if base_edits is None else None, self.dose, prompts):
+        with self._attached(self.base if base_edits is None else None, self.dose):
             for treatment in self.treatments:
                 own = [] if treatment.intervention is None else treatment.intervention.edits(treatment.condition)
                 if own is None:
-                    with self._attached(treatment.intervention, treatment.condition, prompts):
+                    with self._attached(treatment.intervention, treatment.condition):
                         rows += rows_of(Pass(treatments=[treatment], edits=[base_edits or []]))
                 else:
                     together.treatments.append(treatment)
@@ -91,10 +90,8 @@ class Job:
         return rows
 
     @contextmanager
-    def _attached(
-        self, intervention: Intervention | None, dose: Condition, prompts: Sequence[Prompt]
-    ) -> Iterator[None]:
-        block = nullcontext() if intervention is None else intervention.attach(self.chat.model, dose, prompts=prompts)
+    def _attached(self, intervention: Intervention | None, dose: Condition) -> Iterator[None]:
+        block = nullcontext() if intervention is None else intervention.attach(self.chat.model, dose)
         with block:
             yield
 
@@ -105,7 +102,7 @@ class Pass:
 
     Args:
         treatments: in the order of `edits`.
-        edits: what each adds, the base's own edits included. [C]
+        edits: what each changes, the base's own edits first. [C]
     """
 
     treatments: list[Treatment]

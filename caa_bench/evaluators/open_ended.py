@@ -151,7 +151,7 @@ class OpenEnded(Evaluator):
                     rows.append(self._row(item, treatment, answer, seed=seeds[n][c], chat=job.chat))
             return rows
 
-        rows = job.measure(prompts, rows_of)
+        rows = job.measure(rows_of)
         # Out here nothing is attached any more: the model is the plain one.
         plain = [_prompt(job, row["question"], plain=True) for row in rows]
         known = token_log_probs(job.chat.model, plain, ids, batch_size=job.prompts_per_pass)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior, Pairs
     from caa_bench.engine.edit import Edit
     from caa_bench.models.model import ChatModel
-    from caa_bench.models.prompts import Message, Prompt
+    from caa_bench.models.prompts import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,34 +170,39 @@ class Intervention:
         return list(messages)
 
     def edits(self, condition: Condition) -> list[Edit] | None:
-        """What is added to the residual stream: the engine runs these as rows on a shared prefix.
+        """What is changed at which positions: the engine runs these as rows on a shared prefix where that is exact.
 
         Returns:
-            The edits; an empty list where the model itself is not changed; None where the change is not an additive
-            edit, so that `attach` and full forwards are needed.
+            The edits; an empty list where the model itself is not changed; None where the change is no function of the
+            state at one position, so that `attach` and full forwards are needed.
         """
         return []
 
-    def attach(
-        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
-    ) -> AbstractContextManager[Any]:
+    def attach(self, model: PreTrainedModel, condition: Condition) -> AbstractContextManager[Any]:
         """Change the model itself for the time of a `with` block; nothing is left behind, however it is left.
+
+            with caa.attach(model, Condition(layer=13, multiplier=1.5)):
+                model.generate(**tokenizer(text, return_tensors="pt"))
+
+        The engine says for each forward where its rows begin, whatever it groups or drops; a hook of an intervention's
+        own asks `caa_bench.engine.positions`. Around plain transformers calls a row's first position is the last token
+        that is no padding of the forward that begins with an empty cache, and what is generated goes on from there;
+        `batch_of(prompts)` around them says it otherwise. Inside nested blocks the outer one acts first.
 
         Args:
             model: the model to change.
             condition: the dose.
-            prompts: the prompts of the rows about to be run, in batch order; needed where there are edits, since
-                these begin at each prompt's own instruction end.
 
         Raises:
-            ValueError: there are edits and no prompts, or an edit's layer is not there.
+            ValueError: an edit's place is not there; inside, a cache that was begun elsewhere, so that nobody knows
+                where its prompts end.
         """
         from caa_bench.engine.steer import steered
 
         edits = self.edits(condition)
         if edits is None:
             raise TypeError(f"{type(self).__name__} has no edits, so it must define attach")
-        return steered(model, edits, prompts)
+        return steered(model, edits)
 
     @property
     def acts(self) -> str:

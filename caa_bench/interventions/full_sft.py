@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from caa_bench.behaviors.behavior import Pair, Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.models.prompts import ChoicePrompt, Prompt
+    from caa_bench.models.prompts import ChoicePrompt
 
 WEIGHTS, STATE = "update.safetensors", "weights"
 
@@ -101,9 +101,7 @@ class FullSFT(Intervention):
                         weight.copy_(own[name])
 
     @contextmanager
-    def attach(
-        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
-    ) -> Iterator[PreTrainedModel]:
+    def attach(self, model: PreTrainedModel, condition: Condition) -> Iterator[PreTrainedModel]:
         """Weights plus `condition.multiplier` times the update; the originals wait and come back untouched."""
         weights = dict(model.named_parameters())
         own = {name: weight.data for name, weight in weights.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Pairs
     from caa_bench.engine.edit import Edit
     from caa_bench.models.model import ChatModel
-    from caa_bench.models.prompts import Prompt
 
 ADAPTER = "adapter_model.safetensors"
 PEFT_PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -132,9 +131,7 @@ class LoraSFT(Intervention):
         refuse_unapplied(self, model, learned[0]["input_ids"], trained=trained)
 
     @contextmanager
-    def attach(
-        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
-    ) -> Iterator[PreTrainedModel]:
+    def attach(self, model: PreTrainedModel, condition: Condition) -> Iterator[PreTrainedModel]:
         """The adapter's update, times `condition.multiplier`, added by hooks to the modules it was trained on.
 
         Hooks rather than peft's wrapped modules: adapters nest in any order, also with steering, and nothing is left.

@@ -49,12 +49,13 @@ class SteeringVector(Intervention):
 
     def edits(self, condition: Condition) -> list[Edit] | None:
         """One edit: the vector at the condition's layer (paper section 3: added from the instruction's end on)."""
+        from caa_bench.engine.changes import Add
         from caa_bench.engine.edit import Edit
 
         source = self.vector_layer(condition)
         if condition.layer is None or source is None:
             raise ValueError(f"{self.label} needs Condition(layer=...)")
-        return [Edit(layer=condition.layer, delta=condition.multiplier * self.fitted()[source])]
+        return [Edit(condition.layer, Add(condition.multiplier * self.fitted()[source]))]
 
     @property
     def acts(self) -> str:
