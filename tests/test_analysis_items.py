@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logsumexp
 
+from caa_bench.analysis.frames import mean_over_fits
 from caa_bench.analysis.items import NO_SCORES, SCORES, item_scores, letter_table
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
@@ -117,6 +118,12 @@ def test_the_published_score_is_a_letter_effect():
     assert table.loc["A", "p_matching"] == pytest.approx(0.953, abs=5e-4)
     assert table.loc["B", "p_matching"] == pytest.approx(0.040, abs=5e-4)
     assert table.loc[["A", "B"], "n"].tolist() == [32, 14]
+
+
+def test_no_rows_have_no_letters():
+    """A run of other evaluators alone has no item scores; nothing is said of its letters."""
+    assert letter_table(item_scores(make.rows({"c": np.zeros(2)}).iloc[:0])).empty
+    assert letter_table(mean_over_fits(())).empty
 
 
 def test_keys_outside_a_and_b_score_their_own_options_unless_the_protocol_is_the_papers():

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.estimates import codes
+from caa_bench.analysis.items import SCORES
 from caa_bench.behaviors.items import category_of
 
 RUN = ["model", "protocol", "split", "evaluator", "behavior"]
@@ -198,7 +199,7 @@ def mean_over_fits(groups: tuple[Group, ...]) -> pd.DataFrame:
             numbers = first.select_dtypes(["number", "bool"]).columns
             first = first.assign(**{name: group.mean(name)[place] for name in numbers})
         parts.append(first)
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["cell", "item", *SCORES])
 
 
 def _key(values: tuple[Any, ...]) -> tuple:
