@@ -86,8 +86,8 @@ def too_long(chat: ChatModel, asked: Iterable[Asked]) -> list[str]:
         size = len(chat_prompt(chat.tokenizer, one.messages).ids) + one.answer
         if size > room:
             found[one.name] = (
-                f"{one.name}: its prompt has {size:,} tokens, the answer's {one.answer} included, and {chat.name} takes "
-                f"{room:,}; shorten it or take it out"
+                f"{one.name}: its prompt has {size:,} tokens, the answer's {one.answer} included, and {chat.name} "
+                f"takes {room:,}; shorten it or take it out"
             )
     return _first(list(found.values()))
 
