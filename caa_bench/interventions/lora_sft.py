@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from caa_bench.interventions.base import Condition, Intervention, OnCard
+from caa_bench.interventions.lora.applied import DOWN, UP
 from caa_bench.interventions.sft_checks import check_training
 from caa_bench.models.layers import Layers
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from caa_bench.models.model import ChatModel
 
 ADAPTER = "adapter_model.safetensors"
-PEFT_PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+PEFT_PREFIX = "base_model.model."
 NOT_FITTED = "the LoRA has no adapter yet: call fit(...) or load(folder) first"
 
 

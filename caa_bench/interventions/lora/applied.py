@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from caa_bench.interventions.lora_sft import LoraSFT
 
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+"""How peft's keys of the two factors of an update end."""
 APART = 0.01
 """Share of the change of the logits by which the two ways may differ, beside rounding."""
 
@@ -29,8 +31,6 @@ def refuse_unapplied(lora: LoraSFT, model: PreTrainedModel, ids: Sequence[int], 
         RuntimeError: some trained weights cannot be applied, change nothing, or change something else.
     """
     import torch
-
-    from caa_bench.interventions.lora_sft import DOWN, UP
 
     if stray := [key for key in lora.adapter or () if not key.endswith((DOWN, UP))]:
         raise RuntimeError(f"{lora.label}: {stray[0]} was trained, but can never be applied")
