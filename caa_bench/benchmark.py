@@ -18,24 +18,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.behaviors.behavior import Behavior, Pairs, load_behavior, variants
+from caa_bench.behaviors.in_memory import written_behavior
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError, all_made
-from caa_bench.evaluators import AnswerProbability, Evaluator
+from caa_bench.evaluators import Evaluator
 from caa_bench.evaluators.base import Aftermath
-from caa_bench.interventions import Intervention, Unchanged, several_fits
+from caa_bench.interventions import Intervention, several_fits
+from caa_bench.interventions.building import on_top
 from caa_bench.models.hub import unreachable
+from caa_bench.models.loaded import LoadedModel, in_use
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import BenchmarkArguments, Recipe
 from caa_bench.runs.artifacts import Artifact, ArtifactStore
+from caa_bench.runs.described import Given, recipe_of, unnamed_code
 from caa_bench.runs.facts import run_facts
 from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
 from caa_bench.runs.measure import Measurement
 from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
-from caa_bench.runs.run_names import run_folder, settings_of
+from caa_bench.runs.run_names import run_folder
 from caa_bench.runs.signals import finish_what_runs
 from caa_bench.storage.files import content_key
+from caa_bench.tracking import trackers
+from caa_bench.tracking.progress import Progress
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from caa_bench.report import Report
 
 logger = logging.getLogger(__name__)
@@ -45,50 +53,63 @@ class Benchmark:
     """One model, one behavior, and the interventions to compare on it.
 
     Args:
-        model: a name in `configs/models/`, a local folder, a hub name, or a `ChatModel`.
-        behavior: a name in `configs/behaviors/`, a folder, or a `Behavior`.
+        model: a name in `configs/models/`, a local folder, a hub name, a `ChatModel`, or a loaded model of
+            transformers, which is left as it was.
+        tokenizer: of a loaded model.
+        behavior: a name in `configs/behaviors/`, a folder, a `Behavior`, or items in the model-written-evals form: a
+            list of dictionaries or a `datasets.Dataset` (see `behaviors/in_memory.py`).
         args: how to run; `BenchmarkArguments()` where not given.
-        interventions: those that `args.bases` and `args.vectors` name; with `args.bases` left at its default, every
-            intervention that is no vector is a base of its own.
-        evaluators: what is measured; the answer probability where not given.
-        callbacks: told what happens (progress, tracking); their mistakes never harm the results.
+        interventions: objects, or names as in a recipe. Where `args.bases` and `args.vectors` are left at their
+            defaults, each is what its `role` says: a base, or a vector with placebos on top of every base. What `args`
+            name beside them is built as a recipe builds it.
+        evaluators: what is measured, objects or names; those that `args.evaluators` names where not given.
+        callbacks: told what happens, beside the progress and the trackers of `args.report_to`; their mistakes never
+            harm the results.
         folder: the run folder; None: one under `args.output_dir`, named after what is run.
-        settings: what the run folder is bound to; the recipe's, or made from the arguments.
+        progress: False prints nothing while it runs.
+        recipe: what describes the run; made from the other arguments where not given.
 
     Attributes:
+        settings: what the run folder is bound to, in the shape of a recipe.
         artifacts: key -> what is kept of each fit that is done.
         unfit: key -> why, for each intervention whose fit failed; the comparison goes on without these.
+
+    Raises:
+        UserError: what a recipe of the same run would be refused for.
     """
 
     def __init__(
         self,
-        model: str | ChatModel = "tiny",
+        model: Any = "tiny",
         *,
-        behavior: str | Behavior = "refusal",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        behavior: Any = "refusal",
         args: BenchmarkArguments | None = None,
-        interventions: Sequence[Intervention] = (),
-        evaluators: Sequence[Evaluator] = (),
+        interventions: Sequence[Intervention | str] = (),
+        evaluators: Sequence[Evaluator | str] = (),
         callbacks: Sequence[Callback] = (),
         folder: str | Path | None = None,
-        settings: dict[str, Any] | None = None,
+        progress: bool = True,
+        recipe: Recipe | None = None,
     ) -> None:
-        self.args = args or BenchmarkArguments()
-        self.chat = ChatModel.find(model) if isinstance(model, str) else model
-        self.behavior = behavior if isinstance(behavior, Behavior) else behavior_of(behavior, self.args)
-        given = [item for item in interventions if not isinstance(item, Unchanged)]
-        self.interventions = several_fits(given, count=self.args.fits)
-        self.vectors = [item for item in self.interventions if item.label in self.args.vectors]
-        self.bases = bases_of(self.args.bases, interventions=self.interventions, vectors=self.vectors)
-        self.evaluators = list(evaluators) or [AnswerProbability()]
-        self.callbacks = Callbacks(callbacks)
-        self.settings = settings or settings_of(
-            self.args,
-            model=self.chat.name,
-            behavior=self.behavior.id,
-            interventions=self.interventions,
-            evaluators=self.evaluators,
-        )
-        self.folder = Path(folder) if folder else self._folder("run")
+        asked = args or BenchmarkArguments()
+        self.chat = chat_of(model, tokenizer)
+        self.behavior = behavior_of(behavior, asked)
+        given = Given(interventions=interventions, evaluators=evaluators)
+        self.recipe = recipe or recipe_of(given, args=asked, chat=self.chat, behavior=self.behavior)
+        self.args = self.recipe.args
+        made = self.recipe.interventions(self.behavior, given=given.made)
+        self.interventions = several_fits([one for one in made if one.name != "none"], count=self.args.fits)
+        self.vectors = on_top(self.interventions, self.args.vectors)
+        self.bases = bases_of(self.args.bases, interventions=self.interventions)
+        self.evaluators = self.recipe.evaluators(given=given.measuring)
+        shown: list[Callback] = [Progress()] if progress else []
+        self.callbacks = Callbacks([*shown, *callbacks, *trackers(self.args.report_to, project=self.args.project)])
+        self.settings = self.recipe.flat()
+        self._beside: dict[str, Any] = dict(unnamed_code(given))
+        if isinstance(self.chat, LoadedModel):
+            self._beside["model"] = self.model_key
+        self.folder = Path(folder) if folder else self._folder()
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
         self.unfit: dict[str, str] = {}
         self.artifacts: dict[str, Artifact] = {}
@@ -101,6 +122,7 @@ class Benchmark:
         chat: ChatModel | None = None,
         callbacks: Sequence[Callback] = (),
         folder: str | Path | None = None,
+        progress: bool = True,
     ) -> Benchmark:
         """The benchmark that a recipe describes, everything checked that can be without loading the model.
 
@@ -111,26 +133,33 @@ class Benchmark:
             UserError: one line a mistake.
         """
         try:
-            behavior, found, evaluators = all_made(
+            behavior, found, _, _ = all_made(
                 lambda: behavior_of(recipe.behavior, recipe.args),
                 lambda: chat or ChatModel.find(recipe.model, changes=dict(recipe.loading)),
                 recipe.evaluators,
+                lambda: trackers(recipe.args.report_to, project=recipe.args.project),
             )
             benchmark = cls(
                 found,
                 behavior=behavior,
                 args=recipe.args,
-                interventions=recipe.interventions(behavior),
-                evaluators=evaluators,
                 callbacks=callbacks,
                 folder=folder,
-                settings=recipe.flat(),
+                progress=progress,
+                recipe=recipe,
             )
-            benchmark.folder = Path(folder) if folder else benchmark._folder(recipe.name)
             benchmark.check()
         except UserError as error:
             raise UserError(*map(recipe.located, error.lines)) from None
         return benchmark
+
+    def __repr__(self) -> str:
+        """What is compared, in a line."""
+        bases, vectors = ([one.key for one in many] for many in (self.bases, self.vectors))
+        return (
+            f"Benchmark({self.behavior.id!r} on {self.chat.name!r}: vectors {', '.join(vectors) or 'none'} on top of "
+            f"{', '.join(bases)}; {self.args.split} split; {self.folder})"
+        )
 
     def check(self) -> None:
         """Everything that can be found wrong before any weights are loaded.
@@ -145,7 +174,9 @@ class Benchmark:
             if type(item).rewrite is not Intervention.rewrite
         ]
         mistakes += unknown_bases(self.evaluators)
-        mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision) or self.chat.check()
+        if not isinstance(self.chat, LoadedModel):
+            mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision)
+        mistakes = mistakes or self.chat.check()
         if not mistakes and (layers := self.chat.layers) is not None:
             mistakes += [line for item in self.interventions for line in item.check(layers)]
         if mistakes:
@@ -171,7 +202,7 @@ class Benchmark:
         """
         pairs = self.behavior.pairs()
         self.unfit = {}
-        with finish_what_runs() as stop:
+        with finish_what_runs() as stop, in_use(self.chat):
             for intervention in self.interventions:
                 if intervention.trains and intervention.key not in self.artifacts:
                     self._fit(intervention, pairs)
@@ -202,7 +233,7 @@ class Benchmark:
             SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the batch at hand; run again to continue.
         """
         self.check()
-        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop:
+        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop, in_use(self.chat):
             plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]
             rows.refuse_strangers(keys)
@@ -299,13 +330,14 @@ class Benchmark:
         """What identifies the model; a large folder takes a while to hash, so once."""
         return self.chat.fingerprint()
 
-    def _folder(self, recipe: str) -> Path:
+    def _folder(self) -> Path:
         return run_folder(
             self.args.output_dir,
-            recipe=recipe,
+            recipe=self.recipe.name,
             behavior=self.behavior,
             model=self.chat.name,
             settings=self.settings,
+            beside=self._beside,
         )
 
     def _remember(self, warnings: Sequence[str]) -> None:
@@ -316,10 +348,35 @@ class Benchmark:
             run.set_status(status)
 
 
-def behavior_of(name: str, args: BenchmarkArguments) -> Behavior:
-    """Load a behavior with the data that `args` name."""
+def chat_of(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> ChatModel:
+    """A model by name or folder, or one that is loaded already.
+
+    Raises:
+        UserError: there is no such model, or a tokenizer is missing or too many.
+    """
+    if isinstance(model, str | Path | ChatModel):
+        if tokenizer is not None:
+            raise UserError("tokenizer: a model by name brings its own; leave it out, or give a loaded model")
+        return model if isinstance(model, ChatModel) else ChatModel.find(str(model))
+    return LoadedModel.of(model, tokenizer)
+
+
+def behavior_of(given: Any, args: BenchmarkArguments) -> Behavior:
+    """Load a behavior with the data that `args` name, or take the one that is given.
+
+    Raises:
+        UserError: there is none, its data has faults, or it was loaded with other data than `args` name.
+    """
+    if isinstance(given, Behavior):
+        wrong = [key for key in ("data", "protocol") if getattr(given.source, key) != getattr(args, key)]
+        if wrong:
+            said = [f"{key}: the behavior was loaded with {getattr(given.source, key)!r}" for key in wrong]
+            raise UserError(*(f"{line}, the arguments say otherwise; give both the same" for line in said))
+        return given
+    if not isinstance(given, str | Path):
+        given = written_behavior(given, Path(args.output_dir) / "behaviors", seed=args.seed)
     return load_behavior(
-        name,
+        given,
         data=args.data,
         data_dir=None if args.data_dir is None else Path(args.data_dir),
         protocol=args.protocol,

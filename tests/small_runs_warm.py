@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  
 from trl import SFTConfig, SFTTrainer  # noqa: F401
 
 import caa_bench.commands
-import caa_bench.commands.progress
+import caa_bench.tracking.progress
 import caa_bench.report  # noqa: F401
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import functools
 import math
 import re
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +21,7 @@ from caa_bench.storage.safe_text import terminal_safe
 
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
 _UNIONS = (Union, types.UnionType)
+_MAPPINGS = (dict, Mapping)
 _hints = functools.cache(get_type_hints)
 # What a conversion returns after it has noted a mistake.
 _BAD: Any = object()
@@ -58,7 +59,7 @@ class Walker:
             return self.literal(node, get_args(kind), key)
         if origin is tuple:
             return self.sequence(node, get_args(kind), key)
-        if origin is dict:
+        if origin in _MAPPINGS:
             return self.mapping(node, get_args(kind)[1], key)
         if is_dataclass(kind):
             return self.section(node, kind, key)
@@ -198,7 +199,7 @@ def describe(kind: Any) -> str:
         return f"a list of {each}" if Ellipsis in members else f"a list of {len(members)}"
     if is_dataclass(kind):
         return f"a section with the keys {', '.join(field.name for field in fields(kind))}"
-    return "a mapping" if origin is dict else _NAMES[kind]
+    return "a mapping" if origin in _MAPPINGS else _NAMES[kind]
 
 
 def found(node: Node) -> str:
@@ -232,7 +233,7 @@ def _bracketed(node: Node) -> str:
 
 def _same_shape(node: Node, kind: Any) -> bool:
     if isinstance(node.value, dict):
-        return is_dataclass(kind) or get_origin(kind) is dict
+        return is_dataclass(kind) or get_origin(kind) in _MAPPINGS
     if isinstance(node.value, list):
         return get_origin(kind) is tuple
     return False

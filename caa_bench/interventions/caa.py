@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Ingredient, Intervention, Source
+from caa_bench.interventions.base import Condition, Intervention
+from caa_bench.interventions.parts import Ingredient, Source
 from caa_bench.interventions.vectors import SteeringVector, diagnosed, grid_mistakes, letter_differences, letter_sides
 from caa_bench.models.layers import Layers
 
@@ -31,6 +32,7 @@ class CAA(SteeringVector):
     Args:
         config: its recipe section.
         keep_differences: False forgets them: hundreds of MB for a large model.
+        **settings: the recipe section's keys: `CAA(layers=[3], multipliers=[-1, 1])`.
     """
 
     name = "caa"
@@ -68,8 +70,10 @@ class CAA(SteeringVector):
             if not any(self.multipliers):
                 raise ValueError("multipliers: no dose but 0; give one, or take caa out of vectors")
 
-    def __init__(self, config: Any = None, *, variant: str = "", keep_differences: bool = True) -> None:
-        super().__init__(config, variant=variant)
+    def __init__(
+        self, config: Any = None, *, variant: str = "", keep_differences: bool = True, **settings: Any
+    ) -> None:
+        super().__init__(config, variant=variant, **settings)
         self.differences: Tensor | None = None
         self._keep_differences = keep_differences
         self._raw: dict[str, CAA] = {}
@@ -142,6 +146,16 @@ class CAA(SteeringVector):
         again = CAA(replace(self.config, resample=number), keep_differences=self._keep_differences)
         again.number = str(number)
         return again
+
+    def exchanged_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
+    ) -> Tensor:
+        """The mean difference with the sign turned in these items: no forward where `differences` are still there."""
+        labeled, differences = self.own_pairs(pairs), self.differences
+        if differences is None:
+            differences = self.read_differences(model, tokenizer, pairs)
+        signs = differences.new_tensor([-1.0 if pair.item in exchanged else 1.0 for pair in labeled])
+        return mean_vector(differences * signs[:, None, None])
 
     def read_differences(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
         """The pair differences of the vector's own behavior in the model that it is taken from. [N, L, D]"""

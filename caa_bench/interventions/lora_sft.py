@@ -75,8 +75,8 @@ class LoraSFT(Intervention):
                 raise ValueError(f"dropout: {self.dropout:g} is no such share; give 0 or more, under 1")
             check_training(self)
 
-    def __init__(self, config: Any = None, *, variant: str = "positive") -> None:
-        super().__init__(config, variant=variant)
+    def __init__(self, config: Any = None, *, variant: str = "positive", **settings: Any) -> None:
+        super().__init__(config, variant=variant, **settings)
         self.adapter: dict[str, Tensor] | None = None
 
     def conditions(self, layers: Layers) -> list[Condition]:
@@ -119,7 +119,7 @@ class LoraSFT(Intervention):
                 hooks.callback(model.get_submodule(name).register_forward_hook(hook, prepend=True).remove)
             yield model
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter in peft's own format, which `PeftModel.from_pretrained` reads too, checksummed."""
         from safetensors.torch import save_file
 
@@ -128,12 +128,13 @@ class LoraSFT(Intervention):
         if self.adapter is None:
             raise RuntimeError(NOT_FITTED)
         config = {key: sorted(v) if isinstance(v, set) else v for key, v in self._lora_config().to_dict().items()}
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "adapter_config.json", config | {"inference_mode": True})
         save_file(self.adapter, folder / ADAPTER, metadata={"format": "pt"})
         self.keep(folder)
 
-    def load(self, folder: Path) -> Self:
+    def load(self, folder: str | Path) -> Self:
         """Read a checked adapter.
 
         Raises:
@@ -143,6 +144,7 @@ class LoraSFT(Intervention):
 
         from caa_bench.storage.files import read_artifact
 
+        folder = Path(folder)
         read_artifact(folder, expect=None)
         self.adapter = load_file(folder / ADAPTER)
         return self

@@ -64,7 +64,7 @@ def headline(report: Report) -> Headline:
 
 def placebos() -> list[str]:
     """Vectors that mean nothing: interventions that copy another one's norm."""
-    return [name for name, cls in registry().items() if cls.placebo_of]
+    return [name for name, cls in registry().items() if cls.is_placebo]
 
 
 def measured(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.config.recipe_yaml import flatten
-from caa_bench.recipe import intervention_class, load_recipe
+from caa_bench.interventions.building import intervention_class
+from caa_bench.recipe import load_recipe
 from caa_bench.report.headline import Headline
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a run prints: a line a fit, a bar with the time left, a line a finished cell, the tables at the end."""
+"""What a run prints: a line a fit, a bar with the time left, a line a finished cell, and the tables at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DRAWS = 999
 
 
 class Progress(Callback):
-    """Prints to stderr while working, the tables to stdout."""
+    """Prints to stderr while working."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -84,10 +84,6 @@ class Progress(Callback):
         if failed:
             _say(f"{len(failed)} batches failed; the same command tries only these again")
 
-    def on_report(self, *, report: Report) -> None:
-        """The tables, and where they are."""
-        print(f"\n{report.text()}\n\nrows, tables and figures are in {report.folder}")
-
     def _print_cells(self, keys: Sequence[str]) -> None:
         """One line a cell: the mean of p(matching) with its interval, over rows of earlier runs too."""
         import pandas as pd
@@ -127,6 +123,14 @@ class Progress(Callback):
 
         fit, base = self.cells[line["cell"]].fit, named(line["base"], line["base_dose"])
         return f"{base}@{fit}" if fit not in ("", "1") and line["n_fits"] == 1 else base
+
+
+class Tables(Callback):
+    """Prints the tables of a finished report to stdout, as every command does."""
+
+    def on_report(self, *, report: Report) -> None:
+        """The tables, and where they are."""
+        print(f"\n{report.text()}\n\nrows, tables and figures are in {report.folder}")
 
 
 def _what(line: Mapping[str, Any]) -> str:
