@@ -113,6 +113,7 @@ class Benchmark:
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
         self.unfit: dict[str, str] = {}
         self.artifacts: dict[str, Artifact] = {}
+        self._checked = False
 
     @classmethod
     def from_recipe(
@@ -190,6 +191,7 @@ class Benchmark:
         # Reads the other behaviors that a vector is transferred from or normalized over.
         learned = [partial(item.learned_from, pairs) for item in self.interventions if item.trains]
         all_made(*learned, *(partial(one.items, self.behavior, split=self.args.split) for one in self.evaluators))
+        self._checked = True
 
     def fit(self) -> Self:
         """Fit every intervention on the same training pairs, or take its artifact where one is kept.
@@ -200,6 +202,8 @@ class Benchmark:
             UserError: the model cannot be loaded, a prompt cannot be made, an artifact is damaged, memory ran out.
             SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the fit at hand.
         """
+        if not self._checked:
+            self.check()
         pairs = self.behavior.pairs()
         self.unfit = {}
         with finish_what_runs() as stop, in_use(self.chat):
