@@ -65,6 +65,11 @@ class Behavior:
     warnings: tuple[str, ...]
     source: Source
 
+    def __repr__(self) -> str:
+        """Its name and how many items each split has."""
+        splits = ", ".join(f"{len(getattr(self, name))} {name}" for name in (*SPLITS, "open_ended"))
+        return f"Behavior({self.id!r}: {splits})"
+
     def pairs(self) -> Pairs:
         """The training pairs, each item's next to each other: both orders, or the given one under `protocol: caa`."""
         made = [pair for item in self.train for pair in contrast_pairs(item, protocol=self.source.protocol)]
@@ -92,6 +97,9 @@ class Pairs(Sequence[Pair]):
     behavior: str
     pairs: tuple[Pair, ...]
     source: Source
+
+    def __repr__(self) -> str:
+        return f"Pairs({self.behavior!r}: {len(self)} contrast pairs)"
 
     @cached_property
     def key(self) -> str:

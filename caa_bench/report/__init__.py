@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
+from caa_bench.report.notebook import shown_briefly, shown_in_a_notebook
 from caa_bench.runs.folder import RowStore, read_manifest
 from caa_bench.storage.files import csv_cell, terminal_safe, write_atomic
 
@@ -53,6 +54,14 @@ class Report:
     notices: tuple[Notice, ...] = ()
     answers: Answers | None = None
     metrics: pd.DataFrame | None = None
+
+    def __repr__(self) -> str:
+        """Where it is and how large; `print(report.text())` shows the tables."""
+        return shown_briefly(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the sentence and the tables as in a terminal."""
+        return shown_in_a_notebook(self)
 
     @cached_property
     def matched(self) -> pd.DataFrame:

@@ -27,8 +27,8 @@ def trackers(names: Sequence[str], *, project: str) -> list[Callback]:
     def made(name: str) -> Callback:
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(f"report_to: {name!r} is unknown; {hint}use {', '.join(known)}, or [] for none")
+            hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)}, or [] for none"
+            raise UserError(f"report_to: {name!r} is unknown; {hint}")
         return known[name](project=project)
 
     return all_made(*(lambda name=name: made(name) for name in dict.fromkeys(names)))
