@@ -365,9 +365,13 @@ def hub(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path
 
         def _answer(self, *, body: bool) -> None:
             path = self.path.split("?")[0]
-            if path.startswith("/api/models/me/vector") and path.endswith(("/main", "/vector")):
-                siblings = [{"rfilename": file.name} for file in files.iterdir()]
-                content = json.dumps({"id": "me/vector", "sha": "a" * 40, "siblings": siblings}).encode()
+            if path in ("/api/models/me/vector", "/api/models/me/vector/revision/main"):
+                content = json.dumps({"id": "me/vector", "sha": "a" * 40}).encode()
+            elif path == f"/api/models/me/vector/tree/{'a' * 40}":
+                oid = "b" * 40
+                sizes = [(file.name, file.stat().st_size) for file in files.iterdir()]
+                found = [{"type": "file", "path": name, "size": size, "oid": oid} for name, size in sizes]
+                content = json.dumps(found).encode()
             elif path.startswith(f"/me/vector/resolve/{'a' * 40}/") and (files / Path(path).name).is_file():
                 content = (files / Path(path).name).read_bytes()
             else:
