@@ -1,4 +1,4 @@
-"""Each kind of thing is added by ONE new file in a copy of the package, or named in a recipe, and nothing else changes."""
+"""Each kind of thing is added by ONE new file in a copy of the package, or named in a recipe; nothing else changes."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_file_named_in_a_recipe_is_part_of_what_the_run_is(
     assert in_python.args.plugins == (kept,), "a class of a module brings its file"
     assert in_python.settings["plugged"] == recipe.flat()["plugged"]
     (tmp_path / "my_method.py").write_text(method + "\n# edited\n")
-    with pytest.raises(UserError, match="my_method.py is not the file that the recipe names by #"):
+    with pytest.raises(UserError, match=r"my_method\.py is not the file that the recipe names by #"):
         load_recipe(run / "recipe.yaml")
     for wrong in ("nowhere.py", "my_method.txt", "https://host/x.py"):
         assert main(["check", *asked[:-1], f"plugins=[{wrong!r}]"]) == 2
