@@ -17,8 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from caa_bench.behaviors.behavior import Behavior, Pairs, load_behavior, variants
-from caa_bench.behaviors.in_memory import written_behavior
+from caa_bench.behaviors.behavior import Pairs, variants
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError, all_made
 from caa_bench.evaluators import Evaluator
@@ -30,7 +29,7 @@ from caa_bench.models.loaded import LoadedModel, in_use
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import BenchmarkArguments, Recipe
 from caa_bench.runs.artifacts import Artifact, ArtifactStore
-from caa_bench.runs.described import Given, recipe_of, unnamed_code
+from caa_bench.runs.described import Given, behavior_of, chat_of, recipe_of, unnamed_code
 from caa_bench.runs.facts import run_facts
 from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
 from caa_bench.runs.measure import Measurement
@@ -134,11 +133,10 @@ class Benchmark:
             UserError: one line a mistake.
         """
         try:
-            behavior, found, _, _ = all_made(
+            behavior, found, _ = all_made(
                 lambda: behavior_of(recipe.behavior, recipe.args),
                 lambda: chat or ChatModel.find(recipe.model, changes=dict(recipe.loading)),
                 recipe.evaluators,
-                lambda: trackers(recipe.args.report_to, project=recipe.args.project),
             )
             benchmark = cls(
                 found,
@@ -350,39 +348,3 @@ class Benchmark:
         with RunFolder(self.folder, recipe=self.settings) as run:
             run.record(warnings=[*run.manifest["facts"]["warnings"], *warnings])
             run.set_status(status)
-
-
-def chat_of(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> ChatModel:
-    """A model by name or folder, or one that is loaded already.
-
-    Raises:
-        UserError: there is no such model, or a tokenizer is missing or too many.
-    """
-    if isinstance(model, str | Path | ChatModel):
-        if tokenizer is not None:
-            raise UserError("tokenizer: a model by name brings its own; leave it out, or give a loaded model")
-        return model if isinstance(model, ChatModel) else ChatModel.find(str(model))
-    return LoadedModel.of(model, tokenizer)
-
-
-def behavior_of(given: Any, args: BenchmarkArguments) -> Behavior:
-    """Load a behavior with the data that `args` name, or take the one that is given.
-
-    Raises:
-        UserError: there is none, its data has faults, or it was loaded with other data than `args` name.
-    """
-    if isinstance(given, Behavior):
-        wrong = [key for key in ("data", "protocol") if getattr(given.source, key) != getattr(args, key)]
-        if wrong:
-            said = [f"{key}: the behavior was loaded with {getattr(given.source, key)!r}" for key in wrong]
-            raise UserError(*(f"{line}, the arguments say otherwise; give both the same" for line in said))
-        return given
-    if not isinstance(given, str | Path):
-        given = written_behavior(given, Path(args.output_dir) / "behaviors", seed=args.seed)
-    return load_behavior(
-        given,
-        data=args.data,
-        data_dir=None if args.data_dir is None else Path(args.data_dir),
-        protocol=args.protocol,
-        seed=args.seed,
-    )
