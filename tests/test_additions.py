@@ -132,7 +132,9 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_vector_is_one_file_with_placebos_and_a_line_in_every_table(run_with, small: Small, tmp_path: Path) -> None:
-    settings = small.settings("vectors=[first_pairs, caa, random, shuffled]", "bases=[none, system_prompt_positive]")
+    settings = small.settings(
+        "vectors=[first_pairs, caa, random, shuffled]", "bases=[none, system_prompt_positive]", "first_pairs.count=16"
+    )
     run_with("interventions/first_pairs.py", FIRST_PAIR, "compare", "--output", "run", *settings)
     facts = manifest(tmp_path / "run")["facts"]
     assert {label: one["placebo_of"] for label, one in facts["interventions"].items() if one["placebo_of"]} == {
