@@ -17,26 +17,33 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from caa_bench.behaviors.behavior import Behavior, Pairs, load_behavior, variants
+from caa_bench.behaviors.behavior import Pairs, variants
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError, all_made
-from caa_bench.evaluators import AnswerProbability, Evaluator
+from caa_bench.evaluators import Evaluator
 from caa_bench.evaluators.base import Aftermath
-from caa_bench.interventions import Intervention, Unchanged, several_fits
+from caa_bench.interventions import Intervention, several_fits
+from caa_bench.interventions.building import on_top
 from caa_bench.models.hub import unreachable
+from caa_bench.models.loaded import LoadedModel, in_use
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import BenchmarkArguments, Recipe
 from caa_bench.runs.artifacts import Artifact, ArtifactStore, Watch
+from caa_bench.runs.described import Given, behavior_of, chat_of, recipe_of, unnamed_code
 from caa_bench.runs.facts import run_facts
 from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
 from caa_bench.runs.measure import Measurement, nothing_scored
 from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
 from caa_bench.runs.prompt_checks import Asked, asked_by, not_text, too_long
-from caa_bench.runs.run_names import run_folder, settings_of
+from caa_bench.runs.run_names import run_folder
 from caa_bench.runs.signals import Stop, finish_what_runs
 from caa_bench.storage.files import content_key
+from caa_bench.tracking import trackers
+from caa_bench.tracking.progress import Progress
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from caa_bench.report import Report
 
 logger = logging.getLogger(__name__)
@@ -46,53 +53,67 @@ class Benchmark:
     """One model, one behavior, and the interventions to compare on it.
 
     Args:
-        model: a name in `configs/models/`, a local folder, a hub name, or a `ChatModel`.
-        behavior: a name in `configs/behaviors/`, a folder, or a `Behavior`.
+        model: a name in `configs/models/`, a local folder, a hub name, a `ChatModel`, or a loaded model of
+            transformers, which is left as it was.
+        tokenizer: of a loaded model.
+        behavior: a name in `configs/behaviors/`, a folder, a `Behavior`, or items in the model-written-evals form: a
+            list of dictionaries or a `datasets.Dataset` (see `behaviors/in_memory.py`).
         args: how to run; `BenchmarkArguments()` where not given.
-        interventions: those that `args.bases` and `args.vectors` name; with `args.bases` left at its default, every
-            intervention that is no vector is a base of its own.
-        evaluators: what is measured; the answer probability where not given.
-        callbacks: told what happens (progress, tracking); their mistakes never harm the results.
+        interventions: objects, or names as in a recipe. Where `args.bases` and `args.vectors` are left at their
+            defaults, each is what its `role` says: a base, or a vector with placebos on top of every base. What `args`
+            name beside them is built as a recipe builds it.
+        evaluators: what is measured, objects or names; those that `args.evaluators` names where not given.
+        callbacks: told what happens, beside the progress and the trackers of `args.report_to`; their mistakes never
+            harm the results.
         folder: the run folder; None: one under `args.output_dir`, named after what is run.
-        settings: what the run folder is bound to; the recipe's, or made from the arguments.
+        progress: False prints nothing while it runs.
+        recipe: what describes the run; made from the other arguments where not given.
 
     Attributes:
+        settings: what the run folder is bound to, in the shape of a recipe.
         artifacts: key -> what is kept of each fit that is done.
         unfit: key -> why, for each intervention whose fit failed; the comparison goes on without these.
+
+    Raises:
+        UserError: what a recipe of the same run would be refused for.
     """
 
     def __init__(
         self,
-        model: str | ChatModel = "tiny",
+        model: Any = "tiny",
         *,
-        behavior: str | Behavior = "refusal",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        behavior: Any = "refusal",
         args: BenchmarkArguments | None = None,
-        interventions: Sequence[Intervention] = (),
-        evaluators: Sequence[Evaluator] = (),
+        interventions: Sequence[Intervention | str] = (),
+        evaluators: Sequence[Evaluator | str] = (),
         callbacks: Sequence[Callback] = (),
         folder: str | Path | None = None,
-        settings: dict[str, Any] | None = None,
+        progress: bool = True,
+        recipe: Recipe | None = None,
     ) -> None:
-        self.args = args or BenchmarkArguments()
-        self.chat = ChatModel.find(model) if isinstance(model, str) else model
-        self.behavior = behavior if isinstance(behavior, Behavior) else behavior_of(behavior, self.args)
-        given = [item for item in interventions if not isinstance(item, Unchanged)]
-        self.interventions = several_fits(given, count=self.args.fits)
-        self.vectors = [item for item in self.interventions if item.label in self.args.vectors]
-        self.bases = bases_of(self.args.bases, interventions=self.interventions, vectors=self.vectors)
-        self.evaluators = list(evaluators) or [AnswerProbability()]
-        self.callbacks = Callbacks(callbacks)
-        self.settings = settings or settings_of(
-            self.args,
-            model=self.chat.name,
-            behavior=self.behavior.id,
-            interventions=self.interventions,
-            evaluators=self.evaluators,
-        )
-        self.folder = Path(folder) if folder else self._folder("run")
+        asked = args or BenchmarkArguments()
+        self.chat = chat_of(model, tokenizer)
+        self.behavior = behavior_of(behavior, asked)
+        given = Given(interventions=interventions, evaluators=evaluators)
+        self.recipe = recipe or recipe_of(given, args=asked, chat=self.chat, behavior=self.behavior)
+        self.args = self.recipe.args
+        made = self.recipe.interventions(self.behavior, given=given.made)
+        self.interventions = several_fits([one for one in made if one.name != "none"], count=self.args.fits)
+        self.vectors = on_top(self.interventions, self.args.vectors)
+        self.bases = bases_of(self.args.bases, interventions=self.interventions)
+        self.evaluators = self.recipe.evaluators(given=given.measuring)
+        shown: list[Callback] = [Progress()] if progress else []
+        self.callbacks = Callbacks([*shown, *callbacks, *trackers(self.args.report_to, project=self.args.project)])
+        self.settings = self.recipe.flat()
+        self._beside: dict[str, Any] = dict(unnamed_code(given))
+        if isinstance(self.chat, LoadedModel):
+            self._beside["model"] = self.model_key
+        self.folder = Path(folder) if folder else self._folder()
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
         self.unfit: dict[str, str] = {}
         self.artifacts: dict[str, Artifact] = {}
+        self._checked = False
 
     @classmethod
     def from_recipe(
@@ -102,6 +123,7 @@ class Benchmark:
         chat: ChatModel | None = None,
         callbacks: Sequence[Callback] = (),
         folder: str | Path | None = None,
+        progress: bool = True,
     ) -> Benchmark:
         """The benchmark that a recipe describes, everything checked that can be without loading the model.
 
@@ -112,7 +134,7 @@ class Benchmark:
             UserError: one line a mistake.
         """
         try:
-            behavior, found, evaluators = all_made(
+            behavior, found, _ = all_made(
                 lambda: behavior_of(recipe.behavior, recipe.args),
                 lambda: chat or ChatModel.find(recipe.model, changes=dict(recipe.loading)),
                 recipe.evaluators,
@@ -121,17 +143,23 @@ class Benchmark:
                 found,
                 behavior=behavior,
                 args=recipe.args,
-                interventions=recipe.interventions(behavior),
-                evaluators=evaluators,
                 callbacks=callbacks,
                 folder=folder,
-                settings=recipe.flat(),
+                progress=progress,
+                recipe=recipe,
             )
-            benchmark.folder = Path(folder) if folder else benchmark._folder(recipe.name)
             benchmark.check()
         except UserError as error:
             raise UserError(*map(recipe.located, error.lines)) from None
         return benchmark
+
+    def __repr__(self) -> str:
+        """What is compared, in a line."""
+        bases, vectors = ([one.key for one in many] for many in (self.bases, self.vectors))
+        return (
+            f"Benchmark({self.behavior.id!r} on {self.chat.name!r}: vectors {', '.join(vectors) or 'none'} on top of "
+            f"{', '.join(bases)}; {self.args.split} split; {self.folder})"
+        )
 
     def check(self) -> None:
         """Everything that can be found wrong before any weights are loaded.
@@ -146,7 +174,9 @@ class Benchmark:
             if type(item).rewrite is not Intervention.rewrite
         ]
         mistakes += unknown_bases(self.evaluators)
-        mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision) or self.chat.check()
+        if not isinstance(self.chat, LoadedModel):
+            mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision)
+        mistakes = mistakes or self.chat.check()
         if not mistakes and (layers := self.chat.layers) is not None:
             mistakes += [line for item in self.interventions for line in item.check(layers)]
             mistakes += [line for item in self.interventions for line in item.check_model(self.chat)]
@@ -163,6 +193,7 @@ class Benchmark:
         all_made(*learned, *(partial(one.items, self.behavior, split=self.args.split) for one in self.evaluators))
         if mistakes := too_long(self.chat, self._asked()):
             raise UserError(*mistakes)
+        self._checked = True
 
     def fit(self) -> Self:
         """Fit every intervention on the same training pairs, or take its artifact where one is kept.
@@ -173,9 +204,11 @@ class Benchmark:
             UserError: the model cannot be loaded, a prompt cannot be made, an artifact is damaged, memory ran out.
             SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the step at hand; a later fit goes on from there.
         """
+        if not self._checked:
+            self.check()
         pairs = self.behavior.pairs()
         self.unfit = {}
-        with finish_what_runs() as stop:
+        with finish_what_runs() as stop, in_use(self.chat):
             for intervention in self.interventions:
                 if intervention.trains and intervention.key not in self.artifacts:
                     self._fit(intervention, pairs, stop)
@@ -206,7 +239,7 @@ class Benchmark:
             SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the batch at hand; run again to continue.
         """
         self.check()
-        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop:
+        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop, in_use(self.chat):
             plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]
             rows.refuse_strangers(keys)
@@ -318,13 +351,14 @@ class Benchmark:
         """What identifies the model; a large folder takes a while to hash, so once."""
         return self.chat.fingerprint()
 
-    def _folder(self, recipe: str) -> Path:
+    def _folder(self) -> Path:
         return run_folder(
             self.args.output_dir,
-            recipe=recipe,
+            recipe=self.recipe.name,
             behavior=self.behavior,
             model=self.chat.name,
             settings=self.settings,
+            beside=self._beside,
         )
 
     def _remember(self, warnings: Sequence[str]) -> None:
@@ -333,15 +367,3 @@ class Benchmark:
         with RunFolder(self.folder, recipe=self.settings) as run:
             run.record(warnings=[*run.manifest["facts"]["warnings"], *warnings])
             run.set_status(status)
-
-
-def behavior_of(name: str, args: BenchmarkArguments) -> Behavior:
-    """Load a behavior with the data that `args` name."""
-    return load_behavior(
-        name,
-        data=args.data,
-        data_dir=None if args.data_dir is None else Path(args.data_dir),
-        protocol=args.protocol,
-        seed=args.seed,
-        max_pairs=args.max_pairs,
-    )

@@ -174,7 +174,7 @@ def test_push_to_hub_uploads_the_card_with_arguments_that_the_hub_library_takes(
     for name in ("create_repo", "upload_folder"):
         monkeypatch.setattr(HfApi, name, stand_in(name))
     intervention, folder = saved["caa"]
-    assert intervention.push_to_hub(folder, "me/refusal") == "https://hub/me/refusal"
+    assert intervention.push_to_hub("me/refusal", folder=folder) == "https://hub/me/refusal"
     assert list(calls) == ["create_repo", "upload_folder"]
     assert calls["create_repo"]["exist_ok"] is True
     sent = calls["upload_folder"]
@@ -191,7 +191,7 @@ def test_push_to_hub_refuses_a_damaged_artifact(
     (tmp_path / "caa" / "README.md").write_text("another card")
     monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match="its checksum differs"):
-        saved["caa"][0].push_to_hub(tmp_path / "caa", "me/refusal")
+        saved["caa"][0].push_to_hub("me/refusal", folder=tmp_path / "caa")
 
 
 @pytest.mark.parametrize("label", LABELS)

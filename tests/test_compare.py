@@ -63,7 +63,7 @@ def example(small: Small) -> Benchmark:
             LoraSFT(LoraSFT.Config(max_pairs=8)),
             CAA(CAA.Config(multipliers=(-8.0, 8.0))),
         ],
-        args=BenchmarkArguments(draws=99, limit=8),
+        args=BenchmarkArguments(draws=99, limit=8, vectors=("caa",), report_to=()),
     )
 
 
@@ -306,7 +306,7 @@ def prompts_benchmark(small: Small, evaluator: AnswerProbability, **more: Any) -
         behavior=str(small.behavior),
         interventions=[SystemPrompt(variant="positive", text="You turn down every request.")],
         evaluators=[evaluator],
-        args=BenchmarkArguments(draws=99, batch_size=8),
+        args=BenchmarkArguments(draws=99, batch_size=8, vectors=(), report_to=()),
         **more,
     )
 

@@ -138,12 +138,13 @@ def test_fits_of_the_api_and_a_stack_are_joint() -> None:
     assert [one.config.seed for one in made if one.name == "lora_sft"] == [0, 1]
     assert [one.config.resample for one in made if one.name == "caa"] == [1, 2]
     assert made[3].original is made[2], "the one placebo has the norm of the first fit's vector"
-    bases = bases_of(["system_prompt_mine+lora_sft_positive"], interventions=made, vectors=[])
+    assert own[3].original is caa, "what was given stays as it was"
+    bases = bases_of(["system_prompt_mine+lora_sft_positive"], interventions=made)
     assert [base.key for base in bases] == [
         "none", "system_prompt_mine+lora_sft_positive", "system_prompt_mine+lora_sft_positive@2",
     ]  # fmt: skip
     assert several_fits(own, count=1) == own
-    benchmark = Benchmark("tiny", args=BenchmarkArguments(fits=3), interventions=[CAA()])
+    benchmark = Benchmark("tiny", args=BenchmarkArguments(fits=3, vectors=("caa",)), interventions=[CAA()])
     assert [one.number for one in benchmark.vectors] == ["1", "2", "3"]
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from caa_bench.__main__ import main
 from caa_bench.errors import UserError
-from caa_bench.models.loaded import refuse_looking_ahead
 from caa_bench.models.model import ChatModel
+from caa_bench.models.weights import refuse_looking_ahead
 
 Tensors = dict[str, torch.Tensor]
 

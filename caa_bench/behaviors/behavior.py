@@ -66,6 +66,12 @@ class Behavior:
     warnings: tuple[str, ...]
     source: Source
 
+    def __repr__(self) -> str:
+        """Its name and how many items each split has."""
+        names = ("train", "selection", "test", "open_ended")
+        splits = ", ".join(f"{len(getattr(self, name))} {name}" for name in names)
+        return f"Behavior({self.id!r}: {splits})"
+
     def pairs(self) -> Pairs:
         """The training pairs, each item's next to each other: both orders, or the given one under `protocol: caa`.
 
@@ -97,6 +103,9 @@ class Pairs(Sequence[Pair]):
     behavior: str
     pairs: tuple[Pair, ...]
     source: Source
+
+    def __repr__(self) -> str:
+        return f"Pairs({self.behavior!r}: {len(self)} contrast pairs)"
 
     @cached_property
     def key(self) -> str:

@@ -42,8 +42,9 @@ def read_card(path: Path) -> Card:
     texts = {key: _text(fields[key], key, mistakes) for key in TEXTS if key in fields}
     prompts = {}
     if "system_prompts" in fields:
-        where = fields["system_prompts"].where
-        prompts = _mapping(fields["system_prompts"], f"{where}: system_prompts", wanted=PROMPTS, mistakes=mistakes)
+        node = fields["system_prompts"]
+        wanted = () if node.value == {} else PROMPTS  # written as {}: a behavior without prompts of its own
+        prompts = _mapping(node, f"{node.where}: system_prompts", wanted=wanted, mistakes=mistakes)
     system_prompts = {key: _text(prompt, f"system_prompts.{key}", mistakes) for key, prompt in prompts.items()}
     if mistakes:
         raise UserError(*mistakes)

@@ -76,6 +76,11 @@ def is_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
+def behavior_folder(name: str, *, beside: Path) -> str:
+    """How a recipe names the behavior `name` in the folder `beside`: by the name alone where it is built in."""
+    return name if beside == configs_folder() / "behaviors" else str(beside / name)
+
+
 def split_files(folder: Path, *, data: Data, data_dir: Path | None) -> dict[str, Path]:
     """The file of each split there is to read."""
     if data == "own":

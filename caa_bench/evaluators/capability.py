@@ -46,8 +46,8 @@ class Capability(Evaluator):
 
         source: Literal["own", "mmlu", "truthfulqa"] = "own"
 
-    def __init__(self, config: Any = None, *, data_dir: Path | None = None) -> None:
-        super().__init__(config)
+    def __init__(self, config: Any = None, *, data_dir: Path | None = None, **settings: Any) -> None:
+        super().__init__(config, **settings)
         self.data_dir = data_dir
 
     @classmethod

@@ -33,7 +33,8 @@ class OpenEnded(Evaluator):
 
     Args:
         config: its recipe section.
-        judges: who scores the answers, the leading one first; those that `config.judges` names where not given.
+        judges: who scores the answers, the leading one first, objects or names; those that `config.judges` names where
+            not given.
     """
 
     name = "open_ended"
@@ -71,9 +72,10 @@ class OpenEnded(Evaluator):
             if lines:
                 raise ValueError("\n".join(lines))
 
-    def __init__(self, config: Any = None, *, judges: Sequence[Judge] = ()) -> None:
-        super().__init__(config)
-        self.judges = list(judges)
+    def __init__(self, config: Any = None, *, judges: Sequence[Judge | str] = (), **settings: Any) -> None:
+        named = {"judges": judges} if judges and all(isinstance(one, str) for one in judges) else {}
+        super().__init__(config, **settings, **named)
+        self.judges = [one for one in judges if isinstance(one, Judge)]
 
     @classmethod
     def build(cls, config: Any, *, data_dir: Path | None, judges: Mapping[str, Any]) -> Self:

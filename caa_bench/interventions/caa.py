@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from caa_bench.behaviors.subset import resampled_places
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Ingredient, Intervention, Source
+from caa_bench.interventions.base import Condition, Intervention
+from caa_bench.interventions.parts import Ingredient, Source
 from caa_bench.interventions.vectors import SteeringVector, grid_mistakes
 from caa_bench.models.layers import Layers
 
@@ -32,6 +33,7 @@ class CAA(SteeringVector):
     Args:
         config: its recipe section.
         keep_activations: False forgets them: hundreds of MB of disk for a large model.
+        **settings: the recipe section's keys: `CAA(layers=[3], multipliers=[-1, 1])`.
     """
 
     name = "caa"
@@ -69,8 +71,10 @@ class CAA(SteeringVector):
             if not any(self.multipliers):
                 raise ValueError("multipliers: no dose but 0; give one, or take caa out of vectors")
 
-    def __init__(self, config: Any = None, *, variant: str = "", keep_activations: bool = True) -> None:
-        super().__init__(config, variant=variant)
+    def __init__(
+        self, config: Any = None, *, variant: str = "", keep_activations: bool = True, **settings: Any
+    ) -> None:
+        super().__init__(config, variant=variant, **settings)
         self.activations: PairActivations | None = None
         self._keep_activations = keep_activations
         self._raw: dict[str, CAA] = {}
@@ -142,6 +146,14 @@ class CAA(SteeringVector):
         again = CAA(replace(self.config, resample=number), keep_activations=self._keep_activations)
         again.number = str(number)
         return again
+
+    def exchanged_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
+    ) -> Tensor:
+        """The mean difference with the sign turned in these items: no forward where `activations` are still there."""
+        activations = self.activations or self.read_activations(model, tokenizer, pairs)
+        signs = [-1.0 if pair.item in exchanged else 1.0 for pair in self.own_pairs(pairs)]
+        return activations.mean_difference(signs=signs)
 
     def read_activations(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from caa_bench.interventions.base import Condition, Ingredient
+from caa_bench.interventions.base import Condition
 from caa_bench.interventions.caa import CAA
+from caa_bench.interventions.parts import Ingredient
 from caa_bench.interventions.vectors import SteeringVector, grid_mistakes
 from caa_bench.models.layers import Layers
 

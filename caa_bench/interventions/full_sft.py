@@ -59,8 +59,8 @@ class FullSFT(Intervention):
         def __post_init__(self) -> None:
             check_training(self)
 
-    def __init__(self, config: Any = None, *, variant: str = "positive") -> None:
-        super().__init__(config, variant=variant)
+    def __init__(self, config: Any = None, *, variant: str = "positive", **settings: Any) -> None:
+        super().__init__(config, variant=variant, **settings)
         self._update: dict[str, Tensor] | None = None
         self._folder: Path | None = None
 
@@ -114,10 +114,11 @@ class FullSFT(Intervention):
             for name, weight in weights.items():
                 weight.data = own[name]
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write the update as one safetensors file, checksummed; from then on it is read from there, not kept."""
         from safetensors.torch import save_file
 
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / WEIGHTS
         path.touch()
@@ -127,7 +128,7 @@ class FullSFT(Intervention):
         self.keep(folder)
         self._update, self._folder = None, folder
 
-    def load(self, folder: Path) -> Self:
+    def load(self, folder: str | Path) -> Self:
         """Check the artifact; the update is read when it is attached.
 
         Raises:
@@ -135,6 +136,7 @@ class FullSFT(Intervention):
         """
         from caa_bench.storage.files import read_artifact
 
+        folder = Path(folder)
         read_artifact(folder, expect=None)
         self._update, self._folder = None, folder
         return self

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from caa_bench.interventions.base import Condition, Intervention, OnCard
+from caa_bench.interventions.base import Condition, Intervention
 from caa_bench.interventions.lora.applied import DOWN, UP
+from caa_bench.interventions.parts import OnCard
 from caa_bench.interventions.sft_checks import check_training
 from caa_bench.models.layers import Layers
 
@@ -75,8 +76,8 @@ class LoraSFT(Intervention):
                 raise ValueError(f"dropout: {self.dropout:g} is no such share; give 0 or more, under 1")
             check_training(self)
 
-    def __init__(self, config: Any = None, *, variant: str = "positive") -> None:
-        super().__init__(config, variant=variant)
+    def __init__(self, config: Any = None, *, variant: str = "positive", **settings: Any) -> None:
+        super().__init__(config, variant=variant, **settings)
         self.adapter: dict[str, Tensor] | None = None
         self.targets: list[str] = []
         self.training: Mapping[str, Any] = {}
@@ -144,7 +145,7 @@ class LoraSFT(Intervention):
                 hooks.callback(model.get_submodule(name).register_forward_hook(hook, prepend=True).remove)
             yield model
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter in peft's own format, which `PeftModel.from_pretrained` reads too, checksummed."""
         from safetensors.torch import save
 
@@ -153,12 +154,13 @@ class LoraSFT(Intervention):
         if self.adapter is None:
             raise RuntimeError(NOT_FITTED)
         config = {key: sorted(v) if isinstance(v, set) else v for key, v in self._lora_config().to_dict().items()}
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "adapter_config.json", config | {"inference_mode": True})
         write_atomic(folder / ADAPTER, save(self.adapter, metadata={"format": "pt"}))
         self.keep(folder, facts={"training": self.training})
 
-    def load(self, folder: Path) -> Self:
+    def load(self, folder: str | Path) -> Self:
         """Read a checked adapter.
 
         Raises:
@@ -168,6 +170,7 @@ class LoraSFT(Intervention):
 
         from caa_bench.storage.files import read_artifact, read_json
 
+        folder = Path(folder)
         artifact = read_artifact(folder, expect=None)
         self.adapter = load_file(folder / ADAPTER)
         self.targets = read_json(folder / "adapter_config.json")["target_modules"]

@@ -34,6 +34,9 @@ class Stack(Intervention):
         self.number = next((part.number for part in parts if part.number), "")
         self.doses = doses
 
+    def __repr__(self) -> str:
+        return f"Stack({', '.join(map(repr, self.parts))})"
+
     @property
     def label(self) -> str:
         """The labels of the parts joined by `+`."""
@@ -77,7 +80,7 @@ class Stack(Intervention):
         """The parts' settings, in order."""
         return {"stack": [part.settings() for part in self.parts]}
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Refused: nothing could read it back.
 
         Raises:

@@ -87,8 +87,8 @@ class ApiJudge(Judge):
             if lines:
                 raise ValueError("\n".join(lines))
 
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
+    def __init__(self, config: Any = None, **settings: Any) -> None:
+        super().__init__(config, **settings)
         self._faults: Counter[str] = Counter()
         self._leaving = threading.Event()
         self._refusal = ""

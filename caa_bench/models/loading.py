@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from caa_bench.errors import UserError
 from caa_bench.models import hub
 from caa_bench.models.adapters import with_adapter
-from caa_bench.models.loaded import refuse_looking_ahead, refuse_other_weights, refuse_unknown_tokens
 from caa_bench.models.memory import out_of_memory
 from caa_bench.models.templates import apply_template
 from caa_bench.models.turns import answer_form
+from caa_bench.models.weights import refuse_looking_ahead, refuse_other_weights, refuse_unknown_tokens
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import pandas as pd
 
 from caa_bench.analysis.fairness import BUDGETS, Choice, effect_at_equal_loss, matched_dose
 from caa_bench.config.recipe_yaml import flatten
-from caa_bench.recipe import intervention_class, load_recipe
+from caa_bench.interventions.building import intervention_class
+from caa_bench.recipe import load_recipe
 from caa_bench.report import words
 from caa_bench.report.headline import CAPABILITY, by_condition, condition_of, direction
 

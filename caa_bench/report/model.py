@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,10 @@ class Report(Tables):
     def __repr__(self) -> str:
         where = f"{self.record.behavior.id} on {self.record.model}"
         return f"Report({str(self.folder)!r}: {where}, {len(self.cells)} cells, {len(self.notices)} warnings)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the tables as a terminal shows them, escaped."""
+        return f"<pre>{html.escape(self.text())}</pre>"
 
     @cached_property
     def headline(self) -> Headline:

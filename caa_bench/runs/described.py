@@ -80,6 +80,7 @@ def behavior_of(given: Any, args: BenchmarkArguments) -> Behavior:
         data_dir=None if args.data_dir is None else Path(args.data_dir),
         protocol=args.protocol,
         seed=args.seed,
+        max_pairs=args.max_pairs,
     )
 
 
@@ -188,7 +189,7 @@ def _refuse_nameless(interventions: Sequence[Intervention]) -> None:
     for one in interventions:
         if one.name not in known:
             raise UserError(
-                f"interventions: {type(one).__name__} has no name of its own; write `name = \"...\"` in the class, by "
+                f'interventions: {type(one).__name__} has no name of its own; write `name = "..."` in the class, by '
                 "which recipes, tables and artifacts know it"
             )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caa_bench.report import words
-from caa_bench.storage.registry import named_subclasses
+from caa_bench.storage.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,9 +172,13 @@ class Section:
         return [table for table in self.tables(report) if len(table.frame)]
 
 
+registry: Registry[Section] = Registry(Section, kind="sections", package=__name__)
+"""Every section by its `name`."""
+
+
 def sections() -> list[Section]:
     """Every section that there is, in the order of a report."""
-    found: list[Section] = [cls() for cls in named_subclasses(Section, __name__).values()]
+    found = [cls() for cls in registry().values()]
     return sorted(found, key=lambda section: (section.order, section.name))
 
 

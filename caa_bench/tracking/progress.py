@@ -28,7 +28,7 @@ DRAWS = 999
 
 
 class Progress(Callback):
-    """Prints to stderr while working, the tables to stdout."""
+    """Prints to stderr while working."""
 
     def __init__(self) -> None:
         self.fit = FitProgress()
@@ -93,10 +93,6 @@ class Progress(Callback):
             why = "; ".join(dict.fromkeys(self.faults))
             _say(f"{len(failed)} batches failed ({why}); once that is mended, the same command computes only these")
 
-    def on_report(self, *, report: Report) -> None:
-        """The tables, and where they are."""
-        print(f"\n{report.text()}\n\nrows, tables and figures are in {report.folder}")
-
     def _print_cells(self, keys: Sequence[str]) -> None:
         """One line a cell: the mean of p(matching) with its interval, over rows of earlier runs too."""
         import pandas as pd
@@ -142,6 +138,14 @@ class Progress(Callback):
 
         fit, base = self.cells[line["cell"]].fit, named(line["base"], line["base_dose"])
         return f"{base}@{fit}" if fit not in ("", "1") and line["n_fits"] == 1 else base
+
+
+class Tables(Callback):
+    """Prints the tables of a finished report to stdout, as every command does."""
+
+    def on_report(self, *, report: Report) -> None:
+        """The tables, and where they are."""
+        print(f"\n{report.text()}\n\nrows, tables and figures are in {report.folder}")
 
 
 def _what(line: Mapping[str, Any]) -> str:
