@@ -32,7 +32,12 @@ from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
 from caa_bench.runs.measure import Measurement
 from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
 from caa_bench.runs.run_names import run_folder, settings_of
-from caa_bench.runs.signals import finish_what_runs
+from caa_bench.runs.signals import Stop, finish_what_runs
+from caa_bench.runs.tuning import tuned
+from caa_bench.runs.tuning_arms import settled_bases
+from caa_bench.runs.tuning_grid import known_settings, settled
+from caa_bench.runs.tuning_record import chosen_bases, chosen_settings
+from caa_bench.runs.tuning_rounds import Bench
 from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:
@@ -57,6 +62,7 @@ class Benchmark:
 
     Attributes:
         artifacts: key -> what is kept of each fit that is done.
+        tuning: what `tune` found; empty before.
         unfit: key -> why, for each intervention whose fit failed; the comparison goes on without these.
     """
 
@@ -92,6 +98,7 @@ class Benchmark:
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
         self.unfit: dict[str, str] = {}
         self.artifacts: dict[str, Artifact] = {}
+        self.tuning: dict[str, Any] = {}
 
     @classmethod
     def from_recipe(
@@ -153,6 +160,8 @@ class Benchmark:
         for one in self.evaluators:
             mistakes += one.check(self.behavior, self.chat, split=self.args.split)
             mistakes += [line for base in self.bases for line in one.check_base(base)]
+        if self.args.tune in ("layers", "all") and not self.behavior.selection:
+            mistakes.append(f"tune: {self.behavior.id} has no selection split to choose on; add one, or set tune=off")
         if mistakes:
             raise UserError(*mistakes)
         pairs = self.behavior.pairs()
@@ -187,11 +196,28 @@ class Benchmark:
             model_key=self.model_key,
             layers=self.chat.loaded_layers(),
             behavior=self.behavior,
-            bases=self._fitted(self.bases),
-            vectors=self._fitted(self.vectors),
+            bases=self._fitted(settled_bases(self.bases, chosen_bases(self.tuning))),
+            vectors=self._fitted(self.settled_vectors()),
             evaluators=self.evaluators,
             learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
         )
+
+    def settled_vectors(self) -> list[Intervention]:
+        """The vectors at the layer and doses that tuning, or the model's config, found for them."""
+        known = known_settings(self.vectors, args=self.args, loading=self.chat.loading, behavior=self.behavior.id)
+        return settled(self.vectors, known | chosen_settings(self.tuning))
+
+    def tune(self) -> Self:
+        """Find each vector's layer and dose on the selection split, as `compare` does first, and measure nothing else.
+
+        Raises:
+            UserError: what `check` or `fit` find, or a batch of the search failed.
+            SystemExit: stopped by Ctrl-C (130) or SIGTERM (143); run again to continue.
+        """
+        self.check()
+        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop:
+            self._tune(run, stop)
+        return self
 
     def compare(self) -> Self:
         """Measure every cell that is not measured yet. A batch that fails is tried again by the next `compare`.
@@ -203,6 +229,7 @@ class Benchmark:
         """
         self.check()
         with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop:
+            self._tune(run, stop)
             plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]
             rows.refuse_strangers(keys)
@@ -252,6 +279,24 @@ class Benchmark:
             items = len(one.items(self.behavior, split=self.args.split)[: self.args.limit])
             said += one.costs(self.behavior, self.chat, items=items, cells=cells.get(one.name, 0))
         return said
+
+    def _tune(self, run: RunFolder, stop: Stop) -> None:
+        """The search, where the recipe and the model's config leave something to be searched for."""
+        self.fit()
+        bench = Bench(
+            args=self.args,
+            chat=self.chat,
+            loaded=self._loaded,
+            model_key=self.model_key,
+            layers=self.chat.loaded_layers(),
+            behavior=self.behavior,
+            evaluators=self.evaluators,
+            learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
+            run=run,
+            callbacks=self.callbacks,
+            stop=stop,
+        )
+        self.tuning = tuned(bench, self._fitted(self.vectors), self._fitted(self.bases), loading=self.chat.loading)
 
     def _afterwards(self, work: Aftermath) -> list[str]:
         """What the evaluators do with the finished rows; logs what is still missing then."""

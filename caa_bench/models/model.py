@@ -146,7 +146,7 @@ class ChatModel:
         Raises:
             UserError: a hub model that is not in the cache and cannot be reached.
         """
-        views = ("memory_gb", "layer", "layer_range", "source")
+        views = ("memory_gb", "layer", "layer_range", "source", "swept", "tuned")
         settings = {k: v for k, v in asdict(self.loading).items() if k not in views}
         if not self._files:
             folder = Path(self.source)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from caa_bench.analysis.fairness import Choice, choose_dose
 from caa_bench.interventions import registry
 from caa_bench.report.conditions import with_capability_loss
+from caa_bench.runs.tuning_record import dose_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,11 +53,13 @@ def headline(report: Report) -> Headline:
         )
     layers = tuple(sorted(steered["layer"].dropna().unique()))
     choices = _choices(with_capability_loss(steered, report.shifts)) if len(measured(report.shifts)) else ()
+    tuning = report.manifest["facts"].get("tuning", {})
     layer, reason = _layer(layers, choices, default=report.manifest["facts"].get("layers", {}).get("default"))
     here = steered if layer is None else steered[steered["layer"] == layer]
-    doses = tuple(
-        dose for sign in (-1, 1) if (dose := _nearest_to_one(here["multiplier"].tolist(), sign=sign)) is not None
-    )
+    if vector in tuning.get("settled", {}):
+        reason = "tuned on the selection split"
+    unit, tested = dose_unit(tuning, vector), here["multiplier"].tolist()
+    doses = tuple(dose for sign in (-1, 1) if (dose := _nearest(tested, unit=unit, sign=sign)) is not None)
     return Headline(
         vector=vector, layer=layer, layer_reason=reason, layers=layers, doses=doses, choices=choices, bases=bases
     )
@@ -133,6 +136,7 @@ def _layer(
     return layers[0], f"the first of {len(layers)} run"
 
 
-def _nearest_to_one(multipliers: list[float], *, sign: int) -> float | None:
-    pushed = sorted({m for m in multipliers if m * sign > 0}, key=lambda m: (abs(abs(m) - 1), abs(m)))
+def _nearest(multipliers: list[float], *, unit: float, sign: int) -> float | None:
+    """The multiplier nearest to the tuned one, 1 where nothing was tuned, of one direction."""
+    pushed = sorted({m for m in multipliers if m * sign > 0}, key=lambda m: (abs(abs(m) - unit), abs(m)))
     return pushed[0] if pushed else None

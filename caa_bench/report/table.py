@@ -13,6 +13,7 @@ from caa_bench.report.capability import capability, capability_text
 from caa_bench.report.columns import WIDTH, columns, folded, level_text
 from caa_bench.report.costs import costs
 from caa_bench.report.details import every_level, every_stack
+from caa_bench.report.doses import dose_text, tuning_text
 from caa_bench.report.equal_loss import equal_loss_text
 from caa_bench.report.fits import count
 from caa_bench.report.headline import Headline, headline, items_asked, measured, placebos
@@ -44,9 +45,11 @@ def render(report: Report, *, detail: bool = False, timings: bool = True) -> str
     parts = [
         "\n".join(line for clause in answer for line in textwrap.wrap(clause, WIDTH, subsequent_indent="    ")),
         textwrap.fill(head(report, chosen), WIDTH),
+        tuning_text(report),
         "" if not arms or (swept and len(chosen.bases) == 1) else _arms(arms, chosen),
         _layers(swept, chosen),
         matched_text(report, chosen),
+        dose_text(report, chosen),
         _levels(report, chosen),
         capability_text(cost, chosen) if cost else "",
         metrics_text(report, chosen, detail=detail),
