@@ -14,6 +14,7 @@ import pandas as pd
 
 from caa_bench.analysis.placebo import within_placebo
 from caa_bench.analysis.verdict import LOCKED_CAVEAT, MASS_CAVEAT, MEASURABLE, SMALLEST, opposite
+from caa_bench.analysis.warn_dose import not_felt, steered_too_far
 from caa_bench.analysis.warn_facts import Found, Rule, RunFacts, Severity, Tables
 from caa_bench.analysis.warn_pairs import pairs_hardly_agree, sides_overlap
 
@@ -247,7 +248,7 @@ RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
         option_mass, letter_locked, letter_bias, item_errors, train_letters, longer_option, within_placebos,
-        not_monotone, anti_steerable, choice_at_edge, near_duplicates, reopened_test, unswapped_items, idle_base,
+        not_monotone, steered_too_far, not_felt, anti_steerable, choice_at_edge, near_duplicates, reopened_test, unswapped_items, idle_base,
         open_ended_disagrees, pairs_hardly_agree, sides_overlap, underpowered, one_seed, fits_differ,
     )
 }  # fmt: skip

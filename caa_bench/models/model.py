@@ -14,7 +14,7 @@ from caa_bench.models.layers import DEFAULT_DEPTH, DEFAULT_RANGE, Layers
 from caa_bench.models.loading import Loading, has_chat_template, load_model, load_tokenizer, no_chat_template
 from caa_bench.models.prompts import TEMPLATES, ChoicePrompt, Message, choice_prompt
 from caa_bench.storage.files import folder_fingerprint, read_json
-from caa_bench.storage.paths import configs_folder, is_file, is_folder, package_folder
+from caa_bench.storage.paths import configs_folder, is_file, is_folder, own_models_folder, package_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +47,7 @@ class ChatModel:
 
         names = model_names()
         if name in names:
-            loading = load(configs_folder() / "models" / f"{name}.yaml", [], Loading).values
+            loading = load(model_configs()[name], [], Loading).values
         elif "/" in name or is_folder(Path(name)):
             loading = Loading(source=name)
         else:
@@ -193,5 +193,11 @@ class ChatModel:
 
 
 def model_names() -> list[str]:
-    """The names of `configs/models/*.yaml`."""
-    return sorted(path.stem for path in (configs_folder() / "models").glob("*.yaml"))
+    """The names of `configs/models/*.yaml`, and of the user's own."""
+    return sorted(model_configs())
+
+
+def model_configs() -> dict[str, Path]:
+    """Name -> file of every model config; a shipped one wins."""
+    folders = (own_models_folder(), configs_folder() / "models")
+    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}

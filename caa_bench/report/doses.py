@@ -41,7 +41,7 @@ def dose_text(report: Report, chosen: Headline) -> str:
     ]
     heads = ["multiplier", "of the residual norm", "shift in log-odds", "option mass", "of the unsteered mass"]
     title = (
-        f"Doses of {words.vector_name(chosen.vector)} alone at layer {chosen.layer:.0f}: |multiplier x vector| over the "
-        "median norm of the activations there, and what is left of the option mass."
+        f"Doses of {words.vector_name(chosen.vector)} alone at layer {chosen.layer:.0f}: |multiplier x vector| over "
+        "the median norm of the activations there, and what is left of the option mass."
     )
     return "\n".join([textwrap.fill(title, WIDTH), columns(heads[: len(rows[0])], rows)])
