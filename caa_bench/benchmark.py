@@ -35,7 +35,7 @@ from caa_bench.runs.run_names import run_folder, settings_of
 from caa_bench.runs.signals import Stop, finish_what_runs
 from caa_bench.runs.tuning import tuned
 from caa_bench.runs.tuning_arms import settled_bases
-from caa_bench.runs.tuning_grid import known_settings, settled
+from caa_bench.runs.tuning_grid import Search, known_settings, settled
 from caa_bench.runs.tuning_record import chosen_bases, chosen_settings
 from caa_bench.runs.tuning_rounds import Bench
 from caa_bench.storage.files import content_key
@@ -62,6 +62,7 @@ class Benchmark:
 
     Attributes:
         artifacts: key -> what is kept of each fit that is done.
+        search: how finely `tune` searches.
         tuning: what `tune` found; empty before.
         unfit: key -> why, for each intervention whose fit failed; the comparison goes on without these.
     """
@@ -98,6 +99,7 @@ class Benchmark:
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
         self.unfit: dict[str, str] = {}
         self.artifacts: dict[str, Artifact] = {}
+        self.search = Search()
         self.tuning: dict[str, Any] = {}
 
     @classmethod
@@ -296,7 +298,8 @@ class Benchmark:
             callbacks=self.callbacks,
             stop=stop,
         )
-        self.tuning = tuned(bench, self._fitted(self.vectors), self._fitted(self.bases), loading=self.chat.loading)
+        vectors, bases = self._fitted(self.vectors), self._fitted(self.bases)
+        self.tuning = tuned(bench, vectors, bases, loading=self.chat.loading, search=self.search)
 
     def _afterwards(self, work: Aftermath) -> list[str]:
         """What the evaluators do with the finished rows; logs what is still missing then."""

@@ -26,8 +26,8 @@ def steered_too_far(tables: Tables, facts: RunFacts) -> Found | None:
     worst = lost.loc[lost["kept"].idxmin()]
     more = f" ({len(lost) - 1} more doses or bases)" if len(lost) > 1 else ""
     text = (
-        f"Steered too far: {_dose(worst)} on {worst['base']} leaves {worst['option_mass']:.2f} of the option mass, which "
-        f"is {worst['before']:.2f} without it{more}: what it does there rests on answers that the model hardly gives."
+        f"Steered too far: {_dose(worst)} on {worst['base']} leaves {worst['option_mass']:.2f} of the option mass, "
+        f"which is {worst['before']:.2f} without it{more}: what it does there rests on answers the model hardly gives."
     )
     return Found(severity="caution", count=len(lost), text=text)
 

@@ -248,7 +248,8 @@ RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
         option_mass, letter_locked, letter_bias, item_errors, train_letters, longer_option, within_placebos,
-        not_monotone, steered_too_far, not_felt, anti_steerable, choice_at_edge, near_duplicates, reopened_test, unswapped_items, idle_base,
-        open_ended_disagrees, pairs_hardly_agree, sides_overlap, underpowered, one_seed, fits_differ,
+        not_monotone, steered_too_far, not_felt, anti_steerable, choice_at_edge, near_duplicates, reopened_test,
+        unswapped_items, idle_base, open_ended_disagrees, pairs_hardly_agree, sides_overlap, underpowered, one_seed,
+        fits_differ,
     )
 }  # fmt: skip

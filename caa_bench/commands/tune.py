@@ -78,12 +78,13 @@ def _save(name: str, made: Sequence[Benchmark]) -> None:
                     layer=line["layer"],
                     multiplier=line["multiplier"],
                     effect=line["effect"],
-                    says=f"{line['effect']:+.2f} log-odds on {line['n']} items of {benchmark.args.data} data{_dose(line)}",
+                    says=_says(line, data=benchmark.args.data),
                 )
     if not found:
         raise UserError(f"tune: nothing that worked was found, so there is nothing to keep as {name!r}")
     print(f"model={name} now takes these: {save_tuned(name, made[0].chat.loading, found)}")
 
 
-def _dose(line: Mapping[str, Any]) -> str:
-    return "" if line["dose"] is None else f", {line['dose']:.2g} of the residual norm"
+def _says(line: Mapping[str, Any], *, data: str) -> str:
+    dose = "" if line["dose"] is None else f", {line['dose']:.2g} of the residual norm"
+    return f"{line['effect']:+.2f} log-odds on {line['n']} items of {data} data{dose}"
