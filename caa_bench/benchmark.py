@@ -1,9 +1,10 @@
-"""READ FIRST. fit -> compare -> report: the same pairs, the same items, every intervention on top of every base.
+"""READ FIRST. fit -> tune -> compare -> report: the same pairs, the same items, every intervention on every base.
 
     benchmark = Benchmark("tiny", behavior="refusal", interventions=[SystemPrompt(...), LoraSFT(...), CAA()])
     benchmark.compare().report()
 
-`fit` learns each intervention from the same training pairs and keeps it as an artifact; `compare` measures every cell
+`fit` learns each intervention from the same training pairs and keeps it as an artifact; `tune` finds each vector's layer
+and dose on the selection split, where nobody has (`BenchmarkArguments.tune`); `compare` does both and measures every cell
 in fixed batches of append-only rows, so that a killed run continues where it stopped; `report` computes every table
 from the rows alone. None of them repeats work that is already on disk.
 """

@@ -345,6 +345,17 @@ def test_sentences_for_a_choice_that_is_not_clear_at_the_edge_and_not_felt() -> 
     assert tuning_lines({}) == []
 
 
+def test_of_several_fits_the_first_is_searched_with_and_all_are_measured_alike(wide: Small, tmp_path: Path) -> None:
+    settings = wide.settings("bases=[none]", "vectors=[caa, random]", "caa.multipliers=[-1, 1]", "fits=2")
+    assert run(["compare", "--output", "run", *settings], folder=tmp_path) == 0
+    found = manifest(tmp_path / "run")["facts"]
+    chosen = found["tuning"]["arms"]["caa"]["chosen"]
+    steered = [cell for cell in found["cells"] if cell["vector"]]
+    assert {cell["fit"] for cell in steered if cell["vector"] == "caa"} == {"1", "2"}
+    assert {cell["layer"] for cell in steered} == {chosen["layer"]}
+    assert {abs(cell["multiplier"]) for cell in steered} == {chosen["multiplier"]}, "placebos go with their original"
+
+
 @needs_data
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs a real model at {REAL} (CAA_BENCH_REAL_MODEL names another)")

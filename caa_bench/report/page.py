@@ -127,7 +127,9 @@ def _facts(report: Report, chosen: Headline) -> list[tuple[str, str]]:
     recipe, (items, clusters) = report.manifest["recipe"], items_asked(report)
     counted = f"{items} items" + ("" if clusters == items else f", {clusters} clusters")
     seeds = {"seed": recipe["seed"]} | {key: value for key, value in recipe.items() if key.endswith(".seed")}
-    tries = chosen.choices[0].tries if chosen.choices else None
+    tries = str(chosen.choices[0].tries) if chosen.choices else ""
+    tuned = report.manifest["facts"].get("tuning", {}).get("arms", {})
+    tries = tries or ", ".join(f"{label} {arm['tries']} on the selection split" for label, arm in tuned.items())
     return [
         ("model", str(recipe["model"])),
         ("split", str(recipe["split"])),
@@ -136,7 +138,7 @@ def _facts(report: Report, chosen: Headline) -> list[tuple[str, str]]:
         ("layer", "n/a" if chosen.layer is None else f"{words.count(chosen.layer)} ({chosen.layer_reason})"),
         ("seeds", _seeds(seeds)),
         *([("fits", str(many))] if (many := count(report)) > 1 else []),
-        ("tries", str(tries) if tries else "0, nothing was chosen in this run"),
+        ("tries", tries or "0, nothing was chosen in this run"),
         ("test opened", str(report.manifest["test_opened"]) if recipe["split"] == "test" else "no"),
         ("status", str(report.manifest["status"])),
     ]
