@@ -3,10 +3,10 @@
     benchmark = Benchmark("tiny", behavior="refusal", interventions=[SystemPrompt(...), LoraSFT(...), CAA()])
     benchmark.compare().report()
 
-`fit` learns each intervention from the same training pairs and keeps it as an artifact; `tune` finds each vector's layer
-and dose on the selection split, where nobody has (`BenchmarkArguments.tune`); `compare` does both and measures every cell
-in fixed batches of append-only rows, so that a killed run continues where it stopped; `report` computes every table
-from the rows alone. None of them repeats work that is already on disk.
+`fit` learns each intervention from the same training pairs and keeps it as an artifact; `tune` finds each vector's
+layer and dose on the selection split where nobody has; `compare` does both and measures every cell in fixed batches of
+append-only rows, so that a killed run continues where it stopped; `report` computes every table from the rows alone.
+None of them repeats work that is already on disk.
 """
 
 from __future__ import annotations
