@@ -137,7 +137,7 @@ def test_a_second_comparison_searches_nothing_and_runs_no_forward(tiny: Path) ->
 
 
 def test_nothing_of_the_test_split_is_read_while_tuning(wide: Small, tmp_path: Path) -> None:
-    assert run(["tune", "--output", "run", *wide.settings("tune=all", "caa.multipliers=[-1, 1]")], folder=tmp_path) == 1
+    assert run(["tune", "--output", "run", *wide.settings("tune=all", "caa.multipliers=[-1, 1]")], folder=tmp_path) == 0
     found = manifest(tmp_path / "run")
     assert found["test_opened"] == 0
     assert not (tmp_path / "run" / "rows.jsonl").exists()
@@ -203,6 +203,29 @@ def test_all_also_chooses_wordings_and_scales_and_measures_with_them(uninterrupt
     assert doses == {arms["lora_sft_positive"]["chosen"]["multiplier"]}
     line = next(x for x in found["facts"]["tuning"]["tried"] if x["arm"] == "lora_sft_positive" and x["chosen"])
     assert line["shift_down"] is None, "a positive variant pushes upwards alone"
+
+
+def test_what_the_best_doses_cost_is_measured_in_their_worse_direction_and_gates(tmp_path: Path) -> None:
+    """By hand: the mean over categories of what p(correct) loses, on the same questions."""
+    few = ["behavior=refusal", "tune=all", "bases=[none, system_prompt_positive]", "vectors=[caa]", "limit=24"]
+    assert run(["tune", "--output", "run", *few, "report_to=[]"], folder=tmp_path) == 0
+    found = frame_of(RowStore(tmp_path / "run" / "tuning" / "capability.jsonl").rows())
+    place = np.arange(len(found))
+    logits = found[["logit_0", "logit_1"]].to_numpy()
+    found["p"] = 1 / (1 + np.exp(logits[place, 1 - found["matching"]] - logits[place, found["matching"]]))
+    found["category"] = found["item"].str.rpartition("/")[0]
+    p = found.groupby(["cell", "category"])["p"].mean().groupby("cell").mean()
+    record = tuning(tmp_path / "run")
+    unsteered = p.loc[(p - record["p_correct"]).abs().idxmin()]
+    measured = [x for x in record["tried"] if x["arm"] == "caa" and x["capability_loss"] is not None]
+    assert len(measured) == (len(p) - 1) / 2
+    for line in measured:
+        assert np.isclose(unsteered - p, line["capability_loss"], atol=1e-6).any()
+        assert line["qualifies"] == (line["mass_kept"] >= 0.9 and line["capability_loss_high"] <= 0.03)
+    assert not any(x["qualifies"] for x in record["tried"] if x["capability_loss"] is None)
+    assert {x["layer"] for x in measured} == {3, record["arms"]["caa"]["rival"]["layer"]}
+    prompts = [x for x in record["tried"] if x["arm"] == "system_prompt_positive"]
+    assert [x["capability_loss"] is None for x in prompts] == [False] * 4
 
 
 def test_a_failed_batch_ends_the_search_and_the_test_split_stays_closed(

@@ -46,18 +46,18 @@ class Tune(RecipeCommand):
         return status
 
     def work(self, made: Sequence[Benchmark]) -> int:
-        """Exit 1 where nothing worked for a vector."""
+        """Exit 1 if a vector could not be fitted; that nothing worked is a finding, not an error."""
         from caa_bench.runs.tuning_record import tuning_lines
 
-        worked = True
         for benchmark in made:
             record = benchmark.tune().tuning
             said = tuning_lines(record) or ["Nothing is left open to search for (tune=layers searches all the same)."]
             print(f"{benchmark.behavior.id} on {benchmark.chat.name}, in {benchmark.folder}")
             for line in said:
                 print(f"  {terminal_safe(line)}")
-            worked = worked and all(arm["worked"] for arm in record.get("arms", {}).values())
-        return 0 if worked else 1
+            for label, why in benchmark.unfit.items():
+                print(f"  {label} could not be fitted ({terminal_safe(why)})")
+        return 1 if any(benchmark.unfit for benchmark in made) else 0
 
 
 def _save(name: str, made: Sequence[Benchmark]) -> None:

@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from caa_bench.storage.atomic import unwritable
 from caa_bench.behaviors.behavior import Pairs
-from caa_bench.interventions.card import Origin, fitted_origin, write_card
 from caa_bench.errors import UserError
-from caa_bench.storage.files import content_key, read_json, safe_name, sha256_file, write_json
 from caa_bench.interventions import Intervention
+from caa_bench.interventions.card import Origin, fitted_origin, write_card
 from caa_bench.models.memory import out_of_memory
 from caa_bench.models.model import ChatModel
 from caa_bench.runs.plan import SCHEMA
+from caa_bench.storage.atomic import unwritable
+from caa_bench.storage.files import content_key, read_json, safe_name, sha256_file, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,9 +57,7 @@ def _longer(train: Sequence[Item], items: Sequence[Item]) -> dict[str, Any]:
     return {"train_share": share, "items": [item.id for item in items if longer_matching(item)]}
 
 
-def _asked(
-    evaluators: Sequence[Evaluator], behavior: Behavior, args: BenchmarkArguments
-) -> dict[str, dict[str, Any]]:
+def _asked(evaluators: Sequence[Evaluator], behavior: Behavior, args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
     """Of every evaluator that asks multiple-choice questions: how many, and one key of what they ask."""
     found = {}
     for one in evaluators:

@@ -10,9 +10,9 @@ from caa_bench.callbacks import Callbacks
 from caa_bench.evaluators.base import Job, Row
 from caa_bench.models.memory import PromptsPerPass
 from caa_bench.models.model import ChatModel
-from caa_bench.runs.plan import Batch
 from caa_bench.recipe import BenchmarkArguments
 from caa_bench.runs.folder import RowStore, RunFolder
+from caa_bench.runs.plan import Batch
 from caa_bench.runs.signals import Stop
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from typing import Any
 from caa_bench.behaviors.behavior import Behavior
 from caa_bench.errors import UserError
 from caa_bench.evaluators.base import Evaluator, Treatment
-from caa_bench.storage.files import content_key
 from caa_bench.interventions import Condition, Intervention, Layers, Stack, Unchanged
 from caa_bench.recipe import BenchmarkArguments, intervention_class
+from caa_bench.storage.files import content_key
 
 SCHEMA = 1
 """Version of the row format; part of every key."""

@@ -1,8 +1,8 @@
 """Finds the layer and dose of each vector on the selection split, before the test split is opened. NUMBERS.md.
 
-fitted vectors -> rounds of cells (`tuning_rounds`) -> what was tried and chosen, as JSON for the manifest and tuning.csv.
-A killed search goes on where it stopped and ends in the same bytes: every round is a pure function of the rows before
-it. It never reads the test split.
+fitted vectors -> rounds of cells (`tuning_rounds`) -> what was tried and chosen, as JSON for the manifest and
+tuning.csv. A killed search goes on where it stopped and ends in the same bytes: every round is a pure function of the
+rows before it. It never reads the test split.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Tuning:
                 unchanged=self.rounds.unchanged,
                 seed=self.bench.args.seed,
             )
+
 
 def tuned(
     bench: Bench,

@@ -1,4 +1,4 @@
-"""One arm of a search: what it tries, round by round, and what came of it. Settings in, interventions to measure out."""
+"""One arm of a search: what it tries, round by round, and what came of it; settings in, interventions out."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ class VectorArm(Arm):
                 own = found.setdefault((cell.layer, abs(cell.multiplier)), {})
                 own[1 if cell.multiplier > 0 else -1] = cell.key
         return [
-            Candidate(group=f"layer {layer}", cells={sign: own[sign] for sign in signs}, settings=self._says(layer, size))
+            Candidate(
+                group=f"layer {layer}", cells={sign: own[sign] for sign in signs}, settings=self._says(layer, size)
+            )
             for (layer, size), own in sorted(found.items())
         ]
 

@@ -164,7 +164,9 @@ def known_settings(
     return found
 
 
-def to_tune(vectors: Sequence[Intervention], *, args: BenchmarkArguments, loading: Loading, behavior: Behavior) -> Wanted:
+def to_tune(
+    vectors: Sequence[Intervention], *, args: BenchmarkArguments, loading: Loading, behavior: Behavior
+) -> Wanted:
     """The vectors whose layer and dose are searched for.
 
     With `tune: auto` those whose layer the recipe leaves open on a model that nobody has swept, where the test split is
@@ -189,8 +191,8 @@ def to_tune(vectors: Sequence[Intervention], *, args: BenchmarkArguments, loadin
         return Wanted(vectors=[], why=why, known=known)
     if (items := len(behavior.selection[: args.limit])) < MIN_ITEMS:
         why = (
-            f"Layer and dose are defaults that nobody has tuned on this model: {items} items of the selection split are "
-            f"fewer than the {MIN_ITEMS} that a choice needs."
+            f"Layer and dose are defaults that nobody has tuned on this model: {items} items of the selection split "
+            f"are fewer than the {MIN_ITEMS} that a choice needs."
         )
         return Wanted(vectors=[], why=why, known=known)
     return Wanted(vectors=found, known=known)
@@ -204,7 +206,9 @@ def first_fits(vectors: Sequence[Intervention]) -> list[Intervention]:
 def _settled(vector: Intervention, layer: int, multiplier: float) -> Intervention:
     made = copy.copy(vector)
     made.dose_unit = multiplier
-    made.config = replace(vector.config, layers=(layer,), multipliers=tuple(map(made.scaled, vector.config.multipliers)))
+    made.config = replace(
+        vector.config, layers=(layer,), multipliers=tuple(map(made.scaled, vector.config.multipliers))
+    )
     return made
 
 

@@ -35,9 +35,10 @@ def record_of(
     """What was tried and chosen, as JSON: numbers of 9 digits, None for what is not known.
 
     Returns:
-        `items`, `option_mass`, `p_matching` and `p_correct` of the unchanged model; `arms`: label -> `tries`, `qualified`, `worked`,
-        `why` not, `chosen` and `rival` (a line of `tried` each), `lead` with its interval, `edge` (the settings whose
-        chosen value is the first or last tried) and `not_felt`; `tried`: one line a candidate, of `COLUMNS`.
+        `items`, `option_mass`, `p_matching` and `p_correct` of the unchanged model; `arms`: label -> `tries`,
+        `qualified`, `worked`, `why` not, `chosen` and `rival` (a line of `tried` each), `lead` with its interval,
+        `edge` (the settings whose chosen value is the first or last tried) and `not_felt`; `tried`: one line a
+        candidate, of `COLUMNS`.
     """
     plain, facts = (None if one is None else one[one["cell"] == unchanged] for one in (scores, capability))
     record: dict[str, Any] = {
@@ -114,8 +115,8 @@ def tuning_lines(record: Mapping[str, Any]) -> list[str]:
     ]
     if record["p_correct"] is not None and record["p_correct"] < KNOWS:
         said.append(
-            f"The capability test says little here: without steering p(correct) is {_p(record['p_correct'])}, near the .50 "
-            "of guessing, so there is hardly anything to lose."
+            f"The capability test says little here: without steering p(correct) is {_p(record['p_correct'])}, near the "
+            ".50 of guessing, so there is hardly anything to lose."
         )
     for label, arm in record["arms"].items():
         said += _arm_lines(label, arm)
@@ -169,7 +170,11 @@ def _setting(line: Mapping[str, Any]) -> str:
 
 def _does(line: Mapping[str, Any]) -> str:
     ends = "" if line["effect_low"] is None else f" [{line['effect_low']:+.2f}, {line['effect_high']:+.2f}]"
-    sides = [f"{line[name]:+.2f} {where}" for name, where in (("shift_down", "down"), ("shift_up", "up")) if line[name] is not None]
+    sides = [
+        f"{line[name]:+.2f} {where}"
+        for name, where in (("shift_down", "down"), ("shift_up", "up"))
+        if line[name] is not None
+    ]
     both = f" ({', '.join(sides)})" if len(sides) > 1 else ""
     return f"{line['effect']:+.2f}{ends} log-odds{both}, n {line['n']}, option mass x{line['mass_kept']:.2f}"
 
