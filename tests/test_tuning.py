@@ -47,9 +47,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Small:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the embedded model whose first round looks at two layers, neither of them the planted one."""
     folder = tmp_path_factory.mktemp("tiny")
-    args = BenchmarkArguments(tune="layers", limit=30, output_dir=str(folder / "runs"), **FEW)
+    args = BenchmarkArguments(tune="layers", vectors=("caa",), limit=30, output_dir=str(folder / "runs"), **FEW)
     benchmark = Benchmark("tiny", args=args, interventions=[CAA()], folder=folder / "run")
-    benchmark.args = replace(args, vectors=("caa",))
     benchmark.search = Search(most_layers=2)
     benchmark.compare().report()
     return folder / "run"
@@ -124,9 +123,8 @@ def test_the_numbers_of_the_choice_are_those_of_its_rows(tiny: Path) -> None:
 def test_a_second_comparison_searches_nothing_and_runs_no_forward(tiny: Path) -> None:
     from caa_bench.engine.work import counted
 
-    args = BenchmarkArguments(tune="layers", limit=30, output_dir=str(tiny.parent / "runs"), **FEW)
+    args = BenchmarkArguments(tune="layers", vectors=("caa",), limit=30, output_dir=str(tiny.parent / "runs"), **FEW)
     again = Benchmark("tiny", args=args, interventions=[CAA()], folder=tiny)
-    again.args = replace(args, vectors=("caa",))
     again.search = Search(most_layers=2)
     before = contents(tiny)
     with counted(again.chat.model) as work:
