@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 FOLDER = "tuning"
 CAPABILITY = "capability"
+BATCH = 8
+"""Items computed together, at most: 16 prompts, what one pass of the engine takes. With a hundred cells a batch of 32 is
+minutes on a CPU, without a sign of life and lost where the run is killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,7 @@ class Rounds:
         if evaluator.name == CAPABILITY:
             limit = min(limit or self._capability_items, self._capability_items)
         return make_plan(
-            args=replace(bench.args, split="selection", limit=limit),
+            args=replace(bench.args, split="selection", limit=limit, batch_size=min(bench.args.batch_size, BATCH)),
             model=bench.chat.name,
             model_key=bench.model_key,
             layers=bench.layers,
