@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 FOLDER = "tuning"
 CAPABILITY = "capability"
 BATCH = 8
-"""Items computed together, at most: 16 prompts, what one pass of the engine takes. With a hundred cells a batch of 32 is
-minutes on a CPU, without a sign of life and lost where the run is killed."""
+"""Items computed together, at most: 16 prompts, what one pass of the engine takes. With a hundred cells a batch of 32
+is minutes on a CPU, without a sign of life and lost where the run is killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
