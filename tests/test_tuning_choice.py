@@ -132,6 +132,16 @@ def test_too_few_items_and_a_wrong_way_do_not_work() -> None:
     assert (wrong.worked, wrong.why) == (False, "it moves the behavior the wrong way")
 
 
+def test_an_effect_that_is_told_apart_from_0_but_that_nobody_feels_has_not_worked() -> None:
+    one = both(3, 1)
+    y = moved([(one, 0.05, 0.05)])
+    y = {key: 0.1 + (values - 0.1 - NOISE * ("+" in key) + NOISE * ("-" in key)) for key, values in y.items()}
+    y = {key: values + 0.01 * NOISE * ("+" in key) for key, values in y.items()}
+    weighed = weigh([one], scores(y), unchanged="none")
+    assert 0 < weighed.table["effect_low"].iloc[0] < weighed.table["effect_high"].iloc[0] < 0.1
+    assert choose(weighed).why == "it stays within 0.1 log-odds of 0"
+
+
 def test_a_candidate_of_one_direction_is_judged_by_that_alone() -> None:
     one = Candidate(group="wording 1", cells={-1: "down"}, settings={"text": "You refuse."})
     y = {"none": np.full(N, 0.1), "down": 0.1 - 0.7 + NOISE}

@@ -21,6 +21,8 @@ from caa_bench.behaviors.items import category_of
 
 SIZE = 0.05
 """Chance that a choice among candidates that all do nothing is called one that works."""
+FELT = 0.1
+"""Log-odds: an effect that stays within this of 0, interval and all, moves nothing that a reader would see."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class Chosen:
         index: the chosen candidate.
         rival: the best one of another group; None where there is none.
         lead / lead_low / lead_high: how far it leads the rival, paired by item, log-odds; NaN without one.
-        worked: it keeps option mass and capability, and its effect is told apart from 0 among so many tries.
+        worked: it keeps option mass and capability, and its effect is told apart from 0 among so many tries and felt.
         why: what it lacks; "" where it worked.
     """
 
@@ -171,6 +173,8 @@ def _lacks(line: pd.Series, *, tries: int) -> str:
         return "it moves the behavior the wrong way"
     if not line["effect_low"] > 0:
         return "its interval holds 0"
+    if line["effect_high"] <= FELT:
+        return f"it stays within {FELT:g} log-odds of 0"
     if not line["p_value"] <= SIZE:
         return f"the best of {tries} tries that do nothing is as far from 0 with probability {line['p_value']:.2f}"
     return ""

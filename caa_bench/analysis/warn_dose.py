@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
+from caa_bench.analysis.choice import FELT
 from caa_bench.analysis.fairness import LEAST_MASS
 from caa_bench.analysis.placebo import PLACEBOS
 from caa_bench.analysis.warn_facts import Found, RunFacts, Tables
 
-FELT = 0.1
-"""Log-odds: a vector whose effect stays within this of 0, intervals and all, moves nothing that a reader would see."""
 BASE = ["model", "protocol", "evaluator", "base", "base_dose"]
 
 

@@ -21,8 +21,6 @@ NUMBERS = (
     "capability_loss_low", "capability_loss_high",
 )  # fmt: skip
 COLUMNS = ("arm", "group", *SETTINGS, *NUMBERS, "qualifies", "chosen")
-NOT_FELT = 0.1
-"""Log-odds: an effect whose interval stays within this of 0 at every dose is one that nobody would feel."""
 
 
 KNOWS = 0.6
@@ -126,6 +124,8 @@ def tuning_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def _arm_lines(label: str, arm: Mapping[str, Any]) -> list[str]:
+    from caa_bench.analysis.choice import FELT
+
     chosen = arm["chosen"]
     said = []
     if arm["worked"]:
@@ -143,7 +143,7 @@ def _arm_lines(label: str, arm: Mapping[str, Any]) -> list[str]:
         most = "" if high is None else f", at most {high:.3f} by its interval"
         said.append(f"{label}: its capability loss is {loss:+.3f}{most}.")
     if arm["not_felt"]:
-        said.append(f"{label}: not felt: at every setting tried the effect stays within {NOT_FELT:g} log-odds of 0.")
+        said.append(f"{label}: not felt: at every setting tried the effect stays within {FELT:g} log-odds of 0.")
     if arm["edge"]:
         said.append(f"{label}: the chosen {' and '.join(arm['edge'])} is the first or last one tried.")
     return said
@@ -202,8 +202,10 @@ def _edges(lines: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> lis
 
 
 def _not_felt(lines: Sequence[Mapping[str, Any]]) -> bool:
+    from caa_bench.analysis.choice import FELT
+
     known = [line for line in lines if line["effect_low"] is not None]
-    return bool(known) and all(max(-line["effect_low"], line["effect_high"]) <= NOT_FELT for line in known)
+    return bool(known) and all(max(-line["effect_low"], line["effect_high"]) <= FELT for line in known)
 
 
 def _number(value: Any) -> Any:
