@@ -1,11 +1,12 @@
-"""READ FIRST. fit -> compare -> report: the same pairs, the same items, every intervention on top of every base.
+"""READ FIRST. fit -> tune -> compare -> report: the same pairs, the same items, every intervention on every base.
 
     benchmark = Benchmark("tiny", behavior="refusal", interventions=[SystemPrompt(...), LoraSFT(...), CAA()])
     benchmark.compare().report()
 
-`fit` learns each intervention from the same training pairs and keeps it as an artifact; `compare` measures every cell
-in fixed batches of append-only rows, so that a killed run continues where it stopped; `report` computes every table
-from the rows alone. None of them repeats work that is already on disk.
+`fit` learns each intervention from the same training pairs and keeps it as an artifact; `tune` finds each vector's
+layer and dose on the selection split where nobody has; `compare` does both and measures every cell in fixed batches of
+append-only rows, so that a killed run continues where it stopped; `report` computes every table from the rows alone.
+None of them repeats work that is already on disk.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
 from caa_bench.runs.prompt_checks import Asked, asked_by, not_text, too_long
 from caa_bench.runs.run_names import run_folder
 from caa_bench.runs.signals import Stop, finish_what_runs
+from caa_bench.runs.tuning import tuned
+from caa_bench.runs.tuning_arms import settled_bases
+from caa_bench.runs.tuning_grid import Search, known_settings, settled
+from caa_bench.runs.tuning_record import chosen_bases, chosen_settings
+from caa_bench.runs.tuning_rounds import Bench
 from caa_bench.storage.files import content_key
 from caa_bench.tracking import trackers
 from caa_bench.tracking.progress import Progress
@@ -72,6 +78,8 @@ class Benchmark:
     Attributes:
         settings: what the run folder is bound to, in the shape of a recipe.
         artifacts: key -> what is kept of each fit that is done.
+        search: how finely `tune` searches.
+        tuning: what `tune` found; empty before.
         unfit: key -> why, for each intervention whose fit failed; the comparison goes on without these.
 
     Raises:
@@ -114,6 +122,8 @@ class Benchmark:
         self.unfit: dict[str, str] = {}
         self.artifacts: dict[str, Artifact] = {}
         self._checked = False
+        self.search = Search()
+        self.tuning: dict[str, Any] = {}
 
     @classmethod
     def from_recipe(
@@ -185,6 +195,8 @@ class Benchmark:
         for one in self.evaluators:
             mistakes += one.check(self.behavior, self.chat, split=self.args.split)
             mistakes += [line for base in self.bases for line in one.check_base(base)]
+        if self.args.tune in ("layers", "all") and not self.behavior.selection:
+            mistakes.append(f"tune: {self.behavior.id} has no selection split to choose on; add one, or set tune=off")
         if mistakes:
             raise UserError(*mistakes)
         pairs = self.behavior.pairs()
@@ -224,11 +236,28 @@ class Benchmark:
             model_key=self.model_key,
             layers=self.chat.loaded_layers(),
             behavior=self.behavior,
-            bases=self._fitted(self.bases),
-            vectors=self._fitted(self.vectors),
+            bases=self._fitted(settled_bases(self.bases, chosen_bases(self.tuning))),
+            vectors=self._fitted(self.settled_vectors()),
             evaluators=self.evaluators,
             learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
         )
+
+    def settled_vectors(self) -> list[Intervention]:
+        """The vectors at the layer and doses that tuning, or the model's config, found for them."""
+        known = known_settings(self.vectors, args=self.args, loading=self.chat.loading, behavior=self.behavior.id)
+        return settled(self.vectors, known | chosen_settings(self.tuning))
+
+    def tune(self) -> Self:
+        """Find each vector's layer and dose on the selection split, as `compare` does first, and measure nothing else.
+
+        Raises:
+            UserError: what `check` or `fit` find, or a batch of the search failed.
+            SystemExit: stopped by Ctrl-C (130) or SIGTERM (143); run again to continue.
+        """
+        self.check()
+        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop, in_use(self.chat):
+            self._tune(run, stop)
+        return self
 
     def compare(self) -> Self:
         """Measure every cell that is not measured yet. A batch that fails is tried again by the next `compare`.
@@ -240,6 +269,7 @@ class Benchmark:
         """
         self.check()
         with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop, in_use(self.chat):
+            self._tune(run, stop)
             plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]
             rows.refuse_strangers(keys)
@@ -289,6 +319,25 @@ class Benchmark:
             items = len(one.items(self.behavior, split=self.args.split)[: self.args.limit])
             said += one.costs(self.behavior, self.chat, items=items, cells=cells.get(one.name, 0))
         return said
+
+    def _tune(self, run: RunFolder, stop: Stop) -> None:
+        """The search, where the recipe and the model's config leave something to be searched for."""
+        self.fit()
+        bench = Bench(
+            args=self.args,
+            chat=self.chat,
+            loaded=self._loaded,
+            model_key=self.model_key,
+            layers=self.chat.loaded_layers(),
+            behavior=self.behavior,
+            evaluators=self.evaluators,
+            learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
+            run=run,
+            callbacks=self.callbacks,
+            stop=stop,
+        )
+        vectors, bases = self._fitted(self.vectors), self._fitted(self.bases)
+        self.tuning = tuned(bench, vectors, bases, loading=self.chat.loading, search=self.search)
 
     def _afterwards(self, work: Aftermath) -> list[str]:
         """What the evaluators do with the finished rows; logs what is still missing then."""

@@ -35,6 +35,15 @@ class Callback:
     def on_fit_error(self, *, intervention: Intervention, error: Exception) -> None:
         """It could not be fitted; told before the reason is logged or raised."""
 
+    def on_tuning_begin(self, *, name: str, plan: Plan, waiting: Sequence[Batch]) -> None:
+        """A round of the search on the selection split begins; `waiting` is not measured yet."""
+
+    def on_tuning_batch(self, *, batch: Batch) -> None:
+        """A batch of the search is done, or failed."""
+
+    def on_tuning_end(self, *, record: dict[str, Any]) -> None:
+        """The search is over; `runs.tuning_record.tuning_lines(record)` says what came of it."""
+
     def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
         """The plan is made; `waiting` is not measured yet."""
 

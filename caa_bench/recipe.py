@@ -31,6 +31,10 @@ class BenchmarkArguments:
         vectors: what is put on top of every base; `random` and `shuffled` are placebos of every vector that is named.
         evaluators: what is measured.
         split: `test`, opened once, or `selection`, for choosing layers and doses.
+        tune: `layers` finds each vector's layer and dose on the selection split before the test split is opened; `all`
+            also the wording of prompts and the scale of finetunes; `off` takes what the recipe says; `auto` is
+            `layers` for vectors whose layer the recipe leaves open on a model that nobody has tuned (its config's
+            `tuned`), else `off`.
         protocol: `default`, every item in both option orders; `caa`, the paper's exact rule and data use.
         data: `own`, the project's splits; `caa`, a folder in the published format.
         data_dir: that folder; null: what `caa-bench data download` fetched.
@@ -56,6 +60,7 @@ class BenchmarkArguments:
     vectors: tuple[str, ...] = ("caa", "random", "shuffled")
     evaluators: tuple[str, ...] = ("answer_probability",)
     split: Literal["test", "selection"] = "test"
+    tune: Literal["auto", "off", "layers", "all"] = "auto"
     protocol: Literal["default", "caa"] = "default"
     data: Literal["own", "caa"] = "own"
     data_dir: str | None = None
@@ -84,6 +89,11 @@ class BenchmarkArguments:
             few.append(f"max_pairs: {self.max_pairs} is too small; give 2 or more, both option orders of an item")
         if self.seed < 0:
             few.append(f"seed: {self.seed} is below 0; give 0 or more")
+        if self.tune in ("layers", "all") and (self.protocol == "caa" or self.split != "test"):
+            few.append(
+                f"tune: {self.tune} chooses on the selection split and then opens the test split; set protocol=default "
+                "and split=test, or tune=off"
+            )
         if not self.evaluators:
             few.append("evaluators: an empty list; name what is measured, for example [answer_probability]")
         return few

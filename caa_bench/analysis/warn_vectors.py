@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.fairness import within_placebo
+from caa_bench.analysis.choice import FELT
+from caa_bench.analysis.fairness import LEAST_MASS, within_placebo
 from caa_bench.analysis.verdict import opposite
 from caa_bench.analysis.warn import Found, RunFacts, Severity, Tables, where
 
@@ -25,6 +26,7 @@ class Method:
         name: as a reader is told it.
         shifts, stacking, reliability: its own lines; of `shifts` also `within_placebo`.
         bases: the bases alone, lines of the shifts.
+        unsteered: the same and the unchanged model.
     """
 
     vector: str
@@ -33,6 +35,7 @@ class Method:
     stacking: pd.DataFrame
     reliability: pd.DataFrame
     bases: pd.DataFrame
+    unsteered: pd.DataFrame
 
 
 def methods(tables: Tables, *, placebos: Mapping[str, str], shown: Callable[[str], str]) -> Iterator[Method]:
@@ -52,6 +55,7 @@ def methods(tables: Tables, *, placebos: Mapping[str, str], shown: Callable[[str
             stacking=_own_lines(tables.stacking, vector),
             reliability=_own_lines(tables.reliability, vector),
             bases=shifts[(shifts["multiplier"] == 0) & (shifts["base"] != "none")],
+            unsteered=shifts[shifts["multiplier"] == 0],
         )
 
 
@@ -146,7 +150,42 @@ def fits_differ(method: Method, facts: RunFacts) -> Found | None:
     return Found(severity="severe", count=len(lines), text=text)
 
 
+def steered_too_far(method: Method, facts: RunFacts) -> Found | None:
+    """A dose that loses a tenth of the option mass of what it stands on: the rest is an effect on rarer answers."""
+    place = ["model", "protocol", "evaluator", "base", "base_dose"]
+    plain, steered = method.unsteered.set_index(place)["option_mass"], method.shifts
+    before = plain.reindex(pd.MultiIndex.from_frame(steered[place])).to_numpy()
+    lost = steered.assign(before=before, kept=steered["option_mass"].to_numpy() / before)
+    lost = lost[lost["kept"] < LEAST_MASS]
+    if lost.empty:
+        return None
+    worst = lost.loc[lost["kept"].idxmin()]
+    more = f" ({len(lost) - 1} more doses or bases)" if len(lost) > 1 else ""
+    text = (
+        f"Steered too far: {method.name} on {where(worst)} leaves {worst['option_mass']:.2f} of the option mass, which "
+        f"is {worst['before']:.2f} without it{more}: what it does there rests on answers the model hardly gives."
+    )
+    return Found(severity="caution", count=len(lost), text=text)
+
+
+def not_felt(method: Method, facts: RunFacts) -> Found | None:
+    """A vector that moves the unchanged model by less than FELT at every dose."""
+    own = method.shifts[(method.shifts["base"] == "none") & method.shifts["shift_low"].notna()]
+    if own.empty or max(-own["shift_low"].min(), own["shift_high"].max()) > FELT:
+        return None
+    doses, layers = own["multiplier"], sorted(own["layer"].dropna().unique())
+    places = f"layer {layers[0]:.0f}" if len(layers) == 1 else f"{len(layers)} layers"
+    text = (
+        f"Not felt: {method.name} moves the log-odds by less than {FELT:g} at every dose from {doses.min():+g} to "
+        f"{doses.max():+g} ({places}, n {own['n'].min()}): try other layers or larger doses (tune=layers does)."
+    )
+    return Found(severity="caution", count=len(own), text=text)
+
+
 VECTOR_RULES: dict[str, Callable[[Method, RunFacts], Found | None]] = {
     rule.__name__: rule
-    for rule in (within_placebos, not_monotone, anti_steerable, open_ended_disagrees, underpowered, fits_differ)
-}
+    for rule in (
+        within_placebos, not_monotone, steered_too_far, not_felt, anti_steerable, open_ended_disagrees, underpowered,
+        fits_differ,
+    )
+}  # fmt: skip

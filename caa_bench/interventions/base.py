@@ -71,6 +71,8 @@ class Intervention(Saved):
 
     placebo_of = ""
     """Of a placebo: the label of the vector whose grid and norm it copies."""
+    dose_unit = 1.0
+    """The multiplier that a recipe's 1 stands for: what tuning chose (`runs.tuning_grid.settled`)."""
     number = ""
     """Which of a run's several fits this is ("1", "2", ...); "" where there is one alone."""
 
@@ -127,6 +129,10 @@ class Intervention(Saved):
         again = type(self)(replace(self.config, seed=self.config.seed + number - 1), variant=self.variant)
         again.number = str(number)
         return again
+
+    def scaled(self, multiplier: float) -> float:
+        """A recipe's multiplier in units of `dose_unit`, of six digits."""
+        return multiplier if self.dose_unit == 1 else float(f"{multiplier * self.dose_unit:.6g}")
 
     def check(self, layers: Layers) -> list[str]:
         """One line for each setting that cannot work on a model with these layers; run before any weights load."""

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +46,9 @@ class Loading:
         layer: the block to steer by default; null: the stated fraction of the depth.
         layer_range: first and last block of `caa.layers: range`; null: the stated fractions of the depth.
         memory_gb: what loading it needs, for the user's information.
+        swept: who found `layer` by trying others; empty: nobody has, and `tune: auto` searches on this model.
+        tuned: what `caa-bench tune --save` found: `<vector>/<behavior>` -> layer and multiplier, which `tune: auto`
+            takes in place of a search.
     """
 
     source: str = ""
@@ -58,10 +61,17 @@ class Loading:
     layer: int | None = None
     layer_range: tuple[int, int] | None = None
     memory_gb: float | None = None
+    swept: str = ""
+    tuned: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.layer_range is not None and not 0 <= self.layer_range[0] <= self.layer_range[1]:
             raise ValueError(f"layer_range: {list(self.layer_range)} is no range; write [first, last], counted from 0")
+
+
+def tuned_key(vector: str, behavior: str) -> str:
+    """A vector's and behavior's entry in `Loading.tuned`; a key of a YAML mapping holds no dot."""
+    return f"{vector}/{behavior}".replace(".", "-")
 
 
 def load_model(chat: ChatModel) -> PreTrainedModel:

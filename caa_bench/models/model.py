@@ -31,7 +31,7 @@ from caa_bench.models.template_notes import TemplateNotes, template_notes
 from caa_bench.models.templates import TEMPLATES, Message
 from caa_bench.models.turns import end_tokens
 from caa_bench.storage.files import sha256_file
-from caa_bench.storage.paths import configs_folder, is_file, is_folder, package_folder
+from caa_bench.storage.paths import configs_folder, is_file, is_folder, own_models_folder, package_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,7 +66,7 @@ class ChatModel:
 
         names = model_names()
         if name in names:
-            loading = load(configs_folder() / "models" / f"{name}.yaml", [], Loading).values
+            loading = load(model_configs()[name], [], Loading).values
         elif "/" in name or is_folder(Path(name)) or (name.endswith(SUFFIX) and is_file(Path(name))):
             base = base_of(name)
             loading = Loading(source=base or name, adapter=name if base else None)
@@ -186,7 +186,7 @@ class ChatModel:
         Raises:
             UserError: a hub model that is not in the cache and cannot be reached, or a damaged tokenizer.
         """
-        views = ("memory_gb", "layer", "layer_range", "source", "adapter")
+        views = ("memory_gb", "layer", "layer_range", "source", "adapter", "swept", "tuned")
         settings = {k: v for k, v in asdict(self.loading).items() if k not in views} | {"dtype": self.dtype.dtype}
         if not self._files:
             self._files = self._hashed()
@@ -242,5 +242,11 @@ class ChatModel:
 
 
 def model_names() -> list[str]:
-    """The names of `configs/models/*.yaml`."""
-    return sorted(path.stem for path in (configs_folder() / "models").glob("*.yaml"))
+    """The names of `configs/models/*.yaml`, and of the user's own."""
+    return sorted(model_configs())
+
+
+def model_configs() -> dict[str, Path]:
+    """Name -> file of every model config; a shipped one wins."""
+    folders = (own_models_folder(), configs_folder() / "models")
+    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}

@@ -12,6 +12,7 @@ from caa_bench.analysis.fairness import Choice, choose_dose
 from caa_bench.analysis.frames import CONDITION
 from caa_bench.evaluators import registry
 from caa_bench.report.record import RunRecord
+from caa_bench.runs.tuning_record import dose_unit
 
 MEASURE = "answer_probability"
 CAPABILITY = "capability"
@@ -63,8 +64,11 @@ def find_headline(record: RunRecord, every: pd.DataFrame) -> Headline:
     selection = record.split == "selection" and len(measured(every)) > 0
     choices = _choices(steered, every) if selection else ()
     layer, reason = _layer(record, layers, choices, weighed=CAPABILITY in set(every["evaluator"]))
+    if vector in record.tuning.get("settled", {}):
+        reason = "tuned on the selection split"
     here = steered if layer is None else steered[steered["layer"] == layer]
-    doses = (_nearest_to_one(here["multiplier"].tolist(), sign=sign) for sign in (-1, 1))
+    unit = dose_unit(record.tuning, vector)
+    doses = (_nearest(here["multiplier"].tolist(), unit=unit, sign=sign) for sign in (-1, 1))
     return Headline(
         vector=vector,
         layer=layer,
@@ -174,6 +178,7 @@ def _layer(
     return (float(default) if default in layers else layers[0]), f"{name}; nothing is chosen on the test split"
 
 
-def _nearest_to_one(multipliers: list[float], *, sign: int) -> float | None:
-    pushed = sorted({m for m in multipliers if m * sign > 0}, key=lambda m: (abs(abs(m) - 1), abs(m)))
+def _nearest(multipliers: list[float], *, unit: float, sign: int) -> float | None:
+    """The multiplier nearest to the tuned one, 1 where nothing was tuned, of one direction."""
+    pushed = sorted({m for m in multipliers if m * sign > 0}, key=lambda m: (abs(abs(m) - unit), abs(m)))
     return pushed[0] if pushed else None

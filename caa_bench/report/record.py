@@ -53,6 +53,7 @@ class RunRecord:
         longer: `train_share` and `items` whose matching option is the longer one; empty where not known.
         judges: those of the last run, the leading one first.
         layers: `count`, `default` and `hidden` of the model.
+        tuning: what was tried and chosen on the selection split (`runs.tuning_record`); empty where nothing was.
         model_facts: revision, dtype, quantization and files of the model.
         test_opened: how often the test split was evaluated.
     """
@@ -78,6 +79,7 @@ class RunRecord:
     longer: Mapping[str, Any]
     judges: tuple[Mapping[str, Any], ...]
     layers: Mapping[str, Any]
+    tuning: Mapping[str, Any]
     model_facts: Mapping[str, Any]
     warnings: tuple[str, ...]
     status: str
@@ -104,7 +106,10 @@ class RunRecord:
             judges=tuple(facts.get("judges", ())),
             model_facts=facts.get("model", {}),
             warnings=tuple(map(str, facts["warnings"])),
-            **{name: facts.get(name, {}) for name in ("artifacts", "diagnostics", "asked", "longer", "layers")},
+            **{
+                name: facts.get(name, {})
+                for name in ("artifacts", "diagnostics", "asked", "longer", "layers", "tuning")
+            },
             **{name: manifest[name] for name in ("status", "test_opened", "recipe_key", "versions")},
             version_changes=tuple(map(str, manifest["version_changes"])),
         )

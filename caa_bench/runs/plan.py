@@ -119,7 +119,7 @@ def doses_under(
             own = list(dict.fromkeys(vector.conditions(layers)))  # a dose that a recipe names twice once
             if multipliers is not None:
                 places = dict.fromkeys(condition.layer for condition in own)
-                doses = dict.fromkeys(m for m in multipliers if m)
+                doses = dict.fromkeys(vector.scaled(m) for m in multipliers if m)
                 own = [Condition(layer=layer, multiplier=dose) for layer in places for dose in doses]
             found[vector] = own
     return found

@@ -55,6 +55,31 @@ class Progress(Callback):
         """End its line; what went wrong is said on lines of its own."""
         self.fit.end("failed")
 
+    def on_tuning_begin(self, *, name: str, plan: Plan, waiting: Sequence[Batch]) -> None:
+        """Say what is tried; open a bar over the batches that are not done yet."""
+        _say(f"tuning, {name}: {len(plan.cells)} cells of the selection split")
+        done = len(plan.batches) - len(waiting)
+        self.close()
+        self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
+
+    def on_tuning_batch(self, *, batch: Batch) -> None:
+        """Move the bar."""
+        self.bar.update()
+
+    def on_tuning_end(self, *, record: dict[str, Any]) -> None:
+        """What was chosen, and how clear that was."""
+        from caa_bench.runs.tuning_record import tuning_lines
+
+        self.close()
+        for line in tuning_lines(record):
+            _say(terminal_safe(line))
+
+    def close(self) -> None:
+        """Take the bar away, where there is one."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
     def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
         """Open the bar over the batches that are not done yet."""
         self.cells = {cell.key: cell for cell in plan.cells}
