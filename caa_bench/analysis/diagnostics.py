@@ -67,8 +67,7 @@ def vector_diagnostics(
     if matching.shape != other.shape or matching.ndim != 3:
         raise ValueError(f"matching {matching.shape} and other {other.shape} must both be [N, L, D]")
     count, layers = matching.shape[:2]
-    items = codes(clusters or range(count))
-    order = codes(keys or [""] * count)
+    items, order = codes(clusters or range(count)), codes(keys or [""] * count)
     several = len(set(items.tolist())) >= 3
     lines, values = [], np.full((count, layers, len(BOUNDED)), np.nan)
     for layer in range(layers):
@@ -77,11 +76,16 @@ def vector_diagnostics(
         if several and not np.isnan(here.sizes["signal_share"]):
             apart = _separation(_within_keys(here.up, order), _within_keys(here.down, order))
             values[:, layer] = np.stack([here.cosine, here.cosine > 0, apart], axis=1)
-    table = pd.DataFrame(lines, columns=[name for name in COLUMNS if not name.startswith(BOUNDED)])
+    return _with_intervals(pd.DataFrame(lines), values, items, how)
+
+
+def _with_intervals(table: pd.DataFrame, values: np.ndarray, items: np.ndarray, how: Resampling) -> pd.DataFrame:
+    """The table with the estimates that have intervals. values: [N, L, BOUNDED]"""
+    sizes = [name for name in COLUMNS if not name.startswith(BOUNDED)]
+    table = table.reindex(columns=sizes)
     for place, name in enumerate(BOUNDED):
         within = {"agreement": (-1.0, 1.0), "agreeing_share": (0.0, 1.0)}.get(name, UNBOUNDED)
-        found = bootstrap_mean(values[:, :, place], items, within=within, how=how)
-        found.put(table, name)
+        bootstrap_mean(values[:, :, place], items, within=within, how=how).put(table, name)
     return table[COLUMNS]
 
 

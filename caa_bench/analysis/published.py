@@ -119,13 +119,7 @@ def published_table(
         `COLUMNS`, by `KINDS`; `agrees` says whether the difference's interval, widened by the published rounding,
         holds 0. A cell with two published numbers has two lines.
     """
-    layers = sorted(cells["layer"].dropna().unique())
-    still = cells[cells["multiplier"] == 0].assign(vector_model="")
-    still = pd.concat([still.assign(layer=layer, vector_layer=layer) for layer in layers] or [still[:0]])
-    steered = cells[(cells["multiplier"] != 0) & (cells["base_dose"] == 1)]
-    run = pd.concat([still, steered]).assign(run_base=lambda table: table["base"])
-    run["base"] = run["base"].replace(FINETUNES)
-    table = published.values.merge(run, on=KEYS, how="inner")
+    table = published.values.merge(_asked_at_each_layer(cells), on=KEYS, how="inner")
     table["change_published"] = _changes(table, published.values)
     for end in ENDS:
         table[f"change{end}"] = table[f"change{end}"].where(table["change_published"].notna())
@@ -147,6 +141,17 @@ def published_table(
     table["agrees"] = within.astype(object).where(known, None)
     table["base"] = table["run_base"]
     return table.sort_values("kind", key=lambda kind: kind.map(KINDS.index), kind="stable")[COLUMNS]
+
+
+def _asked_at_each_layer(cells: pd.DataFrame) -> pd.DataFrame:
+    """The run's cells under the paper's names of bases, the unsteered ones once for every layer."""
+    layers = sorted(cells["layer"].dropna().unique())
+    still = cells[cells["multiplier"] == 0].assign(vector_model="")
+    still = pd.concat([still.assign(layer=layer, vector_layer=layer) for layer in layers] or [still[:0]])
+    steered = cells[(cells["multiplier"] != 0) & (cells["base_dose"] == 1)]
+    run = pd.concat([still, steered]).assign(run_base=lambda table: table["base"])
+    run["base"] = run["base"].replace(FINETUNES)
+    return run
 
 
 def _changes(table: pd.DataFrame, values: pd.DataFrame) -> np.ndarray:
