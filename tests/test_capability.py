@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from caa_bench.report.conditions import with_capability_loss
 from published import DATA, needs_data
 from report_page import PageReader, check_tables
 from report_runs import simulate
