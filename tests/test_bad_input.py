@@ -111,7 +111,7 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
     "prompt that is not there": (
         "bases=[system_prompt_kind]",
         "override: bases: small has no system prompt called 'kind'",
-        "use one of positive, negative, neutral, or write it under system_prompt.texts",
+        "use one of positive, negative, neutral, empty, or write it under system_prompt.texts",
     ),
     "unknown vector": ("vectors=[ca]", "override: vectors: 'ca' is no intervention", f"one of {INTERVENTIONS}"),
     "placebo alone": ("vectors=[random]", "override: vectors: random is a placebo of caa", "add caa to vectors"),
