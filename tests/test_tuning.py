@@ -21,6 +21,7 @@ from small_runs import Small, contents, manifest, run, start, write_small_model
 
 from caa_bench import CAA, Benchmark, BenchmarkArguments
 from caa_bench.__main__ import main
+from caa_bench.analysis.intervals import MIN_ITEMS
 from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.errors import UserError
 from caa_bench.evaluators import AnswerProbability
@@ -28,7 +29,7 @@ from caa_bench.interventions import Condition, Layers
 from caa_bench.models.loading import Loading
 from caa_bench.models.model import ChatModel
 from caa_bench.runs.rows import RowStore, frame_of
-from caa_bench.runs.tuning_grid import Search, between, dose_of, first_layers, to_tune
+from caa_bench.runs.tuning_grid import LEAST_ITEMS, Search, between, dose_of, first_layers, to_tune
 from caa_bench.runs.tuning_record import tuning_lines
 
 REAL = Path(os.environ.get("CAA_BENCH_REAL_MODEL", "/tmp/real/qwen05"))  # noqa: S108 - a place to read from
@@ -269,6 +270,7 @@ def test_auto_searches_only_what_nobody_has_settled(wide: Small, small: Small) -
     )
     assert "12 items of the selection split are fewer than the 20" in wanted(own, limit=12)[1]
     assert "4 items of the selection split are fewer than the 20" in wanted(small.behavior)[1]
+    assert LEAST_ITEMS == MIN_ITEMS
     number, why = wanted(own, loading=Loading(tuned={"caa/wide": (14.0, 2.5)}))
     assert (number, why.endswith("an earlier search: caa layer 14 at multiplier 2.5.")) == (0, True)
     assert wanted(own, loading=Loading(tuned={"caa/other": (14.0, 2.5)})) == (1, "")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
 
 TENTH = 0.1
+LEAST_ITEMS = 20
+"""`analysis.intervals.MIN_ITEMS`, which a dry run must not import."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +174,6 @@ def to_tune(
     With `tune: auto` those whose layer the recipe leaves open on a model that nobody has swept, where the test split is
     asked in both option orders and the selection split is large enough for an interval.
     """
-    from caa_bench.analysis.intervals import MIN_ITEMS
-
     found = list(filter(has_grid, vectors))
     if args.tune in ("layers", "all"):
         return Wanted(vectors=found)
@@ -189,10 +189,10 @@ def to_tune(
     found = [] if loading.swept else found
     if args.tune == "off" or not found:
         return Wanted(vectors=[], why=why, known=known)
-    if (items := len(behavior.selection[: args.limit])) < MIN_ITEMS:
+    if (items := len(behavior.selection[: args.limit])) < LEAST_ITEMS:
         why = (
             f"Layer and dose are defaults that nobody has tuned on this model: {items} items of the selection split "
-            f"are fewer than the {MIN_ITEMS} that a choice needs."
+            f"are fewer than the {LEAST_ITEMS} that a choice needs."
         )
         return Wanted(vectors=[], why=why, known=known)
     return Wanted(vectors=found, known=known)
