@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from caa_bench.callbacks import Callback
-from caa_bench.commands.fit_progress import FitProgress
+from caa_bench.tracking.fit_progress import FitProgress
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:

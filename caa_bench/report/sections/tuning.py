@@ -42,8 +42,8 @@ class DoseSizes(Section):
     order = 45
     needs = ("vectors", "shifts")
     note = (
-        "|multiplier x vector| over the median norm of the activations at that layer, and what is left of the unsteered "
-        "model's option mass."
+        "|multiplier x vector| over the median norm of the activations at that layer, and what is left of the option "
+        "mass of the unsteered model."
     )
 
     def tables(self, report: Report) -> Sequence[Table]:
