@@ -12,10 +12,10 @@ from small_runs import Small, run
 from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.behaviors.items import Pair
 from caa_bench.behaviors.subset import drawn_pairs
-from caa_bench.tracking.fit_progress import FitProgress
 from caa_bench.interventions import CAA
 from caa_bench.interventions.fitting import Fitting, during
 from caa_bench.models.model import ChatModel
+from caa_bench.tracking.fit_progress import FitProgress
 
 
 def test_a_file_hears_of_a_long_fit_once_a_minute(capsys) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from caa_bench.callbacks import Callback
-from caa_bench.tracking.fit_progress import FitProgress
 from caa_bench.storage.safe_text import terminal_safe
+from caa_bench.tracking.fit_progress import FitProgress
 
 if TYPE_CHECKING:
     import pandas as pd
