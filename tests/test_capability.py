@@ -28,6 +28,7 @@ from caa_bench.evaluators import registry
 from caa_bench.evaluators.capability import Capability
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
+from caa_bench.report.headline import with_capability_loss
 from caa_bench.runs.folder import RowStore
 
 BOTH = "evaluators=[answer_probability, capability]"
@@ -314,8 +315,8 @@ def test_a_dose_that_costs_too_much_is_not_chosen(tmp_path: Path) -> None:
     assert [choice.key["multiplier"] for choice in dear.headline.choices] == [1.0, -2.0]
     lost = with_capability_loss(dear.shifts, dear.shifts)
     steered = lost[(lost["multiplier"] == 2) & (lost["vector"] == "caa")]
-    assert (steered["capability_loss"] > 0.03).all()
-    assert lost.loc[lost["vector"] == "random", "capability_loss"].isna().all()
+    assert (steered["capability_loss_high"] > 0.03).all()
+    assert lost.loc[lost["vector"] == "random", "capability_loss_high"].isna().all()
 
 
 def test_the_published_folder_comes_from_the_recipe(tmp_path: Path) -> None:
