@@ -1,4 +1,4 @@
-# caa_bench: `make` alone prints the targets. Variables: BEHAVIOR MODEL RECIPE SET OUTPUT DRY_RUN TORCH PYTHON WORKERS
+# caa_bench: `make` alone prints the targets. Variables: BEHAVIOR MODEL RECIPE SET OUTPUT DRY_RUN SAVE TORCH PYTHON WORKERS
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
@@ -8,6 +8,7 @@ RECIPE ?=
 SET ?=
 OUTPUT ?=
 RUN ?=
+SAVE ?=
 DRY_RUN ?=
 WORKERS ?= 2
 
@@ -19,7 +20,7 @@ export SET TORCH
 OPTIONS = --set "$$SET" $(if $(RECIPE),--recipe $(RECIPE)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare compare-all sweep fit report check data list test test-slow quality format bench tiny clean
+.PHONY: help install compare compare-all sweep tune fit report check data list test test-slow quality format bench tiny clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +43,9 @@ compare-all: ## the main job on every behavior there is
 
 sweep: $(STAMP) ## every layer on the selection split
 	@$(BIN)/caa-bench sweep $(OPTIONS) $(CHOSEN)
+
+tune: $(STAMP) ## find each vector's layer and dose on the selection split; SAVE=name keeps them as MODEL=name
+	@$(BIN)/caa-bench tune $(if $(SAVE),--save $(SAVE)) $(OPTIONS) $(CHOSEN)
 
 fit: $(STAMP) ## fit the interventions and keep their artifacts
 	@$(BIN)/caa-bench fit $(OPTIONS) $(CHOSEN)

@@ -30,7 +30,7 @@ def _added(model: nn.Module, edits: Sequence[Edit], first: int) -> Iterator[None
         return add
 
     device, dtype = model.device, model.dtype
-    handles = [model.model.layers[e.layer].register_forward_hook(hook(e.delta.to(device, dtype))) for e in edits]
+    handles = [model.model.layers[e.layer].register_forward_hook(hook(e.change.delta.to(device, dtype))) for e in edits]
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from benchmarks.steering_vectors_peer import SteeringVectors
 from benchmarks.subject import SEVEN, Settings, Subject
 from benchmarks.timing import Timed, interleaved, ratio
 from caa_bench.engine.capture import letter_activations
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.generate import generate
 from caa_bench.engine.score import score
@@ -107,7 +108,7 @@ def growth(subject: Subject, settings: Settings) -> Found:
     vectors, test = subject.vectors, subject.test
     layers = [layer for layer in range(subject.layers) for _ in range(200 // subject.layers + 1)]
     random.Random(0).shuffle(layers)  # noqa: S311
-    many = [[Edit(layer=layer, delta=vectors[layer] * (0.2 + i / 100))] for i, layer in enumerate(layers[:200])]
+    many = [[Edit(layer, Add(vectors[layer] * (0.2 + i / 100)))] for i, layer in enumerate(layers[:200])]
     recompute = partial(peers.batched_recompute, subject.model)
     eight = test[:8]
     found: Found = {"conditions": {}, "items": {}, "prompt tokens": {}}
@@ -131,7 +132,7 @@ def growth(subject: Subject, settings: Settings) -> Found:
 def generation(subject: Subject, settings: Settings) -> Found:
     """7 multipliers x 16 prompts together, against one multiplier after another; and what steering itself costs."""
     tokens, layer = 40, subject.layers // 3
-    conditions = [[Edit(layer=layer, delta=subject.vectors[layer] * m)] for m in SEVEN]
+    conditions = [[Edit(layer, Add(subject.vectors[layer] * m))] for m in SEVEN]
     engine = partial(generate, subject.model, subject.open_ended, max_new_tokens=tokens, stop_ids=())
 
     def together() -> list[list[list[int]]]:
@@ -172,7 +173,7 @@ def _steering_cost(subject: Subject, settings: Settings, edits: Sequence[Edit], 
     )  # fmt: skip
 
     def hooked() -> Tensor:
-        with steered(subject.model, edits, subject.open_ended):
+        with steered(subject.model, edits):
             return plain()
 
     methods = {"engine": partial(engine, [[]]), "engine steered": partial(engine, [edits]), "generate": plain}

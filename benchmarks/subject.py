@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.models.prompts import ChoicePrompt, Prompt
 
@@ -62,7 +63,7 @@ class Subject:
     def sweep(self, multipliers: Sequence[float] = (-1.0, 1.0)) -> list[list[Edit]]:
         """Every layer x these multipliers."""
         return [
-            [Edit(layer=layer, delta=self.vectors[layer] * multiplier)]
+            [Edit(layer, Add(self.vectors[layer] * multiplier))]
             for layer in range(self.layers)
             for multiplier in multipliers
         ]

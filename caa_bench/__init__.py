@@ -1,6 +1,9 @@
 """Benchmark CAA steering vectors, system prompts and LoRA finetuning on the same splits, and how they stack.
 
-    from caa_bench import CAA, Benchmark, LoraSFT, SystemPrompt
+    from caa_bench import CAA, Benchmark, LoraSFT
+
+    benchmark = Benchmark("tiny", behavior="refusal", interventions=["system_prompt_positive", LoraSFT(), CAA()])
+    report = benchmark.compare().report()
 
 Names are looked up on first use, so that `import caa_bench` and `caa-bench --help` cost nothing.
 """
@@ -31,12 +34,18 @@ if TYPE_CHECKING:
     from caa_bench.interventions import ShuffledLabels as ShuffledLabels
     from caa_bench.interventions import Stack as Stack
     from caa_bench.interventions import SystemPrompt as SystemPrompt
+    from caa_bench.interventions.vectors import SteeringVector as SteeringVector
+    from caa_bench.judges import Judge as Judge
     from caa_bench.models.model import ChatModel as ChatModel
     from caa_bench.recipe import BenchmarkArguments as BenchmarkArguments
     from caa_bench.recipe import load_recipe as load_recipe
+    from caa_bench.tracking import Tracker as Tracker
 
 _HOMES = {
     "Behavior": "behaviors.behavior",
+    "Judge": "judges",
+    "Tracker": "tracking",
+    "SteeringVector": "interventions.vectors",
     "load_behavior": "behaviors.behavior",
     "Benchmark": "benchmark",
     "Callback": "callbacks",
@@ -65,6 +74,10 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("caa-bench")
     if name not in _HOMES:
         raise AttributeError(f"module 'caa_bench' has no attribute {name!r}")
     return getattr(importlib.import_module(f"caa_bench.{_HOMES[name]}"), name)

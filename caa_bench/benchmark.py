@@ -1,41 +1,55 @@
-"""READ FIRST. fit -> compare -> report: the same pairs, the same items, every intervention on top of every base.
+"""READ FIRST. fit -> tune -> compare -> report: the same pairs, the same items, every intervention on every base.
 
     benchmark = Benchmark("tiny", behavior="refusal", interventions=[SystemPrompt(...), LoraSFT(...), CAA()])
     benchmark.compare().report()
 
-`fit` learns each intervention from the same training pairs and keeps it as an artifact; `compare` measures every cell
-in fixed batches of append-only rows, so that a killed run continues where it stopped; `report` computes every table
-from the rows alone. None of them repeats work that is already on disk.
+`fit` learns each intervention from the same training pairs and keeps it as an artifact; `tune` finds each vector's
+layer and dose on the selection split where nobody has; `compare` does both and measures every cell in fixed batches of
+append-only rows, so that a killed run continues where it stopped; `report` computes every table from the rows alone.
+None of them repeats work that is already on disk.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from caa_bench.behaviors.behavior import Behavior, Pairs, load_behavior, variants
+from caa_bench.behaviors.behavior import Pairs, variants
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError, all_made
-from caa_bench.evaluators import AnswerProbability, Evaluator
+from caa_bench.evaluators import Evaluator
 from caa_bench.evaluators.base import Aftermath
-from caa_bench.interventions import Intervention, Unchanged, several_fits
+from caa_bench.interventions import Intervention, several_fits
+from caa_bench.interventions.building import on_top
 from caa_bench.models.hub import unreachable
+from caa_bench.models.loaded import LoadedModel, in_use
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import BenchmarkArguments, Recipe
-from caa_bench.runs.artifacts import Artifact, ArtifactStore
+from caa_bench.runs.artifacts import Artifact, ArtifactStore, Watch
+from caa_bench.runs.described import Given, behavior_of, chat_of, recipe_of, unnamed_code
 from caa_bench.runs.facts import run_facts
 from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
-from caa_bench.runs.measure import Measurement
+from caa_bench.runs.measure import Measurement, nothing_scored
 from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
-from caa_bench.runs.run_names import run_folder, settings_of
-from caa_bench.runs.signals import finish_what_runs
+from caa_bench.runs.prompt_checks import Asked, asked_by, not_text, too_long
+from caa_bench.runs.run_names import run_folder
+from caa_bench.runs.signals import Stop, finish_what_runs
+from caa_bench.runs.tuning import tuned
+from caa_bench.runs.tuning_arms import settled_bases
+from caa_bench.runs.tuning_grid import Search, known_settings, settled
+from caa_bench.runs.tuning_record import chosen_bases, chosen_settings
+from caa_bench.runs.tuning_rounds import Bench
 from caa_bench.storage.files import content_key
+from caa_bench.tracking import trackers
+from caa_bench.tracking.progress import Progress
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from caa_bench.report import Report
 
 logger = logging.getLogger(__name__)
@@ -45,53 +59,71 @@ class Benchmark:
     """One model, one behavior, and the interventions to compare on it.
 
     Args:
-        model: a name in `configs/models/`, a local folder, a hub name, or a `ChatModel`.
-        behavior: a name in `configs/behaviors/`, a folder, or a `Behavior`.
+        model: a name in `configs/models/`, a local folder, a hub name, a `ChatModel`, or a loaded model of
+            transformers, which is left as it was.
+        tokenizer: of a loaded model.
+        behavior: a name in `configs/behaviors/`, a folder, a `Behavior`, or items in the model-written-evals form: a
+            list of dictionaries or a `datasets.Dataset` (see `behaviors/in_memory.py`).
         args: how to run; `BenchmarkArguments()` where not given.
-        interventions: those that `args.bases` and `args.vectors` name; with `args.bases` left at its default, every
-            intervention that is no vector is a base of its own.
-        evaluators: what is measured; the answer probability where not given.
-        callbacks: told what happens (progress, tracking); their mistakes never harm the results.
+        interventions: objects, or names as in a recipe. Where `args.bases` and `args.vectors` are left at their
+            defaults, each is what its `role` says: a base, or a vector with placebos on top of every base. What `args`
+            name beside them is built as a recipe builds it.
+        evaluators: what is measured, objects or names; those that `args.evaluators` names where not given.
+        callbacks: told what happens, beside the progress and the trackers of `args.report_to`; their mistakes never
+            harm the results.
         folder: the run folder; None: one under `args.output_dir`, named after what is run.
-        settings: what the run folder is bound to; the recipe's, or made from the arguments.
+        progress: False prints nothing while it runs.
+        recipe: what describes the run; made from the other arguments where not given.
 
     Attributes:
+        settings: what the run folder is bound to, in the shape of a recipe.
         artifacts: key -> what is kept of each fit that is done.
+        search: how finely `tune` searches.
+        tuning: what `tune` found; empty before.
         unfit: key -> why, for each intervention whose fit failed; the comparison goes on without these.
+
+    Raises:
+        UserError: what a recipe of the same run would be refused for.
     """
 
     def __init__(
         self,
-        model: str | ChatModel = "tiny",
+        model: Any = "tiny",
         *,
-        behavior: str | Behavior = "refusal",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        behavior: Any = "refusal",
         args: BenchmarkArguments | None = None,
-        interventions: Sequence[Intervention] = (),
-        evaluators: Sequence[Evaluator] = (),
+        interventions: Sequence[Intervention | str] = (),
+        evaluators: Sequence[Evaluator | str] = (),
         callbacks: Sequence[Callback] = (),
         folder: str | Path | None = None,
-        settings: dict[str, Any] | None = None,
+        progress: bool = True,
+        recipe: Recipe | None = None,
     ) -> None:
-        self.args = args or BenchmarkArguments()
-        self.chat = ChatModel.find(model) if isinstance(model, str) else model
-        self.behavior = behavior if isinstance(behavior, Behavior) else behavior_of(behavior, self.args)
-        given = [item for item in interventions if not isinstance(item, Unchanged)]
-        self.interventions = several_fits(given, count=self.args.fits)
-        self.vectors = [item for item in self.interventions if item.label in self.args.vectors]
-        self.bases = bases_of(self.args.bases, interventions=self.interventions, vectors=self.vectors)
-        self.evaluators = list(evaluators) or [AnswerProbability()]
-        self.callbacks = Callbacks(callbacks)
-        self.settings = settings or settings_of(
-            self.args,
-            model=self.chat.name,
-            behavior=self.behavior.id,
-            interventions=self.interventions,
-            evaluators=self.evaluators,
-        )
-        self.folder = Path(folder) if folder else self._folder("run")
+        asked = args or BenchmarkArguments()
+        self.chat = chat_of(model, tokenizer)
+        self.behavior = behavior_of(behavior, asked)
+        given = Given(interventions=interventions, evaluators=evaluators)
+        self.recipe = recipe or recipe_of(given, args=asked, chat=self.chat, behavior=self.behavior)
+        self.args = self.recipe.args
+        made = self.recipe.interventions(self.behavior, given=given.made)
+        self.interventions = several_fits([one for one in made if one.name != "none"], count=self.args.fits)
+        self.vectors = on_top(self.interventions, self.args.vectors)
+        self.bases = bases_of(self.args.bases, interventions=self.interventions)
+        self.evaluators = self.recipe.evaluators(given=given.measuring)
+        shown: list[Callback] = [Progress()] if progress else []
+        self.callbacks = Callbacks([*shown, *callbacks, *trackers(self.args.report_to, project=self.args.project)])
+        self.settings = self.recipe.flat()
+        self._beside: dict[str, Any] = dict(unnamed_code(given))
+        if isinstance(self.chat, LoadedModel):
+            self._beside["model"] = self.model_key
+        self.folder = Path(folder) if folder else self._folder()
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
         self.unfit: dict[str, str] = {}
         self.artifacts: dict[str, Artifact] = {}
+        self._checked = False
+        self.search = Search()
+        self.tuning: dict[str, Any] = {}
 
     @classmethod
     def from_recipe(
@@ -101,6 +133,7 @@ class Benchmark:
         chat: ChatModel | None = None,
         callbacks: Sequence[Callback] = (),
         folder: str | Path | None = None,
+        progress: bool = True,
     ) -> Benchmark:
         """The benchmark that a recipe describes, everything checked that can be without loading the model.
 
@@ -111,7 +144,7 @@ class Benchmark:
             UserError: one line a mistake.
         """
         try:
-            behavior, found, evaluators = all_made(
+            behavior, found, _ = all_made(
                 lambda: behavior_of(recipe.behavior, recipe.args),
                 lambda: chat or ChatModel.find(recipe.model, changes=dict(recipe.loading)),
                 recipe.evaluators,
@@ -120,17 +153,23 @@ class Benchmark:
                 found,
                 behavior=behavior,
                 args=recipe.args,
-                interventions=recipe.interventions(behavior),
-                evaluators=evaluators,
                 callbacks=callbacks,
                 folder=folder,
-                settings=recipe.flat(),
+                progress=progress,
+                recipe=recipe,
             )
-            benchmark.folder = Path(folder) if folder else benchmark._folder(recipe.name)
             benchmark.check()
         except UserError as error:
             raise UserError(*map(recipe.located, error.lines)) from None
         return benchmark
+
+    def __repr__(self) -> str:
+        """What is compared, in a line."""
+        bases, vectors = ([one.key for one in many] for many in (self.bases, self.vectors))
+        return (
+            f"Benchmark({self.behavior.id!r} on {self.chat.name!r}: vectors {', '.join(vectors) or 'none'} on top of "
+            f"{', '.join(bases)}; {self.args.split} split; {self.folder})"
+        )
 
     def check(self) -> None:
         """Everything that can be found wrong before any weights are loaded.
@@ -145,20 +184,28 @@ class Benchmark:
             if type(item).rewrite is not Intervention.rewrite
         ]
         mistakes += unknown_bases(self.evaluators)
-        mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision) or self.chat.check()
+        if not isinstance(self.chat, LoadedModel):
+            mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision)
+        mistakes = mistakes or self.chat.check()
         if not mistakes and (layers := self.chat.layers) is not None:
             mistakes += [line for item in self.interventions for line in item.check(layers)]
+            mistakes += [line for item in self.interventions for line in item.check_model(self.chat)]
         if mistakes:
             raise UserError(*mistakes)
         for one in self.evaluators:
             mistakes += one.check(self.behavior, self.chat, split=self.args.split)
             mistakes += [line for base in self.bases for line in one.check_base(base)]
+        if self.args.tune in ("layers", "all") and not self.behavior.selection:
+            mistakes.append(f"tune: {self.behavior.id} has no selection split to choose on; add one, or set tune=off")
         if mistakes:
             raise UserError(*mistakes)
         pairs = self.behavior.pairs()
         # Reads the other behaviors that a vector is transferred from or normalized over.
         learned = [partial(item.learned_from, pairs) for item in self.interventions if item.trains]
         all_made(*learned, *(partial(one.items, self.behavior, split=self.args.split) for one in self.evaluators))
+        if mistakes := too_long(self.chat, self._asked()):
+            raise UserError(*mistakes)
+        self._checked = True
 
     def fit(self) -> Self:
         """Fit every intervention on the same training pairs, or take its artifact where one is kept.
@@ -167,14 +214,16 @@ class Benchmark:
 
         Raises:
             UserError: the model cannot be loaded, a prompt cannot be made, an artifact is damaged, memory ran out.
-            SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the fit at hand.
+            SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the step at hand; a later fit goes on from there.
         """
+        if not self._checked:
+            self.check()
         pairs = self.behavior.pairs()
         self.unfit = {}
-        with finish_what_runs() as stop:
+        with finish_what_runs() as stop, in_use(self.chat):
             for intervention in self.interventions:
                 if intervention.trains and intervention.key not in self.artifacts:
-                    self._fit(intervention, pairs)
+                    self._fit(intervention, pairs, stop)
                     stop.leave_if_asked()
         return self
 
@@ -187,11 +236,28 @@ class Benchmark:
             model_key=self.model_key,
             layers=self.chat.loaded_layers(),
             behavior=self.behavior,
-            bases=self._fitted(self.bases),
-            vectors=self._fitted(self.vectors),
+            bases=self._fitted(settled_bases(self.bases, chosen_bases(self.tuning))),
+            vectors=self._fitted(self.settled_vectors()),
             evaluators=self.evaluators,
             learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
         )
+
+    def settled_vectors(self) -> list[Intervention]:
+        """The vectors at the layer and doses that tuning, or the model's config, found for them."""
+        known = known_settings(self.vectors, args=self.args, loading=self.chat.loading, behavior=self.behavior.id)
+        return settled(self.vectors, known | chosen_settings(self.tuning))
+
+    def tune(self) -> Self:
+        """Find each vector's layer and dose on the selection split, as `compare` does first, and measure nothing else.
+
+        Raises:
+            UserError: what `check` or `fit` find, or a batch of the search failed.
+            SystemExit: stopped by Ctrl-C (130) or SIGTERM (143); run again to continue.
+        """
+        self.check()
+        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop, in_use(self.chat):
+            self._tune(run, stop)
+        return self
 
     def compare(self) -> Self:
         """Measure every cell that is not measured yet. A batch that fails is tried again by the next `compare`.
@@ -202,7 +268,8 @@ class Benchmark:
             SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the batch at hand; run again to continue.
         """
         self.check()
-        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop:
+        with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop, in_use(self.chat):
+            self._tune(run, stop)
             plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]
             rows.refuse_strangers(keys)
@@ -253,9 +320,28 @@ class Benchmark:
             said += one.costs(self.behavior, self.chat, items=items, cells=cells.get(one.name, 0))
         return said
 
+    def _tune(self, run: RunFolder, stop: Stop) -> None:
+        """The search, where the recipe and the model's config leave something to be searched for."""
+        self.fit()
+        bench = Bench(
+            args=self.args,
+            chat=self.chat,
+            loaded=self._loaded,
+            model_key=self.model_key,
+            layers=self.chat.loaded_layers(),
+            behavior=self.behavior,
+            evaluators=self.evaluators,
+            learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
+            run=run,
+            callbacks=self.callbacks,
+            stop=stop,
+        )
+        vectors, bases = self._fitted(self.vectors), self._fitted(self.bases)
+        self.tuning = tuned(bench, vectors, bases, loading=self.chat.loading, search=self.search)
+
     def _afterwards(self, work: Aftermath) -> list[str]:
         """What the evaluators do with the finished rows; logs what is still missing then."""
-        missing: list[str] = []
+        missing = nothing_scored(work.rows)
         for evaluator in self.evaluators:
             try:
                 missing += evaluator.afterwards(work)
@@ -268,10 +354,13 @@ class Benchmark:
             logger.error(line)
         return missing
 
-    def _fit(self, intervention: Intervention, pairs: Pairs) -> None:
+    def _fit(self, intervention: Intervention, pairs: Pairs, stop: Stop) -> None:
         self.callbacks.tell("on_fit_begin", intervention=intervention, pairs=len(pairs))
+        watch = Watch(tell=self._fit_step, stop=stop)
         try:
-            artifact = self.store.fitted(intervention, pairs=pairs, model_key=self.model_key, loaded=self._loaded)
+            artifact = self.store.fitted(
+                intervention, pairs=pairs, model_key=self.model_key, loaded=self._loaded, watch=watch
+            )
         except Exception as error:
             self.callbacks.tell("on_fit_error", intervention=intervention, error=error)
             if isinstance(error, UserError):
@@ -281,6 +370,11 @@ class Benchmark:
         else:
             self.artifacts[intervention.key] = artifact
             self.callbacks.tell("on_fit_end", intervention=intervention, artifact=artifact)
+        finally:
+            stop.fit = None
+
+    def _fit_step(self, intervention: Intervention, done: int, total: int, note: str) -> None:
+        self.callbacks.tell("on_fit_step", intervention=intervention, done=done, total=total, note=note)
 
     def _fitted(self, interventions: Sequence[Intervention]) -> list[Intervention]:
         """Those that need nothing that could not be fitted."""
@@ -291,21 +385,29 @@ class Benchmark:
         asked = variants(self.behavior.test[0])[0]
         for base in self.bases:
             self.chat.choice_prompt(base.rewrite([{"role": "user", "content": asked.question}]), asked.letters)
+        if mistakes := not_text(self.chat, self._asked()):
+            raise UserError(*mistakes)
         _ = self.chat.model
         return self.chat
+
+    def _asked(self) -> Iterator[Asked]:
+        """Every prompt of the run that is one turn."""
+        fits = any(item.trains for item in self.interventions)
+        return asked_by(self.behavior, args=self.args, bases=self.bases, evaluators=self.evaluators, fits=fits)
 
     @cached_property
     def model_key(self) -> dict[str, Any]:
         """What identifies the model; a large folder takes a while to hash, so once."""
         return self.chat.fingerprint()
 
-    def _folder(self, recipe: str) -> Path:
+    def _folder(self) -> Path:
         return run_folder(
             self.args.output_dir,
-            recipe=recipe,
+            recipe=self.recipe.name,
             behavior=self.behavior,
             model=self.chat.name,
             settings=self.settings,
+            beside=self._beside,
         )
 
     def _remember(self, warnings: Sequence[str]) -> None:
@@ -314,14 +416,3 @@ class Benchmark:
         with RunFolder(self.folder, recipe=self.settings) as run:
             run.record(warnings=[*run.manifest["facts"]["warnings"], *warnings])
             run.set_status(status)
-
-
-def behavior_of(name: str, args: BenchmarkArguments) -> Behavior:
-    """Load a behavior with the data that `args` name."""
-    return load_behavior(
-        name,
-        data=args.data,
-        data_dir=None if args.data_dir is None else Path(args.data_dir),
-        protocol=args.protocol,
-        seed=args.seed,
-    )

@@ -26,11 +26,23 @@ class Callback:
     def on_fit_begin(self, *, intervention: Intervention, pairs: int) -> None:
         """An intervention is about to be fitted, or its artifact taken, on so many pairs."""
 
+    def on_fit_step(self, *, intervention: Intervention, done: int, total: int, note: str) -> None:
+        """So many of the pairs that its fit goes through are done; `note` says what else is known (a held-out loss)."""
+
     def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
         """It is fitted and kept."""
 
     def on_fit_error(self, *, intervention: Intervention, error: Exception) -> None:
         """It could not be fitted; told before the reason is logged or raised."""
+
+    def on_tuning_begin(self, *, name: str, plan: Plan, waiting: Sequence[Batch]) -> None:
+        """A round of the search on the selection split begins; `waiting` is not measured yet."""
+
+    def on_tuning_batch(self, *, batch: Batch) -> None:
+        """A batch of the search is done, or failed."""
+
+    def on_tuning_end(self, *, record: dict[str, Any]) -> None:
+        """The search is over; `runs.tuning_record.tuning_lines(record)` says what came of it."""
 
     def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
         """The plan is made; `waiting` is not measured yet."""

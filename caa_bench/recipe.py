@@ -10,21 +10,16 @@ from typing import Any, Literal, get_type_hints
 
 from caa_bench import evaluators, interventions, judges
 from caa_bench.behaviors.behavior import Behavior
+from caa_bench.config.values import fields_of
 from caa_bench.errors import UserError, too_few
 from caa_bench.interventions import Intervention
+from caa_bench.interventions.building import Builder, intervention_class, under_protocol
 from caa_bench.models.loading import Loading
 from caa_bench.storage.paths import is_file, recipes_folder
+from caa_bench.storage.plugins import load_plugin
 
-PAPER_BEHAVIORS = (
-    "coordinate-other-ais",
-    "corrigible-neutral-HHH",
-    "hallucination",
-    "myopic-reward",
-    "survival-instinct",
-    "sycophancy",
-    "refusal",
-)
-"""The seven over which the paper normalizes each layer's norm; `protocol: caa` does so too."""
+VIEWS = ("report_to", "project", "output_dir")
+"""Arguments that decide no result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +27,20 @@ class BenchmarkArguments:
     """How a benchmark runs: every top-level recipe key that is no section.
 
     Args:
-        bases: what CAA is put on top of: `none`, `<intervention>_<variant>`, or several joined by `+`.
-        vectors: what is put on top of every base; placebos after their original.
+        bases: what vectors are put on top of: `none`, `<intervention>_<variant>`, or several joined by `+`.
+        vectors: what is put on top of every base; `random` and `shuffled` are placebos of every vector that is named.
         evaluators: what is measured.
         split: `test`, opened once, or `selection`, for choosing layers and doses.
+        tune: `layers` finds each vector's layer and dose on the selection split before the test split is opened; `all`
+            also the wording of prompts and the scale of finetunes; `off` takes what the recipe says; `auto` is
+            `layers` for vectors whose layer the recipe leaves open on a model that nobody has tuned (its config's
+            `tuned`), else `off`.
         protocol: `default`, every item in both option orders; `caa`, the paper's exact rule and data use.
         data: `own`, the project's splits; `caa`, a folder in the published format.
         data_dir: that folder; null: what `caa-bench data download` fetched.
         limit: only the first so many items of the split; null: all.
+        max_pairs: at most so many training pairs for every fit, drawn with both option orders of an item together and
+            the letters balanced; null: all. `limit` is about the items that are measured.
         fits: how often each trained intervention is fitted: finetunes with seeds of their own, vectors on bootstrap
             resamples of the training items. With several, every interval holds their differences too.
         seed: of splits, resamples and tests; 0 or more.
@@ -49,31 +50,50 @@ class BenchmarkArguments:
         report_to: dashboards, `wandb` and `trackio`; views of the results that can never fail a run.
         project: the dashboards' project name.
         output_dir: where run folders and fitted artifacts go.
+        plugins: Python files of your own, which are run so that a recipe can name the classes in them.
+
+    Raises:
+        UserError: one line a value that a recipe would not take either, in the same words.
     """
 
     bases: tuple[str, ...] = ("none",)
     vectors: tuple[str, ...] = ("caa", "random", "shuffled")
     evaluators: tuple[str, ...] = ("answer_probability",)
     split: Literal["test", "selection"] = "test"
+    tune: Literal["auto", "off", "layers", "all"] = "auto"
     protocol: Literal["default", "caa"] = "default"
     data: Literal["own", "caa"] = "own"
     data_dir: str | None = None
     limit: int | None = None
+    max_pairs: int | None = None
     fits: int = 1
     seed: int = 0
     batch_size: int = 32
     share_prefix: bool = True
     draws: int = 9999
-    report_to: tuple[Literal["wandb", "trackio"], ...] = ("wandb",)
+    report_to: tuple[str, ...] = ("wandb",)
     project: str = "caa_bench"
     output_dir: str = "runs"
+    plugins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Lists become tuples; an unknown split or a value of the wrong kind is refused as in a recipe."""
+        for name, value in fields_of(type(self), vars(self)).items():
+            object.__setattr__(self, name, value)
 
     def mistakes(self) -> list[str]:
         """One line for each number that nothing can be computed with."""
         given = {"limit": self.limit, "fits": self.fits, "batch_size": self.batch_size, "draws": self.draws}
         few = too_few(given)
+        if self.max_pairs is not None and self.max_pairs < 2:
+            few.append(f"max_pairs: {self.max_pairs} is too small; give 2 or more, both option orders of an item")
         if self.seed < 0:
             few.append(f"seed: {self.seed} is below 0; give 0 or more")
+        if self.tune in ("layers", "all") and (self.protocol == "caa" or self.split != "test"):
+            few.append(
+                f"tune: {self.tune} chooses on the selection split and then opens the test split; set protocol=default "
+                "and split=test, or tune=off"
+            )
         if not self.evaluators:
             few.append("evaluators: an empty list; name what is measured, for example [answer_probability]")
         return few
@@ -104,39 +124,42 @@ class Recipe:
 
     def flat(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON; the run folder is bound to it."""
-        args = asdict(self.args)
-        for view in ("report_to", "project", "output_dir"):
-            del args[view]
+        args = {key: value for key, value in asdict(self.args).items() if key not in VIEWS}
         sections = {name: asdict(config) for name, config in self.sections.items() if name in self._used()}
         if named := [name for name in self._judges() if name in self.judges]:
             known = judges.registry()
             sections["judges"] = {name: judges.deciding(self.judges[name], known[name].manner) for name in named}
         return {"model": self.model, "behavior": self.behavior, "loading": dict(self.loading)} | args | sections
 
-    def interventions(self, behavior: Behavior) -> list[Intervention]:
+    def interventions(self, behavior: Behavior, *, given: Sequence[Intervention] = ()) -> list[Intervention]:
         """Every intervention that the bases and vectors name, each once, originals before placebos.
+
+        Args:
+            given: those that are there already, by their labels; the others are built from their sections.
 
         Raises:
             UserError: a name that no intervention has; one line each.
         """
-        built: dict[str, Intervention] = {}
-        mistakes: list[str] = []
-        for key, label in self._labels():
-            try:
-                self._build(label, key=key, behavior=behavior, built=built)
-            except UserError as error:
-                mistakes += [self.located(line) for line in error.lines]
-        if mistakes:
-            raise UserError(*mistakes)
-        return list(built.values())
+        builder = Builder(
+            behavior=behavior,
+            sections=self.sections,
+            protocol=self.args.protocol,
+            vectors=self.args.vectors,
+            given={one.label: under_protocol(one, self.args.protocol) for one in given},
+            located=self.located,
+        )
+        return builder.build(self._labels())
 
-    def evaluators(self) -> list[evaluators.Evaluator]:
+    def evaluators(self, *, given: Sequence[evaluators.Evaluator] = ()) -> list[evaluators.Evaluator]:
         """Every evaluator that the recipe names.
+
+        Args:
+            given: those that are there already.
 
         Raises:
             UserError: a name that no evaluator has.
         """
-        known = evaluators.registry()
+        known, there = evaluators.registry(), {one.name: one for one in given}
         unknown = [name for name in self.args.evaluators if name not in known]
         if unknown:
             raise UserError(
@@ -144,7 +167,7 @@ class Recipe:
             )
         data_dir = None if self.args.data_dir is None else Path(self.args.data_dir)
         return [
-            known[name].build(self.sections[name], data_dir=data_dir, judges=self.judges)
+            there.get(name) or known[name].build(self.sections[name], data_dir=data_dir, judges=self.judges)
             for name in self.args.evaluators
         ]
 
@@ -161,28 +184,10 @@ class Recipe:
         names = {cls.name for _, label in self._labels() if (cls := intervention_class(label)) is not None}
         return names | set(self.args.evaluators)
 
-    def _build(self, label: str, *, key: str, behavior: Behavior, built: dict[str, Intervention]) -> None:
-        cls = intervention_class(label)
-        if cls is None:
-            known = ", ".join(interventions.registry())
-            raise UserError(f"{key}: {label!r} is no intervention; names begin with one of {known}")
-        config = self.sections[cls.name]
-        if cls.name == "caa" and self.args.protocol == "caa" and not config.normalize:
-            config = type(config)(**(vars(config) | {"normalize": PAPER_BEHAVIORS}))
-        variant = label.removeprefix(cls.name).removeprefix("_")
-        if label not in built:
-            built[label] = cls.build(config, variant=variant, behavior=behavior, built=built)
-
     def located(self, line: str) -> str:
         """A mistake with the place of the key it begins with in front."""
         place = self.where.get(line.split(":", 1)[0])
         return f"{place}: {line}" if place else line
-
-
-def intervention_class(label: str) -> type[Intervention] | None:
-    """The intervention that a label belongs to: the longest registered name that it is or begins with."""
-    names = [name for name in interventions.registry() if label == name or label.startswith(f"{name}_")]
-    return interventions.registry()[max(names, key=len)] if names else None
 
 
 def schema() -> type:
@@ -216,9 +221,10 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         UserError: one line a mistake, with file:line and a suggestion.
     """
-    from caa_bench.config.recipe_yaml import Parsed, load
+    from caa_bench.config.recipe_yaml import Parsed, load, written
 
     file = find_recipe("compare" if path is None else path)
+    plugins = _plugins(written(file, list(overrides), "plugins", find=_extended), beside=file.parent)
     parsed: Parsed[Any] = load(file, list(overrides), schema(), find=_extended)
     values = {f.name: getattr(parsed.values, f.name) for f in fields(parsed.values)}
     changed = {key.removeprefix("loading."): None for key in parsed.where if key.startswith("loading.")}
@@ -227,11 +233,24 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         model=values["model"],
         behavior=values["behavior"],
         loading={key: getattr(values["loading"], key) for key in changed},
-        args=BenchmarkArguments(**{f.name: values[f.name] for f in fields(BenchmarkArguments)}),
+        args=BenchmarkArguments(**{f.name: values[f.name] for f in fields(BenchmarkArguments)} | {"plugins": plugins}),
         sections={name: values[name] for name in (*interventions.registry(), *evaluators.registry())},
         where=parsed.where,
         judges={name: getattr(values["judges"], name) for name in judges.registry()},
     )
+
+
+def _plugins(entries: Sequence[tuple[str, str]], *, beside: Path) -> tuple[str, ...]:
+    """Run the files before the schema is made, whose sections they add to."""
+    mistakes, found = [], []
+    for entry, where in entries:
+        try:
+            found.append(load_plugin(entry, beside=beside))
+        except UserError as error:
+            mistakes += [f"{where}: {line}" for line in error.lines]
+    if mistakes:
+        raise UserError(*mistakes)
+    return tuple(found)
 
 
 def find_recipe(path: str | Path) -> Path:

@@ -14,7 +14,7 @@ def cell(base: str = "none", *, vector: str = "", multiplier: float = 0.0, layer
     steered = multiplier != 0
     values = {
         "model": "tiny",
-        "protocol": "balanced",
+        "protocol": "default",
         "split": "test",
         "behavior": "refusal",
         "evaluator": "answer_probability",
@@ -75,15 +75,21 @@ def scores(log_odds: Mapping[str, np.ndarray], *, clusters: Sequence[str] | None
 
 
 def stack(
-    none: np.ndarray, alone: np.ndarray, base: np.ndarray, on_top: np.ndarray, *, multiplier: float = 1.0
+    none: np.ndarray,
+    alone: np.ndarray,
+    base: np.ndarray,
+    on_top: np.ndarray,
+    *,
+    multiplier: float = 1.0,
+    vector: str = "caa",
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """The four cells of one stacking line from y[none, 0], a, y[X, 0] and t (both signed by the multiplier)."""
     sign = np.sign(multiplier)
     lines = [
         cell(),
-        cell(vector="caa", multiplier=multiplier),
+        cell(vector=vector, multiplier=multiplier),
         cell("system_prompt_positive"),
-        cell("system_prompt_positive", vector="caa", multiplier=multiplier),
+        cell("system_prompt_positive", vector=vector, multiplier=multiplier),
     ]
     values = [none, none + sign * alone, base, base + sign * on_top]
     return {line["cell"]: y for line, y in zip(lines, values, strict=True)}, frame(lines)

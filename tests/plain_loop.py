@@ -1,6 +1,6 @@
 """Twenty plain lines that the engine is held equal to: one unpadded prompt, one condition, no cache, no batch.
 
-Shares no code with the engine: it finds blocks by name and adds with a slice.
+Shares no code with the engine but the changes: it finds blocks by name and picks positions with a slice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,14 @@ from caa_bench.engine.edit import Edit
 
 _BLOCKS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers")
 
+_POSITIONS = {
+    "instruction_end": lambda first: slice(first, None),
+    "answer": lambda first: slice(first + 1, None),
+    "prompt": lambda first: slice(first + 1),
+    "all": lambda first: slice(None),
+    "first:3": lambda first: slice(3),
+}
+
 
 @torch.no_grad()
 def plain_forward(model, ids: Sequence[int], first: int, edits: Sequence[Edit] = ()) -> tuple[Tensor, Tensor]:
@@ -25,7 +33,8 @@ def plain_forward(model, ids: Sequence[int], first: int, edits: Sequence[Edit] =
             hidden = (output[0] if isinstance(output, tuple) else output).clone()
             for edit in edits:
                 if edit.layer == layer:
-                    hidden[:, 0 if edit.first_position == "start" else first :] += edit.delta
+                    where = _POSITIONS[edit.positions](first)
+                    hidden[:, where] = edit.change(hidden[:, where])
             outputs.append(hidden[0])
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from caa_bench.analysis.diagnostics import as_lines, vector_diagnostics
+from caa_bench.analysis.estimates import Resampling
 from caa_bench.recipe import load_recipe
 from caa_bench.runs.folder import RowStore, RunFolder
 from caa_bench.runs.plan import Cell
@@ -225,7 +226,9 @@ def _diagnostics(plan: Simulated) -> list[dict[str, Any]]:
     noise = rng.normal(size=(2, 80, 6, 16))
     noise[:, :, 0] = 0
     noise[0, :, :, 0] += plan.signal
-    return as_lines(vector_diagnostics(noise[0], noise[1], clusters=[n // 2 for n in range(80)], draws=999))
+    return as_lines(
+        vector_diagnostics(noise[0], noise[1], clusters=[n // 2 for n in range(80)], how=Resampling(draws=999))
+    )
 
 
 def _artifacts(folder: Path, plan: Simulated) -> dict[str, str]:

@@ -10,8 +10,4 @@ import trl  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 from trl import SFTConfig, SFTTrainer  # noqa: F401
 
-import caa_bench.commands
-import caa_bench.commands.progress
-import caa_bench.report  # noqa: F401
-
 torch.set_num_threads(1)

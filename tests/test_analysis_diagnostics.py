@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from caa_bench.analysis.diagnostics import BOUNDED, COLUMNS, as_lines, from_lines, vector_diagnostics
+from caa_bench.analysis.estimates import Resampling
 
 
 def pairs(signal: float, *, n: int = 400, width: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +101,7 @@ def test_the_intervals_hold_what_other_items_give():
     rng = np.random.default_rng(3)
     sides = rng.normal(size=(2, 60, 300, 24))
     sides[0, :, :, 0] += 2.5
-    found = vector_diagnostics(*sides, draws=499)
+    found = vector_diagnostics(*sides, how=Resampling(draws=499))
     for name in ("agreement", "separability"):
         inside = (found[f"{name}_low"] <= found[name].mean()) & (found[name].mean() <= found[f"{name}_high"])
         assert 0.88 <= inside.mean() <= 0.99, name

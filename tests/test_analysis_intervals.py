@@ -1,4 +1,4 @@
-"""Intervals and tests against scipy, closed forms and edge cases. NUMBERS.md 6-9 and 13."""
+"""Intervals and tests against scipy, closed forms and edge cases. docs/numbers.md 6-9 and 13."""
 
 from __future__ import annotations
 
@@ -10,35 +10,47 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from caa_bench.analysis.intervals import bca_mean, benjamini_hochberg, bootstrap_mean, sign_flip, standard_error
+from caa_bench.analysis.estimates import Estimate, Resampling, cluster_sums
+from caa_bench.analysis.fits import Design, effect_ratios
+from caa_bench.analysis.intervals import (
+    _bca_ends,
+    benjamini_hochberg,
+    bootstrap_mean,
+    sign_flip,
+    standard_error,
+)
 from caa_bench.analysis.power import adds_fully_power, detectable_effect, items_needed, items_to_settle, t_test_power
-from caa_bench.analysis.ratio import fieller
-from caa_bench.analysis.resample import cluster_sums, resample_weights
 
 
 def sample(shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(1.0, 1.5, shape)
 
 
+def fieller(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) -> Estimate:
+    """The ratio of two effects [N, 1] of one fit."""
+    design = Design(clusters=clusters, n_fits=np.ones(top.shape[1], dtype=int))
+    return effect_ratios(top[:, :, None], bottom[:, :, None], design)
+
+
 def test_bca_agrees_with_scipy():
     """Different random resamples: within what 9,999 draws leave."""
     values = np.random.default_rng(2).gamma(1.0, 1.0, 60)
-    ours = bca_mean(values[:, None], np.arange(60))
+    low, high = _bca_ends(cluster_sums(values[:, None], np.arange(60)), Resampling().weights(60))[:, 0]
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20000, method="BCa", rng=5).confidence_interval
     width = theirs.high - theirs.low
-    assert [ours.low[0], ours.high[0]] == pytest.approx(list(theirs), abs=0.04 * width)
+    assert [low, high] == pytest.approx(list(theirs), abs=0.04 * width)
 
 
 def test_studentized_ends_are_those_of_a_plain_loop():
     """The matrix form against the textbook loop on the very same resamples."""
-    values, weights = sample((30, 1)), resample_weights(30, seed=0, draws=999)
+    values, weights = sample((30, 1)), Resampling(draws=999).weights(30)
     mean, se = values.mean(), values.std(ddof=1) / np.sqrt(30)
     t = []
     for column in weights.T:
         drawn = np.repeat(values[:, 0], column.astype(int))
         t.append((drawn.mean() - mean) / (drawn.std(ddof=0) * np.sqrt(30 / 29) / np.sqrt(30)))
     low, high = np.quantile(t, [0.025, 0.975])
-    ours = bootstrap_mean(values, np.arange(30), draws=999)
+    ours = bootstrap_mean(values, np.arange(30), how=Resampling(draws=999))
     assert ours.se[0] == pytest.approx(se, rel=1e-12)
     assert [ours.low[0], ours.high[0]] == pytest.approx([mean - high * se, mean - low * se], rel=1e-8)
 
@@ -157,10 +169,11 @@ def test_intervals_do_not_depend_on_item_order_or_on_their_neighbours():
 
 PRINT_BITS = """
 import numpy as np
+from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.intervals import bootstrap_mean, sign_flip
 values = np.random.default_rng(0).normal(1, 1.5, (120, 130))
-found = bootstrap_mean(values, np.repeat(np.arange(40), 3), draws=2999)
-flipped = sign_flip(values, np.arange(120), draws=2999)
+found = bootstrap_mean(values, np.repeat(np.arange(40), 3), how=Resampling(draws=2999))
+flipped = sign_flip(values, np.arange(120), how=Resampling(draws=2999))
 print(*(array.tobytes().hex() for array in (found.low, found.high, flipped)))
 """
 

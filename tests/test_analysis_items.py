@@ -1,4 +1,4 @@
-"""Item scores: log-odds, option orders, letter bias, option mass, errors, the paper's rule. NUMBERS.md 1-4."""
+"""Item scores: log-odds, option orders, letter bias, option mass, errors, the paper's rule. docs/numbers.md 1-4."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logsumexp
 
-from caa_bench.analysis.items import SCORES, item_scores, letter_table
-from caa_bench.analysis.paper import paper_rows, paper_score
+from caa_bench.analysis.frames import mean_over_fits
+from caa_bench.analysis.items import NO_SCORES, SCORES, item_scores, letter_table
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
 PUBLISHED = REFERENCE / "caa_item_results_survival_plus1_7b_layer13.json"
@@ -22,6 +22,18 @@ def published() -> list[dict]:
     if not PUBLISHED.exists():
         pytest.skip(f"the paper's per-item answers are not at hand: {PUBLISHED}")
     return json.loads(PUBLISHED.read_text(encoding="utf-8"))
+
+
+def paper_rows(records: list[dict]) -> pd.DataFrame:
+    """The published records as rows of one cell: `a_prob` and `b_prob` over the full vocabulary, in the given order."""
+    keys = [record["answer_matching_behavior"].strip("() ") for record in records]
+    logits = np.log([[record["a_prob"], record["b_prob"]] for record in records])
+    items = [f"item/{index:04d}" for index in range(len(records))]
+    columns = {"cell": "paper", "item": items, "cluster": items, "order": 0, "log_z": 0.0, "error": None}
+    matching = ["ABCDEFGH".index(key) for key in keys]
+    letters = ["AB" if place < 2 else "ABCDEFGH"[: place + 1] for place in matching]
+    shown = {"matching": matching, "letters": letters, "logit_0": logits[:, 0], "logit_1": logits[:, 1]}
+    return pd.DataFrame({**columns, **shown})
 
 
 def one(logits: list[float], *, matching: int, log_z: float = 3.0, **extra: object) -> dict:
@@ -83,7 +95,7 @@ def test_a_bad_order_is_an_item_error_and_no_number(fault):
         0
     ]
     assert line["error"]
-    assert line[[c for c in SCORES if c not in ("cluster", "orders", "error")]].isna().all()
+    assert line[[c for c in SCORES if c not in NO_SCORES]].isna().all()
 
 
 def test_scores_do_not_depend_on_row_order():
@@ -94,19 +106,24 @@ def test_scores_do_not_depend_on_row_order():
 
 def test_the_paper_rule_reproduces_the_published_score():
     records = published()
-    assert paper_score(records) == pytest.approx(0.6211234630175757, abs=1e-15)
     table = item_scores(paper_rows(records), protocol="caa")
+    assert table["p_balanced"].mean() == pytest.approx(0.6211234630175757, abs=1e-15)
     assert len(table) == 50 and (table["p_balanced"] == 0).sum() == 4  # keyed C or E: 0, and still counted
     assert table["log_odds"].isna().sum() == 4 and not table["error"].any()
 
 
 def test_the_published_score_is_a_letter_effect():
     """The survival model answers "A": p(matching) .953 on A-keyed items, .040 on B-keyed ones."""
-    table = letter_table(paper_rows(published())).set_index("key")
+    table = letter_table(item_scores(paper_rows(published()), protocol="caa")).set_index("key")
     assert table.loc["A", "p_matching"] == pytest.approx(0.953, abs=5e-4)
     assert table.loc["B", "p_matching"] == pytest.approx(0.040, abs=5e-4)
     assert table.loc[["A", "B"], "n"].tolist() == [32, 14]
-    assert np.average(table["share_a"], weights=table["n"]) == pytest.approx(0.956, abs=5e-4)
+
+
+def test_no_rows_have_no_letters():
+    """A run of other evaluators alone has no item scores; nothing is said of its letters."""
+    assert letter_table(item_scores(make.rows({"c": np.zeros(2)}).iloc[:0])).empty
+    assert letter_table(mean_over_fits(())).empty
 
 
 def test_keys_outside_a_and_b_score_their_own_options_unless_the_protocol_is_the_papers():

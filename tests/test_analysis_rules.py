@@ -8,16 +8,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from caa_bench.analysis.cells import cell_table
-from caa_bench.analysis.fairness import choose_dose, effect_at_equal_loss, matched_dose
-from caa_bench.analysis.halves import effect_by_half
-from caa_bench.analysis.items import item_scores
-from caa_bench.analysis.placebo import placebo_band, within_placebo
+from caa_bench.analysis.cells import cell_table, effect_by_half, shift_table
+from caa_bench.analysis.estimates import Resampling
+from caa_bench.analysis.fairness import choose_dose, effect_at_equal_loss, matched_dose, placebo_band, within_placebo
+from caa_bench.analysis.frames import grouped
+from caa_bench.analysis.items import item_scores, letter_table
 from caa_bench.analysis.reliability import item_reliability, rank_correlations, reliability_table
-from caa_bench.analysis.shifts import shift_table
 from caa_bench.analysis.stacking import stacking_table
-from caa_bench.analysis.warn import find_warnings
-from caa_bench.analysis.warn_facts import RunFacts, Tables
+from caa_bench.analysis.warn import RunFacts, Tables
+from caa_bench.analysis.warn_rules import find_warnings
 
 N = 40
 RNG = np.random.default_rng(5)
@@ -39,17 +38,21 @@ def curve(
     return values, make.frame(lines)
 
 
-def tables(scores: pd.DataFrame, cells: pd.DataFrame) -> Tables:
+PLACEBOS = {"random": "caa", "shuffled": "caa"}
+
+
+def tables(scores: pd.DataFrame, cells: pd.DataFrame, *, placebos: dict[str, str] = PLACEBOS) -> Tables:
+    groups, how = grouped(scores, cells), Resampling(draws=499)
     return Tables(
-        cells=cell_table(scores, cells, draws=499),
-        stacking=stacking_table(scores, cells, draws=499),
-        shifts=shift_table(scores, cells, draws=499),
-        reliability=reliability_table(scores, cells, draws=499),
+        cells=cell_table(groups, how=how),
+        stacking=stacking_table(groups, how=how, placebos=placebos),
+        shifts=shift_table(groups, how=how),
+        reliability=reliability_table(groups, how=how),
     )
 
 
 def codes(scores: pd.DataFrame, cells: pd.DataFrame, **facts: object) -> dict[str, str]:
-    found = find_warnings(tables(scores, cells), {"refusal": RunFacts(**facts)})
+    found = find_warnings(tables(scores, cells), {"refusal": RunFacts(**facts)}, placebos=PLACEBOS)
     return {warning.code: warning.severity for warning in found}
 
 
@@ -58,7 +61,7 @@ VECTORS = {"caa": SLOPE, "random": 0.1 * SLOPE, "shuffled": -0.2 * SLOPE}
 
 def test_the_placebo_band_is_the_range_of_the_placebos():
     values, cells = curve(VECTORS)
-    band = placebo_band(shift_table(make.scores(values), cells))
+    band = placebo_band(shift_table(grouped(make.scores(values), cells)), placebos=PLACEBOS)
     up = band[(band["base"] == "none") & (band["multiplier"] == 1.0)].iloc[0]
     assert (up["low"], up["high"]) == pytest.approx((-0.2 * SLOPE.mean(), 0.1 * SLOPE.mean()))
     assert up["placebos"] == 2 and len(band) == 4
@@ -67,13 +70,13 @@ def test_the_placebo_band_is_the_range_of_the_placebos():
 
 def test_an_effect_no_larger_than_a_placebos_is_within_the_band():
     values, cells = curve({**VECTORS, "caa": 0.05 * SLOPE})
-    shifts = shift_table(make.scores(values), cells)
-    inside = within_placebo(shifts)
+    shifts = shift_table(grouped(make.scores(values), cells))
+    inside = within_placebo(shifts, placebos=PLACEBOS)
     assert inside[shifts["vector"] == "caa"].tolist() == [True] * 4
     assert inside[shifts["vector"] != "caa"].isna().all()
-    strong = shift_table(make.scores(curve(VECTORS)[0]), curve(VECTORS)[1])
-    assert within_placebo(strong)[strong["vector"] == "caa"].tolist() == [False] * 4
-    assert within_placebo(strong[strong["vector"] == "caa"]).isna().all()
+    strong = shift_table(grouped(make.scores(curve(VECTORS)[0]), curve(VECTORS)[1]))
+    assert within_placebo(strong, placebos=PLACEBOS)[strong["vector"] == "caa"].tolist() == [False] * 4
+    assert within_placebo(strong[strong["vector"] == "caa"], placebos=PLACEBOS).isna().all()
 
 
 def test_reliability_finds_the_slopes_and_the_items_steered_backwards():
@@ -81,13 +84,13 @@ def test_reliability_finds_the_slopes_and_the_items_steered_backwards():
     slope[:12] *= -0.5
     values, cells = curve({"caa": slope}, multipliers=(-1.0, -0.5, 0.5, 1.0))
     scores = make.scores(values)
-    table = reliability_table(scores, cells).set_index("base")
+    table = reliability_table(grouped(scores, cells)).set_index("base")
     found = table.loc["none"]
     assert found["slope"] == pytest.approx(slope.mean()) and found["slope_sd"] == pytest.approx(slope.std(ddof=1))
     assert found["anti_steerable_share"] == 12 / N and found["multipliers"] == 5
     assert found["rank_correlation"] == pytest.approx((N - 24) / N)
     assert found["slope_low"] < slope.mean() < found["slope_high"]
-    items = item_reliability(scores, cells)
+    items = item_reliability(grouped(scores, cells))
     assert items[items["base"] == "none"]["slope"].to_numpy() == pytest.approx(slope)
 
 
@@ -98,7 +101,7 @@ def test_rank_correlation_agrees_with_scipy():
 
 
 def selection(lines: list[tuple[float, float, float, float, float]]) -> pd.DataFrame:
-    columns = ["layer", "multiplier", "shift", "option_mass", "capability_loss"]
+    columns = ["layer", "multiplier", "shift", "option_mass", "capability_loss_high"]
     return pd.DataFrame(lines, columns=columns).assign(split="selection")
 
 
@@ -144,10 +147,13 @@ def test_the_matched_dose_is_the_nearest_in_effect_and_says_how_far_off():
 
 
 def test_effects_are_compared_at_equal_capability_loss():
-    lines = [("caa", 1.0, 0.0), ("caa", 2.0, 0.04), ("lora", 3.0, 0.02), ("lora", 5.0, 0.2)]
-    table = effect_at_equal_loss(
-        pd.DataFrame(lines, columns=["arm", "effect", "capability_loss"]), budgets=(0.01, 0.05)
-    )
+    """By the upper end: a loss of 0 that may be .06 is within no budget, nor is one without an interval."""
+    lines = [
+        ("caa", 1.0, 0.0, 0.005), ("caa", 2.0, 0.03, 0.04), ("caa", 9.0, 0.0, 0.06), ("lora", 3.0, 0.01, 0.02),
+        ("lora", 5.0, 0.1, 0.2), ("lora", 7.0, 0.0, np.nan),
+    ]  # fmt: skip
+    columns = ["arm", "effect", "capability_loss", "capability_loss_high"]
+    table = effect_at_equal_loss(pd.DataFrame(lines, columns=columns), budgets=(0.01, 0.05))
     assert table.set_index(["arm", "budget"])["effect"].to_dict() == pytest.approx(
         {("caa", 0.01): 1.0, ("caa", 0.05): 2.0, ("lora", 0.01): np.nan, ("lora", 0.05): 3.0}, nan_ok=True
     )
@@ -156,7 +162,7 @@ def test_effects_are_compared_at_equal_capability_loss():
 def test_the_effect_is_split_by_the_longer_option():
     slope = np.where(np.arange(N) < 25, 2.0, 0.5)
     values, cells = curve({"caa": slope})
-    table = effect_by_half(make.scores(values), cells, longer=[f"test/{index:04d}" for index in range(25)])
+    table = effect_by_half(grouped(make.scores(values), cells), longer=[f"test/{index:04d}" for index in range(25)])
     alone = table[(table["base"] == "none") & (table["multiplier"] == 1.0)].set_index("half")
     assert alone["shift"].to_dict() == pytest.approx({"longer": 2.0, "shorter": 0.5})
     assert alone["n"].to_dict() == {"longer": 25, "shorter": 15}
@@ -164,20 +170,17 @@ def test_the_effect_is_split_by_the_longer_option():
 
 def test_a_sound_run_warns_of_nothing_but_its_single_seed():
     values, cells = curve(VECTORS)
-    facts = {"train_share_a": 0.5, "train_longer_share": 0.5, "near_duplicates": 0, "test_opened": 1, "unswapped": 0}
+    facts = {"train_longer_share": 0.5, "test_opened": 1}
     assert codes(item_scores(make.rows(values)), cells, **facts) == {"one_seed": "note"}
 
 
 @pytest.mark.parametrize(
     ("facts", "code", "severity"),
     [
-        ({"train_share_a": 0.62}, "train_letters", "caution"),
         ({"train_longer_share": 0.73}, "longer_option", "caution"),
         ({"train_longer_share": 0.14}, "longer_option", "caution"),
         ({"choice_at_edge": ("layer",)}, "choice_at_edge", "note"),
-        ({"near_duplicates": 4}, "near_duplicates", "caution"),
         ({"test_opened": 2}, "reopened_test", "severe"),
-        ({"unswapped": 3}, "unswapped_items", "note"),
     ],
 )
 def test_a_fact_that_matters_is_said(facts, code, severity):
@@ -204,10 +207,56 @@ def test_pairs_are_judged_by_the_upper_ends_of_their_intervals(ends, expected):
     assert found == {**expected, "one_seed": "note"}
 
 
+def test_a_second_method_is_warned_of_as_the_first_would_be():
+    """The same weak, backward and noisy scores under both names: the same warnings, names apart."""
+    slope = RNG.normal(0.25, 1.0, N)
+    values, cells = curve({**VECTORS, "caa": slope}, multipliers=(-1.0, 1.0, 2.0), base_shift=0.0)
+    turned = cells[(cells["vector"] == "caa") & (cells["multiplier"] == 2.0)].index
+    values.update({cell: values[cell] - 3.0 for cell in turned})
+    (on_top,) = cells[(cells["vector"] == "caa") & (cells["multiplier"] == 1.0) & (cells["base"] != "none")].index
+    values[on_top] = values[on_top] + RNG.normal(0, 3.0, N)
+    place = {"base": "none", "base_dose": 1.0, "layer": 3.0, "multiplier": 2.0, "shift_low": 1.0, "shift_high": 2.0}
+    said = {}
+    for name in ("caa", "repe"):
+        named, placebos = cells.assign(vector=cells["vector"].replace("caa", name)), dict.fromkeys(PLACEBOS, name)
+        facts = RunFacts(open_ended=pd.DataFrame([{**place, "vector": name}]))
+        made = tables(make.scores(values), named, placebos=placebos)
+        found = find_warnings(made, {"refusal": facts}, placebos=placebos, shown=str.upper)
+        said[name] = [{**vars(one), "text": one.text.replace(name.upper(), "V")} for one in found]
+    assert said["caa"] == said["repe"]
+    expected = {"within_placebos", "not_monotone", "anti_steerable", "open_ended_disagrees", "underpowered"}
+    assert expected <= {one["code"] for one in said["caa"]}
+
+
+def test_two_methods_are_each_asked():
+    """One of two vectors is no better than its own placebos; the placebos of the other do not count for it."""
+    values, cells = curve({"caa": SLOPE, "repe": 0.05 * SLOPE, "random": 0.1 * SLOPE})
+    for original, told in (("repe", ["REPE"]), ("caa", [])):
+        placebos = {"random": original}
+        made = tables(make.scores(values), cells, placebos=placebos)
+        found = find_warnings(made, {}, placebos=placebos, shown=str.upper)
+        assert [one.text.split()[0] for one in found if one.code == "within_placebos"] == told
+        assert (made.stacking.loc[made.stacking["vector"] != "random", "family"] == "primary").all()
+
+
+@pytest.mark.parametrize(
+    ("bias", "orders", "severity"), [(4.0, 1, "severe"), (0.8, 1, "caution"), (0.2, 1, None), (4.0, 2, None)]
+)
+def test_answers_that_follow_the_letter_are_told_of_where_one_order_cannot_cancel_them(bias, orders, severity):
+    """Items keyed A and B in turn, asked in the given order alone or in both (then `letter_locked` says it)."""
+    key = "paper"
+    rows = make.rows({key: np.random.default_rng(3).normal(0, 0.3, N)}, bias=bias)
+    scores = item_scores(rows[rows["order"] < orders])
+    made = tables(scores, make.frame([{**make.cell(), "cell": key}]))
+    found = {one.code: one for one in find_warnings(made, {"refusal": RunFacts(letters=letter_table(scores))})}
+    assert (found["letter_gap"].severity if "letter_gap" in found else None) == severity
+    assert ("letter_locked" in found) == (orders == 2)
+
+
 def test_low_mass_and_letter_answers_are_said_with_the_worst_cell():
     values, cells = curve(VECTORS)
     rows = make.rows(values, bias=4.0, mass=0.3)
-    found = {w.code: w for w in find_warnings(tables(item_scores(rows), cells), {})}
+    found = {w.code: w for w in find_warnings(tables(item_scores(rows), cells), {}, placebos=PLACEBOS)}
     assert found["option_mass"].severity == "severe" and found["option_mass"].count == len(cells)
     assert "100% of the items" in found["option_mass"].text
     assert found["letter_locked"].severity == "severe" and found["letter_bias"].severity == "caution"
@@ -245,7 +294,7 @@ def test_backward_items_idle_bases_and_low_power_are_said():
 
 def test_an_open_ended_shift_in_the_other_direction_is_severe():
     values, cells = curve(VECTORS)
-    place = {"base": "none", "base_dose": 1.0, "layer": 3.0, "multiplier": 1.0}
+    place = {"vector": "caa", "base": "none", "base_dose": 1.0, "layer": 3.0, "multiplier": 1.0}
     against = pd.DataFrame([{**place, "shift_low": -2.0, "shift_high": -0.5}])
     agrees = pd.DataFrame([{**place, "shift_low": 0.5, "shift_high": 2.0}])
     assert codes(make.scores(values), cells, open_ended=against)["open_ended_disagrees"] == "severe"

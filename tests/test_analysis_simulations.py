@@ -13,10 +13,13 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from caa_bench.analysis.fits import Sampling, effect_intervals
+from caa_bench.analysis.estimates import Resampling
+from caa_bench.analysis.fairness import effect_at_equal_loss
+from caa_bench.analysis.fits import Design, effect_intervals
+from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.intervals import bootstrap_mean, sign_flip
 from caa_bench.analysis.stacking import evidence, stacking_table
-from caa_bench.analysis.verdict import judge
+from caa_bench.analysis.verdict import verdict_of
 
 LOG_ODDS = {
     "normal": lambda rng, shape: rng.normal(1.0, 1.5, shape),
@@ -74,8 +77,8 @@ def coverage_over_fits(draws: int) -> dict[str, float]:
     for n_fits in (3, 5):
         values = rng.normal(0, 1, (50, draws, 1)) + rng.normal(0, 0.3, (1, draws, n_fits))
         values = values + rng.normal(0, 0.5, (50, draws, n_fits))
-        how = Sampling(clusters=np.arange(50), n_fits=np.full(draws, n_fits))
-        shares[f"{n_fits} fits"] = covered(effect_intervals(values, how), 0.0)
+        design = Design(clusters=np.arange(50), n_fits=np.full(draws, n_fits))
+        shares[f"{n_fits} fits"] = covered(effect_intervals(values, design), 0.0)
     return shares
 
 
@@ -86,8 +89,11 @@ def simulate(
     values, cells = make.simulated_stacks(
         retention, n=n, draws=draws, base=base, rng=np.random.default_rng(seed), **how
     )
-    table = stacking_table(make.scores(values), cells, draws=999)
-    verdicts = [judge(dataclasses.replace(evidence(line), q=line["p_value"])) for line in table.to_dict("records")]
+    table = stacking_table(grouped(make.scores(values), cells), how=Resampling(draws=999))
+    verdicts = [
+        verdict_of(dataclasses.replace(evidence(line), q=line["p_value"]), vector="CAA")
+        for line in table.to_dict("records")
+    ]
     return table.assign(verdict=[v.verdict for v in verdicts], verdict_text=[v.text for v in verdicts])
 
 
@@ -117,6 +123,30 @@ def test_intervals_cover_quick():
 
 def test_verdicts_find_the_true_retention_quick():
     assert_verdicts(verdict_shares(40))
+
+
+def only_here_rate(draws: int) -> float:
+    """Share of "adds only here" where both effects are .3, at n = 50: there is no interaction to find."""
+    made = simulate(1.0, n=50, draws=draws, effect=0.3, effect_sd=1.0, noise=0.5)
+    return float(made["verdict"].eq("adds only here").mean())
+
+
+def budget_passed(draws: int, *, doses: int) -> float:
+    """How often one of several doses, each with a true loss of .06 on 100 items, is within a budget of .03."""
+    values = np.random.default_rng(6).normal(0.06, 0.15, (100, draws * doses))
+    loss = bootstrap_mean(values, np.arange(100), how=Resampling(draws=999))
+    curve = pd.DataFrame({"arm": np.repeat(np.arange(draws), doses), "effect": 1.0})
+    curve = curve.assign(capability_loss=loss.point, capability_loss_high=loss.high)
+    return float((effect_at_equal_loss(curve, budgets=(0.03,))["doses"] > 0).mean())
+
+
+def test_adds_only_here_needs_an_interaction_quick():
+    assert only_here_rate(200) <= 0.05
+
+
+def test_a_loss_over_the_budget_hardly_passes_quick():
+    """By the points, .06 - .03 = 2 standard errors: 17% of runs with 8 doses would pass."""
+    assert budget_passed(200, doses=8) <= 0.02
 
 
 def test_a_base_near_zero_is_log_odds_only_and_one_near_one_has_no_room():
@@ -160,7 +190,7 @@ def test_verdicts_find_the_true_retention():
 
 @pytest.mark.slow
 def test_adds_fully_needs_items():
-    """NUMBERS.md 10: with noise as in the published items, .21 of the time at 50 items, .78 at 100, .99 at 200."""
+    """docs/numbers.md 10: with noise as in the published items, .21 of the time at 50 items, .78 at 100, .99 at 200."""
     found = {n: simulate(1.0, n=n, draws=1000, noise=1.35)["verdict"].eq("adds fully").mean() for n in (50, 100, 200)}
     print(found)
     assert found[50] < 0.4 and 0.6 < found[100] < 0.9 and found[200] > 0.93

@@ -1,4 +1,4 @@
-"""Cells and stacking lines: definitions, families, fits, gates, order independence. NUMBERS.md 4-14."""
+"""Cells and stacking lines: definitions, families, fits, gates, order independence. docs/numbers.md 4-14."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ import pytest
 from scipy.special import expit
 
 from caa_bench.analysis import cells as cells_module
-from caa_bench.analysis.cells import cell_table
+from caa_bench.analysis.cells import cell_table, shift_table
+from caa_bench.analysis.effects import open_effects
+from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.items import item_scores
 from caa_bench.analysis.reliability import reliability_table
-from caa_bench.analysis.shifts import shift_table
-from caa_bench.analysis.stacking import COLUMNS, fit_table, stacking_table
-from caa_bench.analysis.transfer import open_effects
+from caa_bench.analysis.stacking import COLUMNS, fit_levels, stacking_table
 
+PLACEBOS = {"random": "caa"}
+LINE_KEYS = ["base", "vector", "layer", "multiplier"]
 RNG = np.random.default_rng(11)
 NONE, ALONE, BASE = RNG.normal(-0.5, 1, 60), RNG.normal(1.2, 0.8, 60), RNG.normal(0.8, 1, 60)
 ON_TOP = 0.5 * ALONE + RNG.normal(0, 0.3, 60)
 
 
+def stacked(scores: pd.DataFrame, cells: pd.DataFrame, **more: object) -> pd.DataFrame:
+    """The stacking table, CAA called by its name."""
+    named = {"placebos": PLACEBOS, "shown": lambda vector: vector.replace("caa", "CAA")}
+    return stacking_table(grouped(scores, cells), **{**named, **more})
+
+
 def line(none=NONE, alone=ALONE, base=BASE, on_top=ON_TOP, *, multiplier=1.0) -> pd.Series:
     values, cells = make.stack(none, alone, base, on_top, multiplier=multiplier)
-    table = stacking_table(make.scores(values), cells)
+    table = stacked(make.scores(values), cells)
     assert len(table) == 1
     return table.iloc[0]
 
@@ -56,12 +64,12 @@ def test_an_item_in_error_in_one_cell_leaves_all_effects_and_is_counted():
     both = list(values)[3]
     rows.loc[(rows["cell"] == both) & (rows["item"] == "test/0004") & (rows["order"] == 1), "logit_0"] = np.nan
     scores = item_scores(rows)
-    found, kept = stacking_table(scores, cells).iloc[0], np.arange(60) != 4
+    found, kept = stacked(scores, cells).iloc[0], np.arange(60) != 4
     assert found["n"] == 59
     assert found["alone"] == pytest.approx(ALONE[kept].mean()) and found["interaction"] == pytest.approx(
         (ON_TOP - ALONE)[kept].mean()
     )
-    table = cell_table(scores, cells).set_index("cell")
+    table = cell_table(grouped(scores, cells)).set_index("cell")
     assert table.loc[both, ["n", "n_items", "errors"]].tolist() == [59, 60, 1]
     assert table["errors"].sum() == 1
 
@@ -75,7 +83,7 @@ def test_retention_is_not_given_where_alone_does_nothing():
 def test_a_missing_cell_gives_no_effect_and_no_verdict_from_nothing():
     values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
     alone = list(values)[1]
-    found = stacking_table(make.scores({k: v for k, v in values.items() if k != alone}), cells.drop(alone)).iloc[0]
+    found = stacked(make.scores({k: v for k, v in values.items() if k != alone}), cells.drop(alone)).iloc[0]
     assert np.isnan(found["alone"]) and np.isnan(found["interaction"]) and np.isnan(found["p_value"])
     assert found["on_top"] == pytest.approx(ON_TOP.mean())
     assert found["verdict"] == "no verdict (CAA alone was not run)"
@@ -93,7 +101,7 @@ def in_words(on_top: np.ndarray, *, multiplier: float) -> pd.DataFrame:
     still = np.full(len(on_top), 0.5)
     values, cells = make.stack(still, on_top, still, on_top, multiplier=multiplier)
     scores = make.scores(values).rename(columns={"log_odds": "score"})
-    return open_effects(scores, cells.assign(evaluator="open_ended"))
+    return open_effects(grouped(scores, cells.assign(evaluator="open_ended")))
 
 
 @pytest.mark.parametrize("multiplier", [1.0, -1.0])
@@ -102,7 +110,7 @@ def test_the_effect_in_words_stands_in_the_table_and_in_the_verdict(multiplier, 
     """The same dose, its own questions; below 20 of them there is no interval and so nothing to say."""
     values, cells = make.stack(NONE, ALONE, BASE, ON_TOP, multiplier=multiplier)
     effects = in_words(move + RNG.normal(0, 0.05, questions), multiplier=multiplier)
-    found = stacking_table(make.scores(values), cells, in_words=effects).iloc[0]
+    found = stacked(make.scores(values), cells, in_words=effects).iloc[0]
     assert found["open_ended_on_top"] == pytest.approx(move, abs=0.05)
     assert found["open_ended_n"] == questions
     assert np.isnan(found["open_ended_on_top_low"]) == (questions < 20)
@@ -123,7 +131,7 @@ def test_few_items_give_points_but_no_interval_and_no_verdict(n):
 
 def test_one_cluster_gives_no_verdict():
     values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
-    found = stacking_table(make.scores(values, clusters=["stem"] * 60), cells).iloc[0]
+    found = stacked(make.scores(values, clusters=["stem"] * 60), cells).iloc[0]
     assert found["n_clusters"] == 1 and np.isnan(found["interaction_low"])
     assert found["verdict"] == "no verdict (1 clusters < 10)"
 
@@ -135,7 +143,7 @@ def test_tables_do_not_depend_on_row_or_cell_order():
     tables = []
     for frame, order in ((rows, cells), (rows.sample(frac=1, random_state=1), cells.sample(frac=1, random_state=2))):
         scores = item_scores(frame)
-        tables.append((cell_table(scores, order), stacking_table(scores, order), shift_table(scores, order)))
+        tables.append((cell_table(grouped(scores, order)), stacked(scores, order), shift_table(grouped(scores, order))))
     for straight, shuffled in zip(*tables, strict=True):
         pd.testing.assert_frame_equal(straight, shuffled, check_exact=True)
 
@@ -143,8 +151,8 @@ def test_tables_do_not_depend_on_row_or_cell_order():
 def test_a_cell_s_numbers_do_not_depend_on_what_else_was_run():
     values, cells = make.simulated_stacks(0.7, n=40, draws=3, rng=np.random.default_rng(2))
     some = cells.iloc[:4]
-    whole = stacking_table(make.scores(values), cells)
-    part = stacking_table(make.scores({key: values[key] for key in some.index}), some)
+    whole = stacked(make.scores(values), cells)
+    part = stacked(make.scores({key: values[key] for key in some.index}), some)
     same = [c for c in COLUMNS if c not in ("q_value",)]
     pd.testing.assert_frame_equal(whole.iloc[:1][same], part[same], check_exact=True)
 
@@ -162,14 +170,11 @@ def doses(multipliers: tuple[float, ...] = (-2.0, -1.0, 1.0, 2.0), layers: tuple
     return make.scores(values), make.frame(lines)
 
 
-def test_the_primary_family_is_what_was_fixed_on_the_selection_split():
-    scores, cells = doses(layers=(2.0, 3.0))
-    chosen = pd.DataFrame([{"behavior": "refusal", "layer": 3.0, "multiplier": m} for m in (1.0, -2.0)])
-    table = stacking_table(scores, cells, primary=chosen)
+def test_the_primary_family_is_every_method_at_the_doses_that_needed_no_choice():
+    table = stacked(*doses())
     primary = table[table["family"] == "primary"]
     assert set(primary["base"]) == {"system_prompt_positive", "lora_sft_negative"}
-    assert set(primary["multiplier"]) == {1.0, -2.0} and set(primary["layer"]) == {3.0}
-    assert set(primary["vector"]) == {"caa"} and len(primary) == 4
+    assert set(primary["vector"]) == {"caa"} and set(primary["multiplier"]) == {1.0, -1.0} and len(primary) == 4
     for _, family in table.groupby("family"):
         expected = family["p_value"].rank(method="max")  # Benjamini-Hochberg by its definition
         raw = family["p_value"] * len(family) / expected
@@ -177,14 +182,34 @@ def test_the_primary_family_is_what_was_fixed_on_the_selection_split():
         assert family["q_value"].to_numpy() == pytest.approx(ordered[family.index].to_numpy())
 
 
+def test_a_second_method_on_the_same_scores_gets_the_same_lines():
+    """Under another name, alone and beside the first: equal but for the name, and one family for both."""
+    scores, cells = doses()
+    renamed = cells.assign(vector=cells["vector"].replace("caa", "repe"))
+    first = stacked(scores, cells, shown=str.upper).sort_values(LINE_KEYS, ignore_index=True)
+    second = stacked(scores, renamed, placebos={"random": "repe"}, shown=str.upper)
+    second = second.assign(vector=second["vector"].replace("repe", "caa")).sort_values(LINE_KEYS, ignore_index=True)
+    for column in ("verdict", "verdict_text"):
+        assert first[column].str.contains("CAA|RANDOM").any(), "so that there is a name to compare"
+        second[column] = second[column].str.replace("REPE", "CAA")
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    twice = cells[cells["vector"] == "caa"].assign(vector="repe").rename(index=lambda key: f"{key}~repe")
+    copies = scores[scores["cell"].isin(cells.index[cells["vector"] == "caa"])]
+    copies = copies.assign(cell=copies["cell"] + "~repe")
+    both = stacked(pd.concat([scores, copies]), pd.concat([cells, twice]), shown=str.upper)
+    assert both[both["family"] == "primary"].groupby("vector").size().to_dict() == {"caa": 4, "repe": 4}
+    by_vector = {vector: part.sort_values(LINE_KEYS) for vector, part in both.groupby("vector")}
+    assert by_vector["repe"]["q_value"].tolist() == by_vector["caa"]["q_value"].tolist()
+
+
 def test_without_a_selection_only_doses_that_needed_no_choice_are_primary():
-    one_layer, two_layers = stacking_table(*doses()), stacking_table(*doses(layers=(2.0, 3.0)))
+    one_layer, two_layers = stacked(*doses()), stacked(*doses(layers=(2.0, 3.0)))
     assert set(one_layer[one_layer["family"] == "primary"]["multiplier"]) == {1.0, -1.0}
     assert (two_layers["family"] == "exploratory").all()
 
 
 def test_a_placebo_line_names_the_placebo():
-    table = stacking_table(*doses())
+    table = stacked(*doses())
     random = table[(table["vector"] == "random") & (table["multiplier"] == 1.0)]
     assert (random["verdict"] == "CAA does nothing alone").all()
     assert random["verdict_text"].str.startswith("random does nothing alone").all()
@@ -203,7 +228,7 @@ def fitted(per_fit_on_top: list[np.ndarray], *, shared_alone: bool = True) -> pd
 
 def test_several_fits_are_averaged_per_item_and_widen_the_interval():
     scores, cells = fitted([ON_TOP - 0.4, ON_TOP, ON_TOP + 0.4])
-    found, single = stacking_table(scores, cells).iloc[0], line()
+    found, single = stacked(scores, cells).iloc[0], line()
     assert found["n_fits"] == 3 and found["n"] == 60
     assert found["on_top"] == pytest.approx(ON_TOP.mean())
     assert found["alone_high"] - found["alone_low"] == pytest.approx(
@@ -211,20 +236,21 @@ def test_several_fits_are_averaged_per_item_and_widen_the_interval():
     )
     assert found["on_top_high"] - found["on_top_low"] > 3 * (single["on_top_high"] - single["on_top_low"])
     assert "one seed" not in found["caveats"] and "one seed: fit noise unknown" in single["caveats"]
-    dots = fit_table(scores, cells)
+    dots = fit_levels(grouped(scores, cells)).dropna(subset="on_top")
     assert dots["fit"].tolist() == ["seed0", "seed1", "seed2"]
     assert dots["on_top"].tolist() == pytest.approx([ON_TOP.mean() + shift for shift in (-0.4, 0.0, 0.4)])
 
 
 def test_fits_that_disagree_in_sign_forbid_a_verdict_unless_all_are_nothing():
-    assert stacking_table(*fitted([ON_TOP, -ON_TOP])).iloc[0]["verdict"] == "not settled (fits disagree)"
+    assert stacked(*fitted([ON_TOP, -ON_TOP])).iloc[0]["verdict"] == "not settled (fits disagree)"
     nothing = ON_TOP - ON_TOP.mean()
-    assert not stacking_table(*fitted([nothing + 0.01, nothing - 0.01])).iloc[0]["fits_disagree"]
+    assert not stacked(*fitted([nothing + 0.01, nothing - 0.01])).iloc[0]["fits_disagree"]
 
 
 def test_cell_levels_bounds_and_gates():
     y = np.concatenate([np.full(30, 9.0), np.full(20, -1.0)])
-    table = cell_table(item_scores(make.rows({"c": y}, bias=2.0, mass=0.4)), make.frame([{**make.cell(), "cell": "c"}]))
+    scores = item_scores(make.rows({"c": y}, bias=2.0, mass=0.4))
+    table = cell_table(grouped(scores, make.frame([{**make.cell(), "cell": "c"}])))
     found = table.iloc[0]
     p = (expit(y + 2) + expit(y - 2)) / 2
     assert found["p_balanced"] == pytest.approx(p.mean())
@@ -240,20 +266,20 @@ def test_a_cell_without_rows_is_missing_and_not_zero():
     values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
     empty = list(values)[2]
     scores = make.scores({key: y for key, y in values.items() if key != empty})
-    found = cell_table(scores, cells).set_index("cell").loc[empty]
+    found = cell_table(grouped(scores, cells)).set_index("cell").loc[empty]
     assert (found["n"], found["n_items"], found["errors"]) == (0, 60, 0)
     assert found[["p_balanced", "log_odds", "option_mass", "option_mass_min", "letter_locked"]].isna().all()
-    assert stacking_table(scores, cells).iloc[0]["verdict"] == "no verdict (no items)"
+    assert stacked(scores, cells).iloc[0]["verdict"] == "no verdict (no items)"
 
 
 def test_no_stack_gives_an_empty_table_with_its_columns():
-    table = stacking_table(make.scores({"c": NONE}), make.frame([{**make.cell(), "cell": "c"}]))
+    table = stacked(make.scores({"c": NONE}), make.frame([{**make.cell(), "cell": "c"}]))
     assert table.columns.tolist() == COLUMNS and table.empty
 
 
 def test_shifts_compare_with_the_own_base_and_with_the_unchanged_model():
     values, cells = make.stack(NONE, ALONE, BASE, ON_TOP, multiplier=-1.0)
-    table = shift_table(make.scores(values), cells).set_index("cell").loc[list(values)]
+    table = shift_table(grouped(make.scores(values), cells)).set_index("cell").loc[list(values)]
     assert table["shift"].tolist() == pytest.approx([0, -ALONE.mean(), 0, -ON_TOP.mean()])
     assert table["total"].tolist() == pytest.approx(
         [0, -ALONE.mean(), (BASE - NONE).mean(), (BASE - ON_TOP - NONE).mean()]
@@ -269,17 +295,17 @@ def test_no_rows_at_all_is_no_data_and_not_a_crash():
         (nothing, cells),
         (make.scores(values), pd.concat([cells, make.frame([make.cell(evaluator="open_ended")])])),
     ):
-        table = cell_table(scores, frame)
+        table = cell_table(grouped(scores, frame))
         assert len(table) == len(frame) and table["p_balanced"].notna().sum() == len(scores) / 60
-        assert len(stacking_table(scores, frame)) == 1 and len(shift_table(scores, frame)) == len(frame)
-        assert reliability_table(scores, frame)["slope"].notna().sum() == (2 if len(scores) else 0)
-    assert stacking_table(nothing, cells).iloc[0]["verdict"] == "no verdict (no items)"
+        assert len(stacked(scores, frame)) == 1 and len(shift_table(grouped(scores, frame))) == len(frame)
+        assert reliability_table(grouped(scores, frame))["slope"].notna().sum() == (2 if len(scores) else 0)
+    assert stacked(nothing, cells).iloc[0]["verdict"] == "no verdict (no items)"
 
 
 def test_rows_that_are_all_errors_are_counted():
     values, cells = make.stack(NONE, ALONE, BASE, ON_TOP)
     rows = make.rows(values).assign(logit_0=np.nan, logit_1=np.nan, log_z=np.nan, error="out of memory")
-    table = cell_table(item_scores(rows), cells)
+    table = cell_table(grouped(item_scores(rows), cells))
     assert table["errors"].tolist() == [60] * 4 and table["n"].tolist() == [0] * 4
     assert table[["p_balanced", "log_odds", "mass_low_share"]].isna().all(axis=None)
 
@@ -293,9 +319,9 @@ def test_resamples_of_the_vector_meet_each_base_with_their_own_effect_alone():
             lines.append(make.cell(base, vector="caa", multiplier=1.0, fit=fit))
             values[lines[-1]["cell"]] = start + scale * effect
     scores, cells = make.scores(values), make.frame(lines)
-    found = stacking_table(scores, cells).iloc[0]
+    found = stacked(scores, cells).iloc[0]
     assert found["n_fits"] == 3 and found["retention"] == pytest.approx(0.6)
     assert found["retention_low"] == pytest.approx(0.6) and found["retention_high"] == pytest.approx(0.6)
-    dots = fit_table(scores, cells).set_index("fit")
+    dots = fit_levels(grouped(scores, cells)).dropna(subset="on_top").set_index("fit")
     assert dots["alone"].tolist() == pytest.approx([scale * ALONE.mean() for scale in (0.9, 1.0, 1.1)])
     assert dots["interaction"].tolist() == pytest.approx([-0.4 * scale * ALONE.mean() for scale in (0.9, 1.0, 1.1)])

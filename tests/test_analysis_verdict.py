@@ -7,17 +7,34 @@ import dataclasses
 import numpy as np
 import pytest
 
-from caa_bench.analysis.verdict import Evidence, judge
+from caa_bench.analysis import verdict as rules
+from caa_bench.analysis.estimates import Interval
+from caa_bench.analysis.verdict import Evidence, Verdict
 
 FULLY = Evidence(
-    n=200, n_clusters=200, alone=1.5, alone_low=1.3, alone_high=1.7, on_top=1.5, on_top_low=1.3, on_top_high=1.7,
-    retention_low=0.9, retention_high=1.1, q=0.9, p_before=0.5, p_after=0.7, room=0.5, mass_low_share=0.0,
+    n=200, n_clusters=200, alone=Interval(1.5, 1.3, 1.7), on_top=Interval(1.5, 1.3, 1.7),
+    retention=Interval(1.0, 0.9, 1.1), q=0.9, p_before=0.5, p_after=0.7, room=0.5, mass_low_share=0.0,
     letter_locked=0.0, saturated_share=0.0, n_fits=3,
 )  # fmt: skip
 
 
 def but(**changes: object) -> Evidence:
-    return dataclasses.replace(FULLY, **changes)
+    """FULLY with some fields changed; `alone_low` is the low end of `alone`."""
+    fields: dict[str, object] = {}
+    for name, value in changes.items():
+        stem, _, end = name.rpartition("_")
+        end = end if end in ("low", "high") else ""
+        stem = stem if end else name
+        if isinstance(getattr(FULLY, stem), Interval):
+            before = fields.get(stem, getattr(FULLY, stem))
+            fields[stem] = dataclasses.replace(before, **{end or "point": value})
+        else:
+            fields[name] = value
+    return dataclasses.replace(FULLY, **fields)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    return rules.verdict_of(evidence, vector="CAA")
 
 
 LESS = {"retention_low": 0.4, "retention_high": 0.7, "q": 0.01, "on_top": 0.8, "on_top_low": 0.6, "on_top_high": 1.0}
@@ -43,8 +60,10 @@ IDLE = {"alone": 0.1, "alone_low": -0.1, "alone_high": 0.3, "retention_low": np.
         (but(**OPEN, on_top_low=-0.1), "not settled"),
         (but(retention_low=np.nan, retention_high=np.nan, on_top_low=-0.1), "not settled"),
         (but(on_top=-0.5, on_top_low=-0.8, on_top_high=-0.2, retention_low=-0.5, retention_high=-0.2), "works against"),
-        (but(**IDLE), "adds only here"),
-        (but(**{**IDLE, "alone": 0.2, "alone_low": 0.1}), "adds only here"),
+        (but(**IDLE, q=0.04), "adds only here"),
+        (but(**IDLE, q=0.06), "not settled"),
+        (but(**IDLE, q=np.nan), "not settled"),
+        (but(**{**IDLE, "alone": 0.2, "alone_low": 0.1}, q=0.04), "adds only here"),
         (but(**IDLE, on_top=0.24, on_top_low=0.1), "CAA does nothing alone"),
         (but(**IDLE, on_top=0.1, on_top_low=-0.1, on_top_high=0.3), "CAA does nothing alone"),
         (but(**IDLE, on_top=-0.5, on_top_low=-0.8, on_top_high=-0.1), "works against"),
@@ -106,7 +125,7 @@ AGAINST, ALIKE, UNSURE = (-0.4, -0.1), (0.1, 0.4), (-0.3, 0.1)
         (AGAINST, {"on_top_low": -0.1}, "adds fully"),
         (ALIKE, {"on_top": -0.5, "on_top_low": -0.8, "on_top_high": -0.2}, "works against; opposite in words"),
         (AGAINST, {"room": 0.03, "saturated_share": 0.6}, "no room; adds fully; saturated; opposite in words"),
-        (AGAINST, {**IDLE}, "adds only here; opposite in words"),
+        (AGAINST, {**IDLE, "q": 0.01}, "adds only here; opposite in words"),
         (AGAINST, {"n": 19}, "no verdict (n < 20)"),
         (AGAINST, {"mass_low_share": 0.26}, "not measurable"),
         (AGAINST, {"fits_disagree": True}, "not settled (fits disagree)"),
@@ -133,7 +152,7 @@ def test_what_is_not_measurable_carries_no_tags():
 
 
 def test_the_published_refusal_readings():
-    """What NUMBERS.md states for the 7B refusal items, from the intervals it states."""
+    """What docs/numbers.md states for the 7B refusal items, from the intervals it states."""
     plus = {"on_top": 0.9, "on_top_low": 0.5, "on_top_high": 1.2}
     assert judge(but(n=50, **plus, retention_low=0.44, retention_high=0.85, q=0.001)).verdict == "adds less"
     assert judge(but(n=50, retention_low=0.90, retention_high=1.21, q=0.4)).verdict == "adds fully"

@@ -56,7 +56,7 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
         "override: behavior: there is no behavior 'refusl'; did you mean 'refusal'?",
         "or the path of a folder with a behavior.yaml",
     ),
-    "folder without behavior": ("behavior=b", "override: behavior: there is no behavior 'b'", "with a behavior.yaml"),
+    "folder without behavior": ("behavior=b", "override: behavior: 'b' has no behavior.yaml", "that has one"),
     "behavior outside": ("behavior=../../x", "override: behavior: '../../x' has no behavior.yaml", "that has one"),
     "very long behavior": (f"behavior={LONG}", "override: behavior: there is no behavior 'aaa", "a behavior.yaml"),
     "unknown model": (
@@ -111,7 +111,7 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
     "prompt that is not there": (
         "bases=[system_prompt_kind]",
         "override: bases: small has no system prompt called 'kind'",
-        "use one of positive, negative, neutral, or write it under system_prompt.texts",
+        "use one of positive, negative, neutral, empty, or write it under system_prompt.texts",
     ),
     "unknown vector": ("vectors=[ca]", "override: vectors: 'ca' is no intervention", f"one of {INTERVENTIONS}"),
     "placebo alone": ("vectors=[random]", "override: vectors: random is a placebo of caa", "add caa to vectors"),
@@ -123,13 +123,41 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
     "unknown evaluator": ("evaluators=[answers]", "override: evaluators: 'answers' is unknown", "perplexity"),
     "no evaluator": ("evaluators=[]", "override: evaluators: an empty list", "for example [answer_probability]"),
     "no items": ("limit=0", "override: limit: 0 is too few", "give 1 or more"),
+    "negative limit": ("limit=-3", "override: limit: -3 is too few", "give 1 or more"),
+    "a billion tokens": (
+        "evaluators=[open_ended] open_ended.max_new_tokens=1000000000",
+        "override: open_ended.max_new_tokens: 1,000,000,000 is longer than any answer",
+        "give at most 32,768",
+    ),
+    "more tokens than the model takes": (
+        "evaluators=[open_ended] open_ended.max_new_tokens=32000",
+        "override: open_ended.max_new_tokens: 32,000 leave no room for a question in 512",
+        "lower it",
+    ),
+    "judge without brackets": (
+        "evaluators=[open_ended] open_ended.judges=[api] judges.api.base_url=http://::1:8/v1 judges.api.model=m "
+        "judges.api.key_env=''",
+        "override: judges.api.base_url: an IPv6 address without brackets",
+        "http://[::1]:8000/v1",
+    ),
+    "judge with half a bracket": (
+        "evaluators=[open_ended] open_ended.judges=[api] judges.api.base_url='http://[::1/v1' judges.api.model=m "
+        "judges.api.key_env=''",
+        "override: judges.api.base_url: no http(s) address",
+        "http://[::1]:8000/v1",
+    ),
+    "judge that waits backwards": (
+        "judges.api.timeout_s=-1",
+        "override: judges.api.timeout_s: -1 is no time to wait",
+        "give seconds above 0",
+    ),
     "no batch": ("batch_size=-1", "override: batch_size: -1 is too few", "give 1 or more"),
     "no draws": ("draws=0", "override: draws: 0 is too few", "give 1 or more"),
     "negative seed": ("seed=-1", "override: seed: -1 is below 0", "give 0 or more"),
     "another split": ("split=train", "override: split: expected one of 'test', 'selection'", "choose one of them"),
     "another dtype": ("loading.dtype=fp32", "override: loading.dtype: expected one of 'auto'", "choose one of them"),
     "another template": ("loading.template=x", "override: loading.template: there is no plain", "caa_base, or none"),
-    "another dashboard": ("report_to=[wandbb]", "override: report_to[0]: expected", "did you mean 'wandb'?"),
+    "another dashboard": ("report_to=[wandbb]", "override: report_to: 'wandbb' is unknown", "did you mean 'wandb'?"),
     "rank": ("lora_sft.rank=0", "override: lora_sft.rank: 0 is too small", "give 1 or more"),
     "rate": ("lora_sft.learning_rate=0", "override: lora_sft.learning_rate: 0 is too small", "above 0"),
     "epochs": ("full_sft.epochs=0", "override: full_sft.epochs: 0 is too small", "give a number above 0"),

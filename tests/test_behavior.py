@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from published import CARD, card_folder, entry, own_folder, write_split
 
 from caa_bench.behaviors.behavior import Behavior, Item, behavior_names, load_behavior, variants
+from caa_bench.behaviors.drawing import draw_selection
 from caa_bench.behaviors.items import LETTERS, contrast_pairs, names_letters, parse_options
-from caa_bench.behaviors.splits import draw_selection
 from caa_bench.errors import UserError
 
 
@@ -207,7 +207,10 @@ def train_as_test(train: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def test_selection_is_seeded_balanced_and_kept_out_of_the_fit() -> None:
-    items = [replace(item("Yes", "No", matching=i % 2, other=1 - i % 2), id=f"train/{i:04d}") for i in range(100)]
+    items = [
+        replace(item("Yes", "No", matching=i % 2, other=1 - i % 2), id=f"train/{i:04d}", cluster=f"{i}")
+        for i in range(100)
+    ]
     drawn = draw_selection(items, seed="0/x")
     assert len(drawn.selection) == 20
     assert [each.matching for each in drawn.selection].count(0) == 10

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from published import CARD, card_folder, entry, own_folder, write_split
@@ -122,11 +125,37 @@ def loop(path: Path) -> None:
     path.symlink_to(path)
 
 
+def pipe(path: Path) -> None:
+    """Opening it would wait for a writer for ever."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    """Reading it would never end."""
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("split", ["train.json", "selection.json", "test.json", "open_ended.json"])
+@pytest.mark.parametrize("damage", [pipe, device])
+def test_a_pipe_or_a_device_is_no_split(tmp_path: Path, split: str, damage: Callable[[Path], None]) -> None:
+    folder = own_folder(tmp_path, open_ended=[{"question": "Why?"}])
+    damage(folder / split)
+    started = time.monotonic()
+    assert faults(folder) == [f"{folder / split}: no regular file but a pipe or a device; give a file"]
+    assert time.monotonic() - started < 1
+
+
 @pytest.mark.parametrize("split", ["train.json", "selection.json", "test.json", "behavior.yaml"])
 @pytest.mark.parametrize("damage", [remove, make_folder, loop])
 def test_file_that_cannot_be_read_is_named(tmp_path: Path, split: str, damage: Callable[[Path], None]) -> None:
     folder = own_folder(tmp_path)
     damage(folder / split)
+    if (split, damage) == ("selection.json", remove):
+        (said,) = (line for line in load_behavior(folder).warnings if line.startswith("selection: no such file"))
+        assert said == "selection: no such file, so 2 of 10 train items were drawn"
+        return
     lines = faults(folder)
     assert len(lines) == 1
     if split != "behavior.yaml":
@@ -150,6 +179,68 @@ def test_question_in_two_splits_is_refused(tmp_path: Path, later: str) -> None:
     assert faults(folder) == [
         f"{folder / later}.json:3: the same question stands in train ({folder / 'train.json'}:4); delete one of the two"
     ]
+
+
+SAME = {
+    "as it is": {},
+    "other case": {"head": str.upper},
+    "other spaces": {"head": lambda head: head.replace(" ", "  ") + "\n"},
+    "a hard space": {"head": lambda head: head.replace(" ", "\u00a0")},
+    "options swapped": {"swapped": True},
+    "case of an option": {"options": str.lower},
+    "all of it": {"head": str.title, "options": lambda option: f" {option.upper()} ", "swapped": True},
+}
+
+
+def again(name: str) -> dict[str, str]:
+    """GOOD[2], written another way."""
+    change: dict[str, Any] = SAME[name]
+    head, yes, no = (change.get(part, str)(text) for part, text in
+                     (("head", "question 2?"), ("options", "Yes"), ("options", "No")))  # fmt: skip
+    first, second = (no, yes) if change.get("swapped") else (yes, no)
+    matching, other = ("(A)", "(B)") if change.get("swapped") else ("(B)", "(A)")
+    return {
+        "question": f"{head}\n\nChoices:\n (A) {first}\n (B) {second}",
+        "answer_matching_behavior": matching,
+        "answer_not_matching_behavior": other,
+    }
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("place", ["train", "selection", "test"])
+def test_an_item_is_the_same_item_up_to_case_spaces_and_order(tmp_path: Path, name: str, place: str) -> None:
+    """Within a split and across: named with both places."""
+    own = [*GOOD, again(name)] if place == "train" else [entry("else?"), again(name)]
+    folder = own_folder(tmp_path, **{"train": GOOD, place: own})
+    (line,) = faults(folder)
+    what = "the same question" if name == "as it is" else "the same item, up to case, spaces and the order of options,"
+    if place != "train":
+        assert (
+            line
+            == f"{folder / place}.json:3: {what} stands in train ({folder / 'train.json'}:4); delete one of the two"
+        )
+    else:
+        assert line == f"{folder / 'train.json'}:8: {what} as at line 4; delete one of the two"
+
+
+def test_open_questions_are_the_same_up_to_case_and_spaces(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path, open_ended=[{"question": "Who are you?"}, {"question": " who  are YOU? "}])
+    (line,) = faults(folder)
+    assert line.startswith(f"{folder / 'open_ended.json'}:3: the same item")
+
+
+CASES = Path(__file__).parents[2] / "shared" / "cases"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason=f"needs the cases at {CASES}")
+def test_twins_and_leaks_that_doubled_n_are_refused() -> None:
+    """40 of 80 test items are the others with their options swapped; 40 of 40 test prompts stand in train."""
+    lines = faults(CASES / "refusal-twins")
+    assert len(lines) == 11 and lines[-1].endswith("test.json: and 30 more faults; mend the ones above first")
+    assert all("up to case, spaces and the order of options, as at line " in line for line in lines[:10])
+    lines = faults(CASES / "refusal-leak")
+    assert len(lines) == 11 and lines[-1].endswith("test.json: and 30 more faults; mend the ones above first")
+    assert all("stands in train (" in line for line in lines[:10])
 
 
 def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from published import BEHAVIORS, DATA, card_folder, needs_data
 
 from caa_bench.behaviors.behavior import Behavior, load_behavior, variants
-from caa_bench.behaviors.items import parse_options
+from caa_bench.behaviors.items import parse_options, same_key
 
 pytestmark = needs_data
 
@@ -120,3 +120,15 @@ def test_paired_data_of_the_seven_from_one_source(tmp_path: Path) -> None:
         card_folder(tmp_path, name)
     pairs = load_behavior(tmp_path / "refusal", data="caa", data_dir=DATA, protocol="caa").pairs()
     assert [len(pairs.of(name)) for name in BEHAVIORS] == [TABLE[name][0][0] for name in BEHAVIORS]
+
+
+def test_a_published_twin_is_said_and_counts_as_one(tmp_path: Path) -> None:
+    """Refusal asks one question twice with its options swapped: kept as published, one cluster, never on both sides."""
+    behavior = load(tmp_path, "refusal", protocol="caa")
+    (line,) = (line for line in behavior.warnings if "stand there twice" in line)
+    assert line.startswith("train: 1 of 408 items stand there twice")
+    assert len({item.cluster for item in behavior.train}) == 407
+    for seed in range(20):
+        drawn = load_behavior(tmp_path / "refusal", data="caa", data_dir=DATA, seed=seed)
+        assert not {same_key(item) for item in drawn.train} & {same_key(item) for item in drawn.selection}
+        assert len(drawn.train) + len(drawn.selection) in (407, 408)

@@ -16,11 +16,13 @@ from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.engine.score import score
 from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Condition, RandomDirection, ShuffledLabels
+from caa_bench.interventions.activations import PairActivations, read_activations
 from caa_bench.interventions.vectors import letter_sides
 from caa_bench.models.prompts import choice_prompt
 from caa_bench.storage.files import write_artifact
 
 FAMILIES = ["llama", "gpt_neox", "qwen2"]
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def test_the_vector_of_another_layer_or_behavior_can_be_applied(behavior):
     other.fit(net, tokenizer, behavior.pairs())
     (edit,) = other.edits(Condition(layer=0, multiplier=2))
     assert edit.layer == 0
-    assert torch.equal(edit.delta, 2 * plain.vectors[2])
+    assert torch.equal(edit.change.delta, 2 * plain.vectors[2])
     source = other.source(Condition(layer=0), behavior="small")
     assert (source.behavior, source.layer) == ("other", 2)
 
@@ -153,12 +155,30 @@ def test_normalized_vectors_have_the_mean_norm_of_the_named_behaviors(behavior):
     assert caa.learned_from(behavior.pairs()).keys() == {"small", "other"}
 
 
-def test_bf16_activations_are_averaged_in_double(behavior):
+def test_bf16_activations_are_averaged_in_double(tmp_path):
     """The mean of bf16 differences keeps more digits than bf16 has."""
-    from caa_bench.interventions.caa import mean_vector
-
     steps = torch.tensor([1.0, 1.0078125, 1.0]).bfloat16().float()
-    assert mean_vector(steps[:, None, None]).item() == pytest.approx(1.0026041666, abs=1e-7)
+    path = tmp_path / "activations.f32"
+    path.write_bytes(torch.stack([steps, torch.zeros(3)], dim=1).numpy().tobytes())
+    activations = PairActivations(path, places=range(3), layers=1, hidden=1)
+    assert activations.mean_difference().item() == pytest.approx(1.0026041666, abs=1e-7)
+
+
+def test_activations_on_the_disk_are_those_of_one_pass(behavior):
+    """Read in any batches and mixed order, each pair stands where it belongs; resamples and signs as with tensors."""
+    tokenizer, pairs = chatml_tokenizer(), behavior.pairs()
+    net = model("llama", len(tokenizer))
+    sides = letter_sides(net, tokenizer, pairs)
+    found = read_activations(net, tokenizer, pairs, batch_size=5)
+    assert found.shape == tuple(sides.shape)
+    for layer in range(3):
+        for side in (0, 1):
+            torch.testing.assert_close(torch.from_numpy(found.layer(layer, side)), sides[:, side, layer], **CLOSE)
+    differences = (sides[:, 0] - sides[:, 1]).double()
+    rows, signs = [0, 0, 5], [(-1.0) ** n for n in range(len(pairs))]
+    torch.testing.assert_close(found.mean_difference(rows=rows).double(), differences[rows].mean(0), **CLOSE)
+    turned = differences * torch.tensor(signs)[:, None, None]
+    torch.testing.assert_close(found.mean_difference(signs=signs).double(), turned.mean(0), **CLOSE)
 
 
 def test_a_fit_says_how_far_its_pairs_agree_and_the_artifact_keeps_it(behavior, tmp_path):

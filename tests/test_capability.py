@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from published import DATA, needs_data
-from report_page import PageReader
+from report_page import PageReader, check_tables
 from report_runs import simulate
 from small_runs import Small, manifest
 
 from caa_bench.__main__ import main
-from caa_bench.analysis.macro import macro
+from caa_bench.analysis.cells import macro
 from caa_bench.behaviors.behavior import load_behavior, variants
 from caa_bench.behaviors.items import set_key, text_key
 from caa_bench.errors import UserError
@@ -28,8 +28,6 @@ from caa_bench.evaluators import registry
 from caa_bench.evaluators.capability import Capability
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
-from caa_bench.report.conditions import with_capability_loss
-from caa_bench.report.headline import headline
 from caa_bench.runs.folder import RowStore
 
 BOTH = "evaluators=[answer_probability, capability]"
@@ -236,7 +234,7 @@ def reported(root: Path, loss: Mapping[tuple[str, float], float] | None, **chang
 def clause(report: Report) -> str:
     """What the answer says of it."""
     lines = report.text(detail=True).split("\n\n")[0].replace("\n    ", " ").splitlines()
-    said = [line for line in lines if "capability" in line]
+    said = [line for line in lines if "apability" in line]
     assert len(said) <= 1
     return said[0] if said else ""
 
@@ -246,22 +244,22 @@ def test_the_dose_at_which_it_has_fallen_is_named(tmp_path: Path) -> None:
     loss = {("none", 2.0): 1.5, ("none", -1.0): 0.8, ("none", -2.0): 2.0}
     loss |= {("lora_sft_positive", dose): 1.0 for dose in (-2.0, -1.0, 0.0, 1.0, 2.0)}
     said = clause(reported(tmp_path, loss))
-    assert said.startswith("capability falls by .05 at CAA -1 (-0.")
+    assert said.startswith("Capability falls by .05 or more at CAA -1 (-0.")
     assert ", CAA +2 (-0." in said
-    assert ", lora_sft_positive (-0." in said
-    assert "on lora_sft_positive" not in said
-    assert "; unchanged p(correct) ." in said and said.endswith("plain facts, n 40")
+    assert ", the positive LoRA (-0." in said
+    assert "on the positive LoRA" not in said
+    assert "% correct without steering" in said and said.endswith("(plain facts, n 40)")
 
 
 def test_a_base_alone_is_told_apart_from_the_vector(tmp_path: Path) -> None:
     said = clause(reported(tmp_path, {("system_prompt_negative", 1.0): 1.0}))
-    assert said.startswith("capability falls by .05 at CAA +1 on system_prompt_negative (")
+    assert said.startswith("Capability falls by .05 or more at CAA +1 on the negative system prompt (")
     assert ", at no measured dose of CAA alone;" in said
 
 
 def test_where_nothing_costs_it_that_is_said_with_the_worst(tmp_path: Path) -> None:
     said = clause(reported(tmp_path, {("none", 2.0): 0.1}))
-    assert said.startswith("no measured dose costs .05 of capability (most: -0.02 [")
+    assert said.startswith("Capability: no measured dose costs .05 (largest change: -0.02 [")
     assert " at CAA +2)" in said
 
 
@@ -280,25 +278,21 @@ def test_a_missing_cell_is_missing_and_never_zero(tmp_path: Path) -> None:
     levels = report.text().split("Capability (")[1].splitlines()[2]
     assert levels.split()[0] == "none" and levels.count("n/a") == 1
     write_report(folder)
-    shown = [one for one in PageReader((folder / "report.html").read_text()).shown if one.column == "total_p"]
-    assert any(one.text == "n/a" for one in shown)
+    tables = PageReader((folder / "report.html").read_text()).tables
+    (table,) = (one for one in tables if "shifts.total_p" in one.sources)
+    assert "n/a" in table.column("shifts.total_p").values()
+    check_tables(folder)
 
 
 def test_every_number_of_the_page_is_its_table_s(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "compare" / "run"
     report = reported(tmp_path, {("none", 2.0): 1.5, ("lora_sft_positive", 0.0): 0.7})
     write_report(folder)
+    counted = check_tables(folder)
+    assert counted["cells.accuracy"] == counted["shifts.total_p"] == 6 * 5, "a line a base and multiplier"
+    assert counted["arms.capability"] == 6 * 3
     read = PageReader((folder / "report.html").read_text())
-    keys = set(report.cells.loc[report.cells["evaluator"] == "capability", "cell"])
-    shown = [one for one in read.shown if one.keys.get("cell") in keys]
-    cells, shifts = report.cells.set_index("cell"), report.shifts.set_index("cell")
-    for one in shown:
-        table = shifts if one.column.startswith(("total", "shift")) else cells
-        assert one.value == pytest.approx(float(table.loc[one.keys["cell"], one.column]), rel=1e-8, abs=1e-12)
-    counted = Counter(one.column for one in shown)
-    assert counted["accuracy"] == 6 * 5, "a line a base and multiplier"
-    assert counted["total_p"] > counted["accuracy"], "the change stands in the arms' rows and in the answer too"
-    assert "capability falls by .05 at" in read.loose["answer"]
+    assert "Capability falls by .05 or more at" in read.loose["answer"]
     arms = report.text().split("\n\n")[2]
     assert "  cap.  " in arms
     assert max(map(len, arms.splitlines())) <= 120
@@ -316,8 +310,8 @@ def test_a_dose_that_costs_too_much_is_not_chosen(tmp_path: Path) -> None:
     """On the selection split the largest shift among those that lose at most .03."""
     sweep = {"recipe": "layer_sweep", "bases": ("none",), "layers": (2, 3), "overrides": ["caa.layers=[2,3]"]}
     cheap, dear = (reported(tmp_path / str(n), loss, **sweep) for n, loss in enumerate(({}, {("none", 2.0): 1.0})))
-    assert [choice.key["multiplier"] for choice in headline(cheap).choices] == [2.0, -2.0]
-    assert [choice.key["multiplier"] for choice in headline(dear).choices] == [1.0, -2.0]
+    assert [choice.key["multiplier"] for choice in cheap.headline.choices] == [2.0, -2.0]
+    assert [choice.key["multiplier"] for choice in dear.headline.choices] == [1.0, -2.0]
     lost = with_capability_loss(dear.shifts, dear.shifts)
     steered = lost[(lost["multiplier"] == 2) & (lost["vector"] == "caa")]
     assert (steered["capability_loss"] > 0.03).all()

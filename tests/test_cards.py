@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from huggingface_hub import HfApi, ModelCard
+from judge_server import judged_by_server
 from small_runs import Small, contents, run
 
 from caa_bench.behaviors.behavior import load_behavior
@@ -45,7 +46,8 @@ KINDS = [
 def finished(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison and what is exported of it."""
     folder = tmp_path_factory.mktemp("cards")
-    assert run(small.compare(*SETTINGS), folder=folder) == 0
+    with judged_by_server() as judged:
+        assert run(small.compare(*SETTINGS, *judged), folder=folder) == 0
     assert run(["export", "run", "exported"], folder=folder) == 0
     return folder
 
@@ -172,7 +174,7 @@ def test_push_to_hub_uploads_the_card_with_arguments_that_the_hub_library_takes(
     for name in ("create_repo", "upload_folder"):
         monkeypatch.setattr(HfApi, name, stand_in(name))
     intervention, folder = saved["caa"]
-    assert intervention.push_to_hub(folder, "me/refusal") == "https://hub/me/refusal"
+    assert intervention.push_to_hub("me/refusal", folder=folder) == "https://hub/me/refusal"
     assert list(calls) == ["create_repo", "upload_folder"]
     assert calls["create_repo"]["exist_ok"] is True
     sent = calls["upload_folder"]
@@ -189,7 +191,7 @@ def test_push_to_hub_refuses_a_damaged_artifact(
     (tmp_path / "caa" / "README.md").write_text("another card")
     monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match="its checksum differs"):
-        saved["caa"][0].push_to_hub(tmp_path / "caa", "me/refusal")
+        saved["caa"][0].push_to_hub("me/refusal", folder=tmp_path / "caa")
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -253,7 +255,7 @@ def test_an_export_says_how_its_answers_were_judged(finished: Path) -> None:
     ((dose, layer, _, change, state, n),) = section(text, "What it says")
     assert (dose, layer, change, n) == ("+1", "n/a", f"{round(lora['score_total'], 2) + 0:+.2f}", "4")
     assert state in ("sound", "collapsed")
-    assert "Judged by classifier (" in text
+    assert "Judged by api (" in text
     steered = section((finished / "exported/caa/README.md").read_text(), "What it says")
     own = cells[(cells["base"] == "none") & (cells["vector"] == "caa")]
     assert [line[4] == "collapsed" for line in steered] == own["collapsed"].tolist()

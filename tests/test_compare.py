@@ -63,7 +63,7 @@ def example(small: Small) -> Benchmark:
             LoraSFT(LoraSFT.Config(max_pairs=8)),
             CAA(CAA.Config(multipliers=(-8.0, 8.0))),
         ],
-        args=BenchmarkArguments(draws=99, limit=8),
+        args=BenchmarkArguments(draws=99, limit=8, vectors=("caa",), report_to=()),
     )
 
 
@@ -223,12 +223,21 @@ def test_a_fit_is_shared_by_runs_of_the_same_and_by_no_others(small: Small, here
         assert fitted(other) != first
 
 
-def test_nan_logits_are_errors_and_never_numbers(small: Small, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_logits_are_errors_and_never_numbers(
+    small: Small, here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run in which no cell has a scored item is no success, the second time neither."""
     broken = Small(model=shutil.copytree(small.model, here / "model"), behavior=small.behavior)
     tensors = load_file(broken.model / "model.safetensors")
     tensors["lm_head.weight"][:] = float("nan")
     save_file(tensors, broken.model / "model.safetensors", metadata={"format": "pt"})
-    compare(broken)
+    for _ in range(2):
+        caplog.clear()
+        assert compare(broken) == 1
+        assert manifest(Path("run"))["status"] == "error"
+        (line,) = (record.message for record in caplog.records if "no cell has a scored item" in record.message)
+        assert line.startswith("no cell has a scored item: all ")
+        assert "answers are errors (a logit is not finite); check the model's weights and dtype" in line
     rows = list(RowStore(Path("run/rows.jsonl")).rows())
     assert {row["error"] for row in rows} == {"a logit is not finite"}
     assert all(row["logits"] == [None, None] and row["log_z"] is None for row in rows)
@@ -297,7 +306,7 @@ def prompts_benchmark(small: Small, evaluator: AnswerProbability, **more: Any) -
         behavior=str(small.behavior),
         interventions=[SystemPrompt(variant="positive", text="You turn down every request.")],
         evaluators=[evaluator],
-        args=BenchmarkArguments(draws=99, batch_size=8),
+        args=BenchmarkArguments(draws=99, batch_size=8, vectors=(), report_to=()),
         **more,
     )
 
@@ -334,7 +343,9 @@ def test_a_failing_batch_exits_1(
 
     monkeypatch.setattr(AnswerProbability, "evaluate", evaluate)
     assert compare(small) == 1
-    assert "1 batches failed; the same command tries only these again" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 batches failed (" in said
+    assert "once that is mended, the same command computes only these" in said
 
 
 def test_a_fit_that_fails_sinks_only_what_needs_it(

@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from report_page import PageReader
+from report_page import PageReader, compare
 from report_runs import simulate
 
 from caa_bench.__main__ import main
 from caa_bench.report import make_report
-from caa_bench.report.quotes import line_key
-from caa_bench.report.side_by_side import render_summary
+from caa_bench.report.comparison import render_summary
 
 
 @pytest.fixture(scope="module")
@@ -29,29 +28,27 @@ def test_many_runs_stand_on_one_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["report", *map(str, folders)]) == 0
-    assert "2 behaviors on tiny" in capsys.readouterr().out
+    assert "2 runs on tiny" in capsys.readouterr().out
     page = (tmp_path / "comparison.html").read_text()
     assert "<b></a>" not in page and "&lt;b&gt;" in page
     links = re.findall(r'<a href="([^"]+)"', page)
     assert [(tmp_path / link).resolve() for link in links] == [folder / "report.html" for folder in folders]
-    tables = [make_report(folder) for folder in folders]
-    levels = {line["cell"]: line for table in tables for line in table.shifts.to_dict("records")}
-    for table in tables:
-        for line in table.cells.to_dict("records"):
-            levels[line["cell"]] = levels[line["cell"]] | line
-    shown = [entry for entry in PageReader(page).shown if entry.column in ("p_balanced", "shift", "total")]
-    assert len(shown) > 20
-    for entry in shown:
-        assert entry.value == pytest.approx(levels[entry.keys["cell"]][entry.column], abs=1e-8)
-    kept = [entry for entry in PageReader(page).shown if entry.column == "retention"]
-    lines = [line for table in tables for line in table.stacking.to_dict("records")]
-    for entry in kept:
-        own = [line["retention"] for line in lines if line_key(line) == entry.keys["line"]]
-        assert any(entry.value == pytest.approx(value, abs=1e-8) for value in own)
-    section = page[page.index('id="stacks"') : page.index('id="arms"')]
-    told = [line["verdict"] for line in lines if line["multiplier"] == 1 and line["vector"] == "caa"]
-    assert len(told) == 2
-    assert re.findall(r'data-line="[^"]+">(.*?)(?:, <|<)', section) == told
+    stacks, arms = PageReader(page).tables
+    assert [row[1][0] for row in stacks.rows] == ["refusal", "b"]
+    lines = {
+        name: make_report(folder).arms.set_index("cell") for name, folder in zip(("refusal", "b"), folders, strict=True)
+    }
+    assert len(arms.rows) == sum(map(len, lines.values()))
+    for key, texts in arms.rows:
+        run, _, cell = key.partition("|")
+        assert texts[0] == run
+        for column in ("p_balanced", "shift", "retention"):
+            where = f"{key} {column}"
+            compare(texts[arms.sources.index(f"arms.{column}")], lines[run].loc[cell], column, where=where)
+    for _, texts in stacks.rows:
+        own = lines[texts[0]]
+        (told,) = own.loc[(own["kind"] == "stack") & (own["multiplier"] == 1), "told"]
+        assert texts[1].startswith(told)
 
 
 def test_the_same_runs_give_the_same_page(folders: list[Path], tmp_path: Path) -> None:
@@ -75,7 +72,7 @@ def test_mistakes_are_one_line(
 
 
 def test_two_runs_of_one_behavior_keep_their_own_verdicts(tmp_path: Path) -> None:
-    """Told apart by their folders."""
+    """Told apart by the ends of their folders' paths."""
     kept = {"full": 1.0, "none": 0.0}
     runs = [
         simulate(tmp_path / "runs/compare" / name, bases=("none", "system_prompt_positive"), kept={
@@ -88,6 +85,6 @@ def test_two_runs_of_one_behavior_keep_their_own_verdicts(tmp_path: Path) -> Non
     section = text[text.index("Does it still add?") :].splitlines()
     for run, report in zip(runs, reports, strict=True):
         line = report.stacking[(report.stacking["multiplier"] == 1) & (report.stacking["vector"] == "caa")]
-        (shown,) = [row for row in section if str(run) in row]
+        (shown,) = [row for row in section if f"refusal ({run.name})" in row]
         assert line["verdict"].item() in shown
     assert reports[0].stacking["verdict"].tolist() != reports[1].stacking["verdict"].tolist()

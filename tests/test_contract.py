@@ -15,9 +15,11 @@ from random_models import random_model
 from small_behavior import write_behavior
 
 from caa_bench.behaviors.behavior import Behavior, load_behavior
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.score import score
 from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Condition, Intervention, Layers, LoraSFT, Stack, registry
+from caa_bench.interventions.lora.rows import training_row
 from caa_bench.models.blocks import hidden_size, num_layers
 from caa_bench.models.prompts import choice_prompt
 
@@ -108,7 +110,7 @@ def test_attach_does_something_and_leaves_no_trace(label, behavior, fitted, unto
     prompt = prompts_of(behavior, intervention)[0]
     plain = prompts_of(behavior, Intervention())[0]
     before = logits(plain)
-    with intervention.attach(model(), condition(intervention), prompts=[prompt]):
+    with intervention.attach(model(), condition(intervention)), batch_of([prompt]):
         changed = logits(prompt)
     assert torch.equal(changed, before) == (label == "none")
 
@@ -119,7 +121,8 @@ def test_an_exception_inside_attach_leaves_no_trace(label, error, behavior, fitt
     prompt = prompts_of(behavior, fitted[label])[0]
     with (
         pytest.raises(error),
-        fitted[label].attach(model(), condition(fitted[label]), prompts=[prompt]),
+        fitted[label].attach(model(), condition(fitted[label])),
+        batch_of([prompt]),
     ):
         logits(prompt)
         raise error
@@ -129,7 +132,7 @@ def test_an_exception_inside_attach_leaves_no_trace(label, error, behavior, fitt
 def test_multiplier_zero_is_none_bit_for_bit(label, behavior, fitted):
     prompt = prompts_of(behavior, fitted[label])[0]
     before = logits(prompt)
-    with fitted[label].attach(model(), condition(fitted[label], 0.0), prompts=[prompt]):
+    with fitted[label].attach(model(), condition(fitted[label], 0.0)), batch_of([prompt]):
         assert torch.equal(logits(prompt), before)
 
 
@@ -144,7 +147,7 @@ def test_edits_and_attach_agree(label, behavior, fitted):
     prompts = prompts_of(behavior, intervention)
     rows = score(model(), prompts, [edits]).logits[:, 0]
     for n, prompt in enumerate(prompts):
-        with intervention.attach(model(), condition(intervention), prompts=[prompt]):
+        with intervention.attach(model(), condition(intervention)), batch_of([prompt]):
             full = logits(prompt)[list(prompt.candidates)]
         assert torch.allclose(rows[n].diff(), full.diff(), atol=1e-5)
 
@@ -162,7 +165,7 @@ def test_saved_and_loaded_is_the_same(label, behavior, fitted, tmp_path):
         assert one.rewrite([{"role": "user", "content": "x"}]) == intervention.rewrite(
             [{"role": "user", "content": "x"}]
         )
-        with one.attach(model(), condition(one), prompts=[prompt]):
+        with one.attach(model(), condition(one)), batch_of([prompt]):
             said.append(logits(prompt))
     assert torch.equal(*said)
 
@@ -175,15 +178,16 @@ def test_an_artifact_of_another_class_is_refused(fitted, tmp_path):
 
 @pytest.mark.parametrize("labels", PAIRS, ids="+".join)
 def test_stacks_nest_and_leave_no_trace(labels, behavior, fitted, untouched):
-    """Prompts fold, edits add up and attachments nest, whichever part is outside."""
+    """Prompts fold; edits follow one another and attachments nest, the first part outside and first to act."""
     stack = Stack(*(fitted[label] for label in labels))
     assert stack.label == "+".join(labels)
     prompt = prompts_of(behavior, stack)[0]
-    with stack.attach(model(), condition(stack), prompts=[prompt]):
+    with stack.attach(model(), condition(stack)), batch_of([prompt]):
         together = logits(prompt)
     with (
-        fitted[labels[1]].attach(model(), condition(stack), prompts=[prompt]),
-        fitted[labels[0]].attach(model(), condition(stack), prompts=[prompt]),
+        fitted[labels[0]].attach(model(), condition(stack)),
+        fitted[labels[1]].attach(model(), condition(stack)),
+        batch_of([prompt]),
     ):
         assert torch.allclose(logits(prompt), together, atol=1e-5)
     edits = stack.edits(condition(stack))
@@ -196,7 +200,7 @@ def test_a_stack_can_give_each_part_its_own_dose(behavior, fitted):
     one, two = Condition(layer=0, multiplier=0.5), Condition(layer=2, multiplier=-1)
     edits = Stack(fitted["caa"], fitted["random"], doses=[one, two]).edits(Condition())
     assert [edit.layer for edit in edits] == [0, 2]
-    assert torch.equal(edits[0].delta, 0.5 * fitted["caa"].vectors[0])
+    assert torch.equal(edits[0].change.delta, 0.5 * fitted["caa"].vectors[0])
     with pytest.raises(ValueError, match=r"doses \(1\) must be one a part \(2\)"):
         Stack(fitted["caa"], fitted["random"], doses=[one])
 
@@ -247,7 +251,7 @@ def test_attach_equals_peft_on_the_saved_adapter(behavior, fitted, tmp_path):
 def test_lora_labels_cover_exactly_the_answer(target, behavior):
     """What the loss sees, decoded: the letter alone, letter and text, or the text; text ends with the end token."""
     pair = behavior.pairs()[0]
-    row = LoraSFT(LoraSFT.Config(target=target), variant="negative")._row(tokenizer(), pair)
+    row = training_row(tokenizer(), pair, target=target, positive=False)
     learned = tokenizer().decode([label for label in row["labels"] if label != -100])
     end = tokenizer().eos_token
     expected = {"letter": f"({pair.other[1]}", "text": pair.other_text + end}

@@ -8,6 +8,7 @@ from plain_loop import plain_forward
 from random_models import FAMILIES, choice_prompts, random_model
 
 from caa_bench.engine import generate as generate_module
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.generate import Continuation, generate
 from caa_bench.engine.work import counted
@@ -19,10 +20,10 @@ PROMPTS = [*choice_prompts((9, 14, 20), steered=1), *choice_prompts((14, 23), st
 def conditions(scale: float = 3.0) -> list[list[Edit]]:
     delta = torch.randn(64, generator=torch.Generator().manual_seed(1)) * scale
     return [
-        [Edit(layer=1, delta=-delta)],
+        [Edit(1, Add(-delta))],
         [],
-        [Edit(layer=1, delta=delta)],
-        [Edit(layer=0, delta=delta), Edit(layer=3, delta=delta)],
+        [Edit(1, Add(delta))],
+        [Edit(0, Add(delta)), Edit(3, Add(delta))],
     ]
 
 
@@ -94,10 +95,10 @@ def test_temperature_without_seeds_is_refused():
 
 def test_edits_from_the_start_and_models_that_cannot_share():
     """The slow way gives the same, row by row."""
-    delta = conditions()[0][0].delta
+    delta = conditions()[0][0].change.delta
     for family, edits in (
-        ("llama", [Edit(layer=1, delta=delta, first_position="start")]),
-        ("bloom", [Edit(layer=1, delta=delta)]),
+        ("llama", [Edit(1, Add(delta), positions="all")]),
+        ("bloom", [Edit(1, Add(delta))]),
     ):
         model = random_model(family)
         found = generate(model, PROMPTS[:2], [edits, []], max_new_tokens=5, stop_ids=STOPS)

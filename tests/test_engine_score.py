@@ -11,6 +11,7 @@ from random_models import FAMILIES, MORE_FAMILIES, choice_prompts, random_model
 
 from caa_bench.engine import score as score_module
 from caa_bench.engine.batches import batched
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.score import score
 from caa_bench.engine.work import counted, loop_cost, score_bound
@@ -21,8 +22,8 @@ LENGTHS = (9, 14, 14, 21, 26)
 def sweep(layers: int = 4, hidden: int = 64, *, scale: float = 3.0, seed: int = 1) -> list[list[Edit]]:
     """Nothing, every layer x (-1, 1), and one condition that edits two layers."""
     vectors = torch.randn(layers, hidden, generator=torch.Generator().manual_seed(seed)) * scale
-    single = [[Edit(layer=layer, delta=vectors[layer] * sign)] for layer in range(layers) for sign in (-1, 1)]
-    return [*single[:3], [], *single[3:], [Edit(layer=2, delta=vectors[2]), Edit(layer=0, delta=vectors[0])]]
+    single = [[Edit(layer, Add(vectors[layer] * sign))] for layer in range(layers) for sign in (-1, 1)]
+    return [*single[:3], [], *single[3:], [Edit(2, Add(vectors[2])), Edit(0, Add(vectors[0]))]]
 
 
 def log_odds(scores: score_module.Scores) -> torch.Tensor:
@@ -62,7 +63,7 @@ def test_row_of_a_batch_equals_that_row_alone(family):
 def test_no_edit_equals_a_zero_delta_bit_for_bit():
     """The unsteered row IS the multiplier-0 row."""
     model, prompts, conditions = random_model("llama"), choice_prompts(LENGTHS), sweep()
-    scores = score(model, prompts, [*conditions, [Edit(layer=1, delta=torch.zeros(64))]])
+    scores = score(model, prompts, [*conditions, [Edit(1, Add(torch.zeros(64)))]])
     assert torch.equal(scores.logits[:, 3], scores.logits[:, -1])
     assert torch.equal(scores.log_z[:, 3], scores.log_z[:, -1])
 
@@ -124,8 +125,8 @@ def test_steered_part_of_any_width_up_to_the_whole_prompt():
 def test_edits_from_the_start_get_full_forwards():
     """Every position changes, so nothing can be shared; mixed with others in one call each still gets its own."""
     model, prompts = random_model("llama"), choice_prompts(LENGTHS)
-    delta = sweep()[0][0].delta
-    conditions = [[], [Edit(layer=1, delta=delta, first_position="start")], [Edit(layer=1, delta=delta)]]
+    delta = sweep()[0][0].change.delta
+    conditions = [[], [Edit(1, Add(delta), positions="all")], [Edit(1, Add(delta))]]
     scores = score(model, prompts, conditions)
     for column, edits in enumerate(conditions):
         logits, _ = plain_forward(model, prompts[3].ids, prompts[3].first_position, edits)
@@ -203,7 +204,7 @@ def test_half_precision_batches_have_equal_lengths_where_that_is_cheap():
 def test_what_would_steer_nothing_is_refused(change, message):
     """A layer that is not there, a position behind the prompt: silent zeros elsewhere, errors here."""
     prompt = choice_prompts((12,), steered=12 - change.get("first", 10))[0]
-    edits = [Edit(layer=change.get("layer", 0), delta=torch.ones(64))]
+    edits = [Edit(change.get("layer", 0), Add(torch.ones(64)))]
     with pytest.raises(ValueError, match=message):
         score(random_model("llama"), [prompt], [edits], batch_size=change.get("batch_size", 16))
 

@@ -7,14 +7,16 @@ import torch
 from plain_loop import plain_forward
 from random_models import FAMILIES, MORE_FAMILIES, choice_prompts, random_model
 
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.steer import steered
 from caa_bench.models.blocks import blocks, frozen, hidden_size, num_layers
 
 LENGTHS = (9, 16, 21)
 EDITS = [
-    Edit(layer=1, delta=3 * torch.randn(64, generator=torch.Generator().manual_seed(3))),
-    Edit(layer=3, delta=torch.randn(64, generator=torch.Generator().manual_seed(4))),
+    Edit(1, Add(3 * torch.randn(64, generator=torch.Generator().manual_seed(3)))),
+    Edit(3, Add(torch.randn(64, generator=torch.Generator().manual_seed(4)))),
 ]
 
 
@@ -38,7 +40,7 @@ def test_left_right_and_no_padding_steer_the_same_tokens(family):
     model, prompts = random_model(family), choice_prompts(LENGTHS, steered=4)
     for side in ("left", "right"):
         inputs = padded(prompts, side)
-        with frozen(model), steered(model, EDITS, prompts):
+        with frozen(model), steered(model, EDITS), batch_of(prompts):
             logits = model(**inputs).logits
         for row, prompt in enumerate(prompts):
             expected, _ = plain_forward(model, prompt.ids, prompt.first_position, EDITS)
@@ -58,7 +60,7 @@ def test_positions_are_found_from_ids_mask_or_cache(family, given):
     prompt = choice_prompts((15,), steered=6)[0]
     expected, _ = plain_forward(model, prompt.ids, prompt.first_position, EDITS)
     cache, logits = None, []
-    with frozen(model), steered(model, EDITS, [prompt]):
+    with frozen(model), steered(model, EDITS), batch_of([prompt]):
         for start, end in ((0, 4), (4, 11), (11, 12), (12, 15)):
             inputs = {"input_ids": torch.tensor([prompt.ids[start:end]])}
             if given == "position_ids":
@@ -77,7 +79,7 @@ def test_generate_steers_each_row_from_its_own_first_position(family):
     model, prompts = random_model(family), choice_prompts(LENGTHS, steered=3)
     inputs = padded(prompts, "left")
     del inputs["position_ids"]
-    with steered(model, EDITS, prompts):
+    with steered(model, EDITS), batch_of(prompts):
         out = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
     plain = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
     assert not torch.equal(out, plain)
@@ -94,10 +96,10 @@ def test_several_returned_sequences_and_beams_repeat_each_prompt():
     del inputs["position_ids"]
     for options in ({"num_return_sequences": 3, "do_sample": True, "top_k": 1}, {"num_beams": 2, "do_sample": False}):
         options |= {"max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 0}
-        with steered(model, EDITS, prompts):
+        with steered(model, EDITS), batch_of(prompts):
             out = model.generate(**inputs, **options).reshape(2, -1, 22)
         for row, prompt in enumerate(prompts):
-            with steered(model, EDITS, [prompt]):
+            with steered(model, EDITS), batch_of([prompt]):
                 alone_out = model.generate(torch.tensor([prompt.ids]), **options)
             assert torch.equal(out[row, :, 16:], alone_out[:, len(prompt.ids) :])
 
@@ -105,7 +107,7 @@ def test_several_returned_sequences_and_beams_repeat_each_prompt():
 def test_a_batch_that_does_not_fit_the_prompts_is_refused():
     """Five rows for two prompts: steering some of them by guess would be the silent defect."""
     model, prompts = random_model("llama"), choice_prompts((9, 9))
-    with steered(model, EDITS, prompts), pytest.raises(ValueError, match="5 rows does not fit the 2 prompts"):
+    with steered(model, EDITS), batch_of(prompts), pytest.raises(ValueError, match="5 rows does not fit the 2 prompts"):
         model(torch.zeros(5, 9, dtype=torch.long))
 
 
@@ -114,10 +116,10 @@ def test_output_hidden_states_shows_the_change():
     model, prompt = random_model("llama"), choice_prompts((12,))[0]
     ids = torch.tensor([prompt.ids])
     before = model(ids, output_hidden_states=True).hidden_states
-    with steered(model, EDITS, [prompt]):
+    with steered(model, EDITS), batch_of([prompt]):
         after = model(ids, output_hidden_states=True).hidden_states
     change = (after[2] - before[2])[0]
-    torch.testing.assert_close(change[-2:], EDITS[0].delta.expand(2, -1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(change[-2:], EDITS[0].change.delta.expand(2, -1), atol=1e-5, rtol=0)
     assert torch.equal(change[:-2], torch.zeros(10, 64))
 
 
@@ -127,7 +129,7 @@ def test_zero_delta_equals_no_edit_bit_for_bit(family):
     model, prompts = random_model(family), choice_prompts(LENGTHS)
     inputs = padded(prompts, "left")
     expected = model(**inputs).logits
-    with steered(model, [Edit(layer=layer, delta=torch.zeros(64)) for layer in range(4)], prompts):
+    with steered(model, [Edit(layer, Add(torch.zeros(64))) for layer in range(4)]), batch_of(prompts):
         assert torch.equal(model(**inputs).logits, expected)
 
 
@@ -139,7 +141,7 @@ def test_no_trace_on_any_exit_path(error):
     logits, hooks = model(**inputs).logits, hook_count(model)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     try:
-        with steered(model, EDITS, prompts):
+        with steered(model, EDITS), batch_of(prompts):
             model(**inputs)
             assert hook_count(model) > hooks
             if error:

@@ -8,8 +8,10 @@ from plain_loop import plain_forward
 from random_models import FAMILIES, choice_prompts, random_model
 
 from caa_bench.engine.capture import letter_activations
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.generate import generate
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.score import Scores, score
 from caa_bench.engine.sharing import can_share
 from caa_bench.engine.steer import steered
@@ -19,7 +21,7 @@ PROMPTS = choice_prompts((9, 14, 14, 21, 26, 33, 40, 41, 45, 60, 22, 23, 28, 31,
 
 def sweep() -> list[list[Edit]]:
     vectors = 3 * torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
-    return [[], *([Edit(layer=layer, delta=vectors[layer] * sign)] for layer in range(4) for sign in (-1, 1))]
+    return [[], *([Edit(layer, Add(vectors[layer] * sign))] for layer in range(4) for sign in (-1, 1))]
 
 
 def distance(one: Scores, other: Scores) -> float:
@@ -105,7 +107,7 @@ def test_a_device_map_with_offload_gives_the_same(tmp_path):
     torch.testing.assert_close(score(mapped, PROMPTS, sweep()).logits, expected.logits, atol=1e-5, rtol=0)
     texts = generate(mapped, PROMPTS[:2], sweep()[:3], max_new_tokens=4, stop_ids=())
     assert texts == generate(model, PROMPTS[:2], sweep()[:3], max_new_tokens=4, stop_ids=())
-    with steered(mapped, sweep()[3], PROMPTS[:1]):
+    with steered(mapped, sweep()[3]), batch_of(PROMPTS[:1]):
         logits = mapped(torch.tensor([PROMPTS[0].ids])).logits[0]
     steered_plain, _ = plain_forward(model, PROMPTS[0].ids, PROMPTS[0].first_position, sweep()[3])
     torch.testing.assert_close(logits, steered_plain, atol=1e-5, rtol=0)

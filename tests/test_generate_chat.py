@@ -52,7 +52,7 @@ def plain_text(talk: Session, messages: Sequence[dict[str, str]], multiplier: fl
     prompt = chat_prompt(talk.chat.tokenizer, talk.base.rewrite(messages))
     ids, end = list(prompt.ids), talk.chat.tokenizer.eos_token_id
     edits = talk.vector.edits(Condition(multiplier=multiplier, layer=talk.layer))
-    with talk.base.attach(talk.chat.model, Condition(), prompts=[prompt]):
+    with talk.base.attach(talk.chat.model, Condition()):
         while len(ids) < len(prompt.ids) + talk.settings.max_new_tokens:
             logits, _ = plain_forward(talk.chat.model, ids, prompt.first_position, edits or ())
             if (token := int(logits[-1].argmax())) == end:

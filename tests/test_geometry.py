@@ -100,7 +100,7 @@ def test_colored_text_is_escaped_and_scaled_by_all_but_the_first_token() -> None
 
 
 def benchmark(small: Small, folder: Path, behavior: Path) -> Benchmark:
-    args = BenchmarkArguments(bases=("none",), output_dir=str(folder / "runs"))
+    args = BenchmarkArguments(bases=("none",), report_to=(), output_dir=str(folder / "runs"))
     caa = CAA()
     return Benchmark(
         str(small.model), behavior=str(behavior), args=args, interventions=[caa, RandomDirection(original=caa)]

@@ -1,6 +1,8 @@
 """Two stored runs of the embedded model: the same rows still give the same tables, the same recipe the same rows.
 
-The runs were made before the code was moved into folders. `manifest.json` names no place of the machine they were made
+The runs were made before the code was moved into folders; the ends of `two_fits` on the finetune were renewed when its
+seeds were no longer counted as resamples of the pairs, and its detectable effects when they took the fits' few degrees
+of freedom. `manifest.json` names no place of the machine they were made
 on; timings and page are not kept.
 """
 

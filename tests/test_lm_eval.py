@@ -15,7 +15,9 @@ from small_runs import Small, contents
 
 import caa_bench.models.model
 from caa_bench.__main__ import main
+from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.metrics import metric_table
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.evaluators import Job, registry
 from caa_bench.evaluators.base import Treatment
@@ -48,7 +50,7 @@ class Push(Intervention):
     def edits(self, condition: Condition) -> list[Edit]:
         """Several times the embedded model's own vectors: it was trained to ignore smaller noise."""
         delta = torch.randn(128, generator=torch.Generator().manual_seed(5))
-        return [Edit(layer=3, delta=condition.multiplier * 3 * delta)]
+        return [Edit(3, Add(condition.multiplier * 3 * delta))]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +165,9 @@ def test_levels_are_lm_eval_s_own_results(templated: bool, folder: Path, tiny: C
         key="alone", model="tiny", protocol="default", split="test", behavior="b", evaluator="lm_eval", base="none",
         base_dose=1.0, vector="", vector_behavior="", vector_layer=None, layer=None, multiplier=0.0,
     )  # fmt: skip
-    table = metric_table(rows, pd.DataFrame([vars(cell)]).rename(columns={"key": "cell"}).set_index("cell"), draws=99)
+    table = metric_table(
+        rows, pd.DataFrame([vars(cell)]).rename(columns={"key": "cell"}).set_index("cell"), how=Resampling(draws=99)
+    )
     ours = {(x["task"], x["metric"]): x["value"] for x in table.to_dict("records")}
     assert ours == pytest.approx(expected, rel=1e-5)
     assert len(ours) == 2 + 2 + 2 + 2 + 3
@@ -190,6 +194,7 @@ def test_steering_and_system_prompts_act_and_a_multiplier_of_0_does_nothing(fold
 
 def test_a_chat_request_is_one_user_turn_answered_and_steered_from_the_instruction_s_end(tiny: ChatModel) -> None:
     """log p by hand: a plain forward over the rendered conversation, hooks from its last instruction token on."""
+    from caa_bench.engine.positions import batch_of
     from caa_bench.engine.steer import steered
     from caa_bench.models.prompts import Prompt
 
@@ -200,7 +205,11 @@ def test_a_chat_request_is_one_user_turn_answered_and_steered_from_the_instructi
     front = f"<s>[INST] <<SYS>>\nYou are brief.\n<</SYS>>\n\n{question} [/INST]"
     asked = tiny.tokenizer(front, add_special_tokens=False)["input_ids"]
     said = tiny.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
-    with torch.inference_mode(), steered(tiny.model, edits, [Prompt(ids=(0,), first_position=len(asked) - 1)]):
+    with (
+        torch.inference_mode(),
+        steered(tiny.model, edits),
+        batch_of([Prompt(ids=(0,), first_position=len(asked) - 1)]),
+    ):
         logits = tiny.model(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
     assert found == pytest.approx(sum(logits[n, token].item() for n, token in enumerate(said)), abs=1e-3)
 
@@ -267,7 +276,7 @@ def test_a_comparison_runs_tasks_under_every_base_and_dose_and_repeats_nothing(
     printed, page = Path("run/table.txt").read_text(), Path("run/report.html").read_text()
     assert "facts_choice: acc (n 21)" in printed and "facts_choice: acc_norm (n 21)" in printed
     assert "acc_norm" not in capsys.readouterr().out.split("facts_choice: acc (n 21)")[1], "one metric a task at first"
-    assert '<section id="lm_eval">' in page and f'data-metric="{lines[0]["cell"]}|facts_choice|acc"' in page
+    assert f'data-key="{lines[0]["cell"]}|facts_choice|acc"' in page
 
     before = contents(Path("run"))
     monkeypatch.setattr(caa_bench.models.model, "load_model", None)  # a second time nothing is computed

@@ -21,7 +21,7 @@ from small_behavior import write_behavior
 from caa_bench.__main__ import main
 from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Layers
-from caa_bench.models.loading import Loading, load_model, load_tokenizer
+from caa_bench.models.loading import Loading, load_model
 from caa_bench.models.model import DEFAULT_DEPTH, DEFAULT_RANGE, ChatModel, model_names
 
 # Block counts as the makers publish them.
@@ -115,16 +115,32 @@ def test_a_local_folder_of_any_family_is_compared(family: str, tmp_path: Path) -
     assert {cell["model"] for cell in cells} == {str(folder)}
 
 
-def test_a_tokenizer_without_chat_template_names_the_key_to_set(tmp_path: Path, capsys) -> None:
+def test_a_run_inside_the_models_own_folder_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cd MODEL; compare model=.` twice: the run folder that appeared there is no part of the model."""
+    folder = write_model(tmp_path / "my-model")
+    behavior = write_behavior(tmp_path / "small", train=6, test=2)
+    monkeypatch.chdir(folder)
+    call = ["compare", "model=.", f"behavior={behavior}", "vectors=[caa]", "bases=[none, system_prompt_empty]"]
+    call += ["report_to=[]", "draws=9", "evaluators=[answer_probability]"]
+    assert main(call) == 0
+    (manifest,) = folder.glob("runs/*/*/manifest.json")
+    first = json.loads(manifest.read_text())
+    assert {cell["model"] for cell in first["facts"]["cells"]} == {"my-model"}
+    assert first["facts"]["model"]["prompt"]["plain"].endswith("<|im_start|>assistant\n")
+    assert main(call) == 0
+    assert json.loads(manifest.read_text())["facts"] == first["facts"]
+
+
+def test_a_tokenizer_without_chat_template_gets_the_plain_one_and_is_said_to(tmp_path: Path, caplog) -> None:
     folder = write_model(tmp_path / "base", template=False)
-    assert first_mistake(folder, capsys).endswith(
-        "has no chat template; set loading.template=caa_base (the paper's plain template for base models), "
-        "or give a model that was tuned for chat"
-    )
-    with pytest.raises(UserError, match=r"loading\.template=caa_base"):
-        load_tokenizer(ChatModel.find(str(folder)))
-    tokenizer = ChatModel.find(str(folder), changes={"template": "caa_base"}).tokenizer
-    assert "Response:" in tokenizer.chat_template
+    chat = ChatModel.find(str(folder))
+    assert chat.check() == []
+    assert "Response:" in chat.tokenizer.chat_template
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("has no chat template; it gets the plain one, caa_base (Input: ... Response: ...)")
+    named = ChatModel.find(str(folder), changes={"template": "caa_base"})
+    assert named.tokenizer.chat_template == chat.tokenizer.chat_template
+    assert named.template_notes() == chat.template_notes()
 
 
 def test_pickled_weights_are_refused_before_anything_reads_them(tmp_path: Path, capsys) -> None:
@@ -173,8 +189,8 @@ def test_a_large_folder_is_hashed_once(tmp_path: Path, monkeypatch: pytest.Monke
     from caa_bench.models import model
 
     hashed: list[Path] = []
-    real = model.folder_fingerprint
-    monkeypatch.setattr(model, "folder_fingerprint", lambda folder: hashed.append(folder) or real(folder))
+    real = model.checksums
+    monkeypatch.setattr(model, "checksums", lambda folder: hashed.append(folder) or real(folder))
     chat = ChatModel.find(str(write_model(tmp_path / "model")))
     assert chat.fingerprint() == chat.fingerprint()
     assert len(hashed) == 1

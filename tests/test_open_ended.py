@@ -15,17 +15,19 @@ import pandas as pd
 import pytest
 import torch
 from answer_runs import answer_row, speak
+from judge_server import judged_by_server
 from random_models import FAMILIES, choice_prompts, random_model
 from report_runs import simulate
 from small_runs import Small, contents
 
 import caa_bench.models.model
 from caa_bench.__main__ import main
-from caa_bench.analysis.agreement import judge_table, weighted_kappa
-from caa_bench.analysis.answers import answer_scores, answer_table
-from caa_bench.analysis.text_quality import distinct, loop_share
-from caa_bench.analysis.warn_answers import answer_warnings
+from caa_bench.analysis.answers import answer_scores, answer_table, distinct, judge_table, loop_share, weighted_kappa
+from caa_bench.analysis.estimates import Resampling
+from caa_bench.analysis.frames import grouped
+from caa_bench.analysis.warn import answer_warnings
 from caa_bench.behaviors.splits import OpenQuestion
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.generate import Continuation, generate
 from caa_bench.engine.likelihood import token_log_probs
@@ -36,7 +38,7 @@ from caa_bench.interventions import Condition, Intervention, SystemPrompt, Uncha
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
-from caa_bench.report.side_by_side import render_summary
+from caa_bench.report.comparison import render_summary
 from caa_bench.runs.folder import RowStore
 
 STOPS = (2, 3, 5, 9, 11, 20, 41)
@@ -50,7 +52,7 @@ class Push(Intervention):
 
     def edits(self, condition: Condition) -> list[Edit]:
         delta = torch.randn(32, generator=torch.Generator().manual_seed(5))
-        return [Edit(layer=1, delta=condition.multiplier * 2 * delta)]
+        return [Edit(1, Add(condition.multiplier * 2 * delta))]
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def test_teacher_forced_log_probabilities_equal_those_of_the_generation(family: 
     """For every prompt and condition of one decoding batch, whatever its length and padding."""
     model = random_model(family)
     delta = torch.randn(64, generator=torch.Generator().manual_seed(1)) * 3
-    conditions = [[], [Edit(layer=1, delta=delta)], [Edit(layer=0, delta=-delta), Edit(layer=3, delta=delta)]]
+    conditions = [[], [Edit(1, Add(delta))], [Edit(0, Add(-delta)), Edit(3, Add(delta))]]
     for temperature in (0.0, 1.0):
         seeds = [[10 * n + c for c in range(3)] for n in range(len(PROMPTS))]
         options = {"max_new_tokens": 9, "stop_ids": STOPS, "temperature": temperature, "seeds": seeds}
@@ -160,7 +162,8 @@ def test_an_answer_ends_in_front_of_a_stop_text(chat: ChatModel) -> None:
 def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
     small: Small, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(settings(small)) == 0
+    with judged_by_server() as judged:
+        assert main(settings(small, *judged)) == 0
     run = Path("run")
     answers = RowStore(run / "rows.jsonl").answers()
     assert len(answers) == 4 * 2 * 3
@@ -169,12 +172,12 @@ def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
         (base, m) for base in ("none", "system_prompt_positive") for m in ("0", "-8", "8")
     ]
     for line in cells:
-        assert line["judge"] == "classifier"
+        assert line["judge"] == "api"
         assert 0 <= float(line["score"]) <= 1
         assert line["score_low"] == "", "four questions are too few for an interval"
-        assert 0 <= float(line["judge_accuracy"]) <= 1
+        assert line["judge_accuracy"] == "", "nobody knows"
         assert line["p_balanced"] == ""
-    assert [line["judge"] for line in table(run / "judges.csv")] == ["classifier"]
+    assert [line["judge"] for line in table(run / "judges.csv")] == ["api"]
     stacks = table(run / "stacking.csv")
     assert all(line["open_ended_on_top"] and line["on_top"] for line in stacks)
     printed = (run / "table.txt").read_text()
@@ -185,7 +188,7 @@ def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
 
     before = contents(run)
     monkeypatch.setattr(caa_bench.models.model, "load_model", None)  # a second time nothing is computed
-    assert main(settings(small)) == 0
+    assert main(settings(small, *judged)) == 0
     assert contents(run) == before
 
 
@@ -244,7 +247,7 @@ MISTAKES = {
     "open_ended.judges=[]": "open_ended.judges: an empty list: no judge; use default alone",
     "open_ended.judges=[grammar]": "open_ended.judges: grammar does not know",
     "open_ended.max_new_tokens=0": "open_ended.max_new_tokens: 0 is too few; give 1 or more",
-    "open_ended.temperature=-1": "open_ended.temperature: -1 is below 0; give 0 or more",
+    "open_ended.temperature=-1": "open_ended.temperature: -1 is no temperature; give 0 or more",
     'open_ended.stop=[""]': "open_ended.stop: an empty text ends every answer; delete it",
     "split=selection": "open_ended: its questions are test questions; set split=test",
     "judges.api.modle=x": "judges.api.modle: unknown key; did you mean 'model'?",
@@ -333,7 +336,9 @@ def cells_of(*names: str) -> pd.DataFrame:
 def test_a_missing_judgement_is_missing_and_never_zero() -> None:
     made = rows({"0": ["yes it is"] * 24, "1": ["no"] * 20 + [""] * 2 + [None] * 2})
     scores: list[float | None] = [0.5] * 24 + [1.0] * 18 + [None] * 6
-    found = answer_table(answer_scores(made, [scores]), cells_of("0", "1"), judge="x", draws=99)
+    found = answer_table(
+        grouped(answer_scores(made, [scores]), cells_of("0", "1")), judge="x", how=Resampling(draws=99)
+    )
     line = found.set_index("cell").loc["1"]
     assert (line["score"], line["n"], line["errors"]) == (1.0, 18, 2)
     assert line["missing_share"] == pytest.approx(6 / 24)
@@ -341,7 +346,7 @@ def test_a_missing_judgement_is_missing_and_never_zero() -> None:
     assert line["score_shift"] == 0.5
     assert line["perplexity"] == pytest.approx(np.e)
     assert np.isnan(line["second_score"])
-    nothing = answer_table(answer_scores(made, []), cells_of("0", "1"), judge="", draws=99)
+    nothing = answer_table(grouped(answer_scores(made, []), cells_of("0", "1")), judge="", how=Resampling(draws=99))
     assert nothing["score"].isna().all()
     assert (nothing["missing_share"] == 1).all()
 
@@ -353,12 +358,14 @@ def test_a_score_that_rises_while_the_text_collapses_is_severe() -> None:
 
     def warned(after: str, scores: list[float]) -> list[str]:
         made = rows({"0": [sound] * 24, "1": [after] * 24})
-        found = answer_table(answer_scores(made, [scores]), cells_of("0", "1"), judge="x", draws=199)
+        found = answer_table(
+            grouped(answer_scores(made, [scores]), cells_of("0", "1")), judge="x", how=Resampling(draws=199)
+        )
         judges = judge_table([{"name": "x"}], [scores], [0])
         return [warning.text for warning in answer_warnings(found, judges) if warning.severity == "severe"]
 
     (text,) = warned(broken, noise)
-    assert text.startswith("The judged score moves with the dose while the text collapses at none + caa at +1")
+    assert text.startswith("The judged score moves with the dose while the text collapses at caa +1")
     assert warned(sound, noise) == []
     assert warned(broken, noise[::-1]) == [], "a score that falls fools nobody"
 
@@ -379,7 +386,7 @@ def test_judges_are_weighed() -> None:
     assert np.isnan(weighted_kappa(np.array([]), np.array([])))
     texts = [
         warning.text
-        for warning in answer_warnings(answer_table(answer_scores([], []), cells_of("0"), judge="a"), found)
+        for warning in answer_warnings(answer_table(grouped(answer_scores([], []), cells_of("0")), judge="a"), found)
     ]
     assert texts == ["The judge b is right on 60% of held-out answer texts only."]
 
@@ -421,8 +428,8 @@ def test_every_arm_whose_words_go_the_other_way_says_so(here: Path) -> None:
     assert "+0.10" in next(line for line in told.values() if line.startswith("system_prompt_positive"))
     assert printed.count("opposite in") >= 5
     answer = " ".join(printed[: printed.index("Refusal on tiny")].split())
-    assert "down with CAA -1 (p .42 -> .14, opposite in words)" in answer
-    assert re.search(r"CAA \+1 on system_prompt_positive: adds [^(]*; opposite in words \(", answer)
+    assert "CAA -1 lowers it most (42% -> 14%, opposite in words)" in answer
+    assert re.search(r"CAA \+1 on the positive system prompt: adds [^(]*; opposite in words \(", answer)
     summary = render_summary([report])
     assert "; opposite in words" in summary and max(map(len, summary.splitlines())) <= 120
     assert (report.folder / "figures/stacking.tex").read_text().count("; opposite in words") == 2
@@ -439,7 +446,7 @@ def test_a_prompt_alone_whose_words_go_the_other_way_says_so(here: Path) -> None
     row = next(line for line in printed.splitlines() if line.startswith("  system_prompt_positive"))
     assert row.endswith("-0.20  opposite in words")
     assert printed.splitlines()[0].startswith(
-        "Refusal moves most up with system_prompt_positive (p .42 -> .81, opposite in words)"
+        "The positive system prompt raises refusal most (42% -> 81%, opposite in words)"
     )
     assert any(notice.text.endswith("opposite directions at system_prompt_positive.") for notice in report.notices)
     assert not report.stacking["tags"].str.contains("words").any(), "CAA itself changes no word here"

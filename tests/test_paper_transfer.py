@@ -180,7 +180,8 @@ def test_the_base_model_reads_the_papers_plain_prompt() -> None:
     """The vectors of base-to-chat transfer come from `Input: ... Response: (A)`, without [INST]."""
     tokenizer = llama2_tokenizer(template=None)
     loading = ChatModel.find("llama2-7b-base").loading
-    from caa_bench.models.prompts import apply_template, choice_prompt
+    from caa_bench.models.prompts import choice_prompt
+    from caa_bench.models.templates import apply_template
 
     apply_template(tokenizer, loading.template)
     prompt = choice_prompt(tokenizer, [{"role": "user", "content": "Why?"}], "AB")

@@ -18,9 +18,12 @@ from small_runs import Small, contents, manifest
 
 import caa_bench.models.model
 from caa_bench.__main__ import main
+from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.intervals import bootstrap_mean, bootstrap_ratio
 from caa_bench.analysis.metrics import metric_table
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.steer import steered
 from caa_bench.evaluators import Job, registry
 from caa_bench.evaluators.base import Treatment
@@ -45,7 +48,7 @@ class Push(Intervention):
     def edits(self, condition: Condition) -> list[Edit] | None:
         """At block 1."""
         delta = torch.randn(32, generator=torch.Generator().manual_seed(5))
-        return [Edit(layer=1, delta=condition.multiplier * 2 * delta)]
+        return [Edit(1, Add(condition.multiplier * 2 * delta))]
 
 
 class Scaled(Intervention):
@@ -58,7 +61,7 @@ class Scaled(Intervention):
         return None
 
     @contextmanager
-    def attach(self, model: Any, condition: Condition, *, prompts: Any = ()) -> Any:
+    def attach(self, model: Any, condition: Condition) -> Any:
         """A hook for the time of the block."""
         hook = model.model.layers[0].register_forward_hook(lambda _m, _a, out: out * (1 + condition.multiplier))
         try:
@@ -100,7 +103,11 @@ def plain(chat: ChatModel, text: str, *, system: str | None = None, edits: list[
     front = chat.tokenizer.apply_chat_template(turns, **template)
     asked = chat.tokenizer(front, add_special_tokens=False)["input_ids"]
     said = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
-    with torch.inference_mode(), steered(chat.model, edits, [Prompt(ids=(0,), first_position=len(asked) - 1)]):
+    with (
+        torch.inference_mode(),
+        steered(chat.model, edits),
+        batch_of([Prompt(ids=(0,), first_position=len(asked) - 1)]),
+    ):
         logits = chat.model(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
     return sum(logits[n, token].item() for n, token in enumerate(said)), len(said)
 
@@ -163,20 +170,20 @@ def test_a_ratio_of_sums_is_covered_and_equals_the_mean_where_all_weigh_alike() 
     tokens = rng.integers(5, 200, (50, 500)).astype(float)
     values = tokens * (rng.normal(2.0, 0.6, (50, 500)) + rng.normal(0, 1, (50, 500)) / np.sqrt(tokens))
     places = np.arange(50)
-    made = bootstrap_ratio(values, tokens, places, draws=999)
+    made = bootstrap_ratio(values, tokens, places, how=Resampling(draws=999))
     assert made.point == pytest.approx(values.sum(axis=0) / tokens.sum(axis=0))
     assert 0.92 <= np.mean((made.low <= 2.0) & (made.high >= 2.0)) <= 0.97
     assert set(made.n) == {50}, "items, not tokens"
     alike, mean = (
-        bootstrap_ratio(values, np.ones_like(values), places, draws=99),
-        bootstrap_mean(values, places, draws=99),
+        bootstrap_ratio(values, np.ones_like(values), places, how=Resampling(draws=99)),
+        bootstrap_mean(values, places, how=Resampling(draws=99)),
     )
     assert np.array_equal(alike.low, mean.low)
-    few = bootstrap_ratio(values[:19], tokens[:19], places[:19], draws=99)
+    few = bootstrap_ratio(values[:19], tokens[:19], places[:19], how=Resampling(draws=99))
     assert np.isnan(few.low).all() and not np.isnan(few.point).any()
     gappy = values.copy()
     gappy[0] = np.nan
-    rest = bootstrap_ratio(gappy, np.where(np.isnan(gappy), np.nan, tokens), places, draws=99)
+    rest = bootstrap_ratio(gappy, np.where(np.isnan(gappy), np.nan, tokens), places, how=Resampling(draws=99))
     assert rest.point == pytest.approx(values[1:].sum(axis=0) / tokens[1:].sum(axis=0))
     assert set(rest.n) == {49}
 
@@ -197,7 +204,7 @@ def table_of(values: dict[str, list[float | None]], weights: list[int], **change
         for m, own in values.items()
         for n, (value, weight) in enumerate(zip(own, weights, strict=True))
     ]
-    return metric_table(rows, pd.DataFrame(lines).set_index("cell"), draws=99).set_index("multiplier")
+    return metric_table(rows, pd.DataFrame(lines).set_index("cell"), how=Resampling(draws=99)).set_index("multiplier")
 
 
 def test_the_table_is_plain_arithmetic_and_pairs_passages() -> None:
@@ -240,7 +247,7 @@ def test_other_aggregations_are_means_and_bits_with_differences() -> None:
             for c, w in (("0", 1), ("1", 2))
         ]
         cells = [CELL | {"cell": "0"}, CELL | {"cell": "1", "vector": "caa", "layer": 3, "multiplier": 1.0}]
-        metric_table(rows, pd.DataFrame(cells).set_index("cell"), draws=9)
+        metric_table(rows, pd.DataFrame(cells).set_index("cell"), how=Resampling(draws=9))
 
 
 def test_a_row_is_checked_and_never_holds_what_is_not_finite(tmp_path: Path) -> None:
@@ -272,7 +279,7 @@ def test_a_comparison_measures_it_under_every_base_and_dose_and_repeats_nothing(
         assert {line["evaluator"] for line in csv.DictReader(file)} == {"answer_probability"}
     printed, page = Path("run/table.txt").read_text(), Path("run/report.html").read_text()
     assert "Perplexity (n 24, " in printed and "ratio to the unchanged model" in printed
-    assert '<section id="perplexity">' in page
+    assert "Perplexity (n 24, " in page
     assert max(len(line) for line in printed.split("Perplexity (n 24")[1].split("\n\n")[0].splitlines()) <= 120
     assert len({cell["key"] for cell in manifest(Path("run"))["facts"]["cells"]}) == 6 + 10
 

@@ -14,13 +14,13 @@ from caa_bench.behaviors.items import LETTERS, parse_options
 from caa_bench.errors import UserError
 from caa_bench.models.prompts import (
     answered_prompt,
-    apply_template,
     chat_prompt,
     choice_prompt,
     encode,
     render,
     show_tokens,
 )
+from caa_bench.models.templates import apply_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

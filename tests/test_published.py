@@ -27,7 +27,7 @@ from caa_bench.behaviors.items import set_key, text_key
 from caa_bench.evaluators.capability import Capability
 from caa_bench.recipe import load_recipe
 from caa_bench.report import make_report
-from caa_bench.report.published_text import MAX_NEW_TOKENS
+from caa_bench.report.published import MAX_NEW_TOKENS
 
 needs_numbers = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"needs the collected numbers at {REFERENCE}")
 PAPER = ("model=llama2-7b-chat", "protocol=caa", "data=caa", "caa.layers=[13]")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from answer_runs import speak
 from browser import Page, chromium, page
 from report_runs import simulate
 
-from caa_bench.report import write_report
+from caa_bench.report import words, write_report
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 
@@ -65,10 +67,10 @@ def test_the_first_screen_holds_the_answer(tab: Page, folder: Path) -> None:
         for two in parts[parts.index(one) + 1 :]:
             assert not _overlap(boxes[one], boxes[two]), (one, two)
     shown = tab.run("document.querySelector('#answer').innerText")
-    assert "moves most up with lora_sft_positive" in shown
-    assert "CAA +1 on system_prompt_positive: adds less" in shown
-    assert "on lora_sft_positive: no room" in shown
-    assert "30 kB in 31 s" in shown
+    assert "The positive LoRA raises refusal most" in shown
+    assert "CAA +1 on the positive system prompt: adds less" in shown
+    assert "on the positive LoRA: no room" in shown
+    assert "31 s to fit, 30 kB stored" in shown
 
 
 def test_answers_in_words_still_leave_the_first_screen_whole(tab: Page, spoken: Path) -> None:
@@ -79,8 +81,9 @@ def test_answers_in_words_still_leave_the_first_screen_whole(tab: Page, spoken: 
         assert 0 <= box["top"] < box["bottom"] <= HEIGHT, (part, box)
         assert box["right"] <= WIDTH, (part, box)
     heads = tab.run("[...document.querySelectorAll('.arms thead th')].map(h => h.innerText.replace(/\\s/g, ' '))")
-    assert "in words" in heads
-    assert tab.run("document.querySelectorAll('.arms td[data-head=\"in words\"] data').length") == 17
+    assert "words" in heads
+    filled = "[...document.querySelectorAll('.arms td[data-head=words]')].filter(c => c.innerText).length"
+    assert tab.run(filled) == 17
     for width in (375, 1024):
         tab.open(spoken, width=width)
         assert tab.run("document.documentElement.scrollWidth") <= width
@@ -89,36 +92,49 @@ def test_answers_in_words_still_leave_the_first_screen_whole(tab: Page, spoken: 
 def test_the_first_screen_of_a_sweep_holds_the_layer_curve(tab: Page, sweep: Path) -> None:
     """The best layer in words, and every layer in a chart."""
     tab.open(sweep, width=WIDTH, height=HEIGHT)
-    assert tab.box("#layers svg")["bottom"] <= HEIGHT
-    assert "at layer 3" in tab.run("document.querySelector('.lead').innerText")
-    assert tab.run("document.querySelectorAll('#layers .mark').length") == 12
+    assert tab.box("#lead svg")["bottom"] <= HEIGHT
+    assert "layer 3" in tab.run("document.querySelector('.lead').innerText")
+    assert tab.run("document.querySelectorAll('#lead .mark').length") == 12
 
 
 def test_names_in_charts_do_not_overlap(tab: Page, folder: Path) -> None:
     """Each curve is named beside its end, not in a legend, and each name can be read."""
     tab.open(folder, width=WIDTH)
     boxes = tab.run(
-        "[...document.querySelectorAll('#dose .name')].map(n => n.getBoundingClientRect())"
+        "[...document.querySelectorAll('#dose text')].filter(t => /none|_/.test(t.textContent))"
+        ".map(n => n.getBoundingClientRect())"
         ".map(({left,top,right,bottom}) => ({left,top,right,bottom}))"
     )
     assert len(boxes) == 6
     for number, one in enumerate(boxes):
         assert one["right"] <= WIDTH
-        assert not any(_overlap(one, two, slack=1.5) for two in boxes[number + 1 :])
+        assert not any(_overlap(one, two, slack=2.5) for two in boxes[number + 1 :])
 
 
 def test_marks_lie_where_their_values_are(tab: Page, folder: Path) -> None:
-    """The height of every mark is its own value on the axis, to a pixel."""
+    """The height of every mark is its own value on the axis, to a fraction of a pixel, and it says that value."""
     tab.open(folder, width=WIDTH)
     marks = tab.run(
-        "[...document.querySelectorAll('#dose .mark')]"
-        ".map(m => [Number(m.dataset.value), m.transform.baseVal[0].matrix.f])"
+        "[...document.querySelectorAll('#dose .mark')].map(m => [m.id, m.querySelector('title').textContent,"
+        "m.querySelector('use').y.baseVal.value])"
     )
-    ticks = tab.run("[...document.querySelectorAll('#dose .grid line')].map(l => l.y1.baseVal.value)")
-    zero, one = ticks[0], ticks[-1]
-    assert len(marks) == 30
-    for value, height in marks:
-        assert height == pytest.approx(zero + value * (one - zero), abs=0.02)
+    drawn = pd.read_csv(folder.parent / "figures" / "dose_curves.csv").set_index("cell")["p_balanced"]
+    assert len(marks) == len(drawn) == 30
+    values = np.array([drawn[name.removeprefix("dose_curves-mark-")] for name, _, _ in marks])
+    heights = np.array([height for _, _, height in marks])
+    slope, start = np.polyfit(values, heights, 1)
+    assert slope < 0 and np.abs(heights - (start + slope * values)).max() < 0.02
+    for (_, title, _), value in zip(marks, values, strict=True):
+        assert f": p {words.probability(value)}" in title
+
+
+def test_ids_are_unique_on_the_page(tab: Page, folder: Path) -> None:
+    """matplotlib gives two figures the same names for their clips; here each reference finds its own."""
+    tab.open(folder, width=WIDTH)
+    ids = tab.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids)) > 100
+    lost = "[...document.querySelectorAll('use')].filter(u => !document.querySelector(u.getAttribute('href'))).length"
+    assert tab.run(lost) == 0
 
 
 @pytest.mark.parametrize("width", [375, 768, 1024])
@@ -179,7 +195,7 @@ def test_columns_sort_by_keyboard(tab: Page, folder: Path) -> None:
     tab.run(f"document.querySelector('{column} th:nth-child(1) button').focus()")
     tab.press("Tab", code=9)
     values = (
-        f"[...document.querySelectorAll('{column} tbody tr')].map(r => Number(r.cells[1].querySelector('data').value))"
+        f"[...document.querySelectorAll('{column} tbody tr')].map(r => Number(r.cells[1].innerText.replace('−', '-')))"
     )
     for direction, reverse in (("ascending", False), ("descending", True)):
         tab.press("Enter", code=13)
@@ -199,7 +215,7 @@ def test_everything_is_there_without_scripts(tab: Page, folder: Path) -> None:
 
     assert count("#items table[data-sortable] tbody tr") == 40
     assert count("#cells tbody tr") == 78
-    assert count("#dose .mark") == 30
+    assert count("#dose .mark") == count("#dose .mark title") == 30
     assert count("th button") == 0
 
 

@@ -17,9 +17,9 @@ from report_runs import simulate
 from caa_bench.config.recipe_yaml import flatten
 from caa_bench.recipe import load_recipe
 from caa_bench.report import make_report, write_report
-from caa_bench.report.charts import LABEL_GAP, spread, ticks
 from caa_bench.report.latex import escape
 from caa_bench.runs.folder import read_manifest
+from caa_bench.storage.drawing import spread, thinned
 
 TIMING = re.compile(r"<span data-timing>[^<]*</span>")
 
@@ -97,7 +97,7 @@ def test_missing_artifacts_are_not_known_and_not_free(folder: Path, tmp_path: Pa
     manifest = (copy / "manifest.json").read_text().replace(str(folder.parent.parent), "/nowhere")
     (copy / "manifest.json").write_text(manifest)
     page = (copy / "report.html").read_text() if write_report(copy) else ""
-    assert "a fit stores" not in page
+    assert " stored" not in page.split('id="costs"')[0]
     assert " 0 B" not in page
     assert "data-timing" not in page
 
@@ -111,7 +111,9 @@ def test_the_figures_hold_what_they_draw(folder: Path) -> None:
     assert drawn["placebo_low"].notna().all()
     svg = (folder / "figures" / "dose_curves.svg").read_text()
     assert all(base in svg for base in drawn["base"].unique())
-    assert {path.stem for path in (folder / "figures").glob("*.png")} == {"dose_curves", "stacking", "layers"}
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == {
+        "dose_curves", "dose_panels", "stacking", "layers"
+    }  # fmt: skip
 
 
 def test_the_latex_table_has_a_line_a_stack(folder: Path) -> None:
@@ -141,15 +143,18 @@ def test_the_methods_paragraph_is_the_run_s(folder: Path) -> None:
 def test_names_keep_their_gap_and_their_order() -> None:
     """Crowded at either end or in the middle, labels are a gap apart, in order, and no further than they must."""
     for wanted in ([5.0, 6, 7], [280.0, 281, 282], [100.0, 100, 100, 100], [10.0, 200, 90]):
-        placed = spread(wanted, low=4, high=282)
+        placed = spread(wanted, low=4, high=282, gap=13)
         order = sorted(range(len(wanted)), key=lambda place: wanted[place])
         gaps = [placed[b] - placed[a] for a, b in pairwise(order)]
-        assert all(gap >= LABEL_GAP - 0.01 for gap in gaps), wanted
+        assert all(gap >= 12.99 for gap in gaps), wanted
         assert all(4 <= height <= 282 for height in placed), wanted
-    assert spread([10.0, 200, 90], low=4, high=282) == [10, 200, 90]
+    assert spread([10.0, 200, 90], low=4, high=282, gap=13) == [10, 200, 90]
 
 
-def test_ticks_cover_their_range() -> None:
-    """Round steps, from below the lowest to above the highest."""
-    assert ticks(-1.7, 1.9) == [-2.0, -1.0, 0.0, 1.0, 2.0]
-    assert ticks(0.0, 0.041) == [0.0, 0.01, 0.02, 0.03, 0.04, 0.05]
+def test_labels_of_an_axis_leave_each_other_room() -> None:
+    """Of many doses those that do not touch are labelled, the ends and 0 among them."""
+    assert thinned([-1.0, -0.5, 0.0, 0.5, 1.0], most=9) == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    crowded = thinned([-1.0, -0.2, -0.1, 0.0, 0.1, 0.2, 1.0], most=6)
+    assert crowded == [-1.0, 0.0, 1.0]
+    assert len(thinned(list(map(float, range(80))), most=13)) <= 13
+    assert thinned([3.0], most=6) == [3.0]

@@ -1,4 +1,4 @@
-"""Every number of report.html, recomputed from the rows of the run."""
+"""Every number of report.html stands in a CSV beside it, and every number there follows from the rows of the run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from answer_runs import speak
-from report_page import PageReader, Shown
+from report_page import PageReader, check_tables, near
 from report_runs import simulate
 
-from caa_bench.analysis.answers import answer_scores, answer_table
-from caa_bench.analysis.cells import cell_table
-from caa_bench.analysis.items import item_scores
-from caa_bench.analysis.metrics import metric_table
-from caa_bench.analysis.reliability import item_reliability, reliability_table
-from caa_bench.analysis.shifts import shift_table
-from caa_bench.analysis.stacking import stacking_table
-from caa_bench.analysis.transfer import open_effects
 from caa_bench.report import write_report
 
 RISE = {("none", 1.0): 0.6, ("none", -1.0): 0.1, ("lora_sft_negative", 0.0): 0.9, ("lora_sft_negative", 1.0): math.nan}
@@ -32,7 +24,7 @@ Scores = dict[str, dict[str, tuple[float, float, float]]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three layers, with two cells in error and a batch that never came: numbers, n/a and gaps."""
+    """Two layers, with two cells in error and a batch that never came: numbers, n/a and gaps."""
     run = tmp_path_factory.mktemp("numbers") / "runs" / "compare" / "refusal"
     changes: dict[str, Any] = {"layers": (2, 3), "multipliers": (-1.0, 1.0), "vectors": ("caa", "random")}
     write_report(
@@ -57,190 +49,134 @@ def read(folder: Path) -> PageReader:
     return PageReader((folder / "report.html").read_text())
 
 
-@pytest.fixture(scope="module")
-def tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of the first run."""
-    return _tables(folder)
+def test_every_number_of_the_page_is_its_csv_s(folder: Path) -> None:
+    """All tables, intervals and n/a among them, to the digits shown."""
+    checked = check_tables(folder)
+    assert checked.total() > 1500
+    files = {source.partition(".")[0] for source in checked}
+    assert files >= {"arms", "cells", "shifts", "stacking", "reliability", "items", "vectors", "metrics", "costs"}
+    assert "side_effects" in files
 
 
-def _tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables, computed anew from the rows as JSON lines, without the report or the store."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    every = [row for line in (folder / "rows.jsonl").read_text().splitlines() if "cell" in (row := json.loads(line))]
-    said, read = ([row for row in every if name in row] for name in ("text", "metric"))
-    frame = pd.DataFrame([row for row in every if "letters" in row])
-    logits = pd.DataFrame([x or [math.nan, math.nan] for x in frame.pop("logits")], columns=["logit_0", "logit_1"])
-    frame = pd.concat([frame, logits], axis=1)
-    frame["log_z"] = frame["log_z"].astype(float)
-    listed = pd.DataFrame(manifest["facts"]["cells"]).rename(columns={"key": "cell"}).set_index("cell")
-    worded, plain = (listed[listed["evaluator"] == name] for name in ("open_ended", "perplexity"))
-    cells = listed.drop([*worded.index, *plain.index])
-    metrics = metric_table(read, plain, draws=manifest["recipe"]["draws"]).set_index(["cell", "task", "metric"])
-    items, draws = item_scores(frame), manifest["recipe"]["draws"]
-    levels = cell_table(items, cells, draws=draws)
-    scores = answer_scores(said, [[float(row["text"].split()[-1]) for row in said]])  # what the simulated judge reads
-    answers = answer_table(scores, worded, judge="grammar", draws=draws)
-    return {
-        "items": items.set_index(["cell", "item"]),
-        "cells": pd.concat([levels, answers] if said else [levels]).set_index("cell"),
-        "shifts": shift_table(items, cells, draws=draws).set_index("cell"),
-        "stacking": stacking_table(items, cells, in_words=open_effects(scores, worded, draws=draws), draws=draws),
-        "reliability": reliability_table(items, cells, draws=draws),
-        "metrics": metrics,
-        "item_reliability": item_reliability(items, cells),
-    }
-
-
-def test_every_number_is_what_its_key_says(read: PageReader, tables: dict[str, pd.DataFrame], folder: Path) -> None:
-    """All keyed numbers, the intervals among them, against the tables computed anew."""
-    assert len(read.shown) > 1500
-    _check_values(read, tables, folder)
-
-
-def test_every_number_of_answers_in_words_is_what_its_key_says(spoken: Path) -> None:
+def test_every_number_of_answers_in_words_is_its_csv_s(spoken: Path) -> None:
     """The same where a judge scored them: levels, shifts, totals, effects beside the A/B effects."""
+    checked = check_tables(spoken)
+    wanted = ("cells.score", "cells.score_shift", "cells.score_total", "stacking.open_ended_on_top")
+    assert all(checked[source] >= 2 for source in wanted), checked
     read = PageReader((spoken / "report.html").read_text())
-    columns = {one.column for one in read.shown}
-    assert columns >= {"score", "score_shift", "score_total_low", "open_ended_on_top_high", "open_ended_n"}
-    _check_values(read, _tables(spoken), spoken)
-    for one in read.shown:
-        if one.value is not None and ":" not in one.text:
-            _check_text(one)
     for section in ("answer", "arms", "stacks"):
         assert "opposite in words" in read.loose[section], section
 
 
-def _check_values(read: PageReader, tables: dict[str, pd.DataFrame], folder: Path) -> None:
-    for one in read.shown:
-        expected = _expected(one, tables, folder)
-        if math.isnan(expected):
-            assert one.value is None, one
-            assert one.text == "n/a", one
-        else:
-            assert one.value is not None, one
-            assert one.value == pytest.approx(expected, rel=1e-8, abs=1e-12), one
-
-
-def test_every_text_is_its_value_rounded(read: PageReader) -> None:
-    """What is shown and the exact value beside it agree to the digits shown."""
-    for one in read.shown:
-        if one.value is not None and ":" not in one.text:  # a chart's mark has a sentence for a title
-            _check_text(one)
-
-
-def test_points_agree_with_plain_arithmetic(read: PageReader, folder: Path) -> None:
+def test_the_csv_files_agree_with_plain_arithmetic(folder: Path) -> None:
     """p, log-odds, mass, shifts, effects and retention from the raw logits with nothing but means and differences."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    by_key = {cell["key"]: cell for cell in manifest["facts"]["cells"] if cell["evaluator"] == "answer_probability"}
+    by_key, scores = _cells(folder, "answer_probability"), _scores(folder)
     places = {_place(cell): key for key, cell in by_key.items()}
-    scores = _scores(folder)
     checked: dict[str, int] = defaultdict(int)
-    for one in read.shown:
-        if one.value is None or "item" in one.keys:
-            continue
-        found = None
-        if one.keys.get("cell") and one.column in ("p_balanced", "log_odds", "option_mass", "shift", "total"):
-            found = _cell_number(one, scores, places=places, cell=by_key[one.keys["cell"]])
-        elif "line" in one.keys and one.column in ("alone", "on_top", "interaction", "retention"):
-            found = _line_number(one, scores, places=places)
-        if found is not None:
-            assert one.value == pytest.approx(found, rel=1e-8, abs=1e-10), one
-            checked[one.column] += 1
-    assert min(checked.values()) >= 8, dict(checked)
-    assert len(checked) == 9, dict(checked)
+    for file, columns in (("cells", ("p_balanced", "log_odds", "option_mass")), ("shifts", ("shift", "total"))):
+        for line in pd.read_csv(folder / f"{file}.csv").to_dict("records"):
+            for column in columns:
+                found = _cell_number(column, scores, places=places, cell=by_key[line["cell"]])
+                assert line[column] == pytest.approx(found, rel=1e-8, abs=1e-10, nan_ok=True), (line["cell"], column)
+                checked[column] += not math.isnan(found)
+    for line in pd.read_csv(folder / "stacking.csv").to_dict("records"):
+        for column in ("alone", "on_top", "interaction", "retention"):
+            if not math.isnan(line[column]):
+                found = _line_number(column, line, scores, places=places)
+                assert line[column] == pytest.approx(found, rel=1e-8, abs=1e-10), (line["base"], column)
+                checked[column] += 1
+    assert min(checked.values()) >= 8 and len(checked) == 9, dict(checked)
 
 
-def test_perplexities_agree_with_plain_arithmetic(read: PageReader, folder: Path) -> None:
+def test_the_arms_are_lines_of_the_other_tables(folder: Path) -> None:
+    """arms.csv gathers; it computes nothing."""
+    cells, shifts = (pd.read_csv(folder / f"{name}.csv").set_index("cell") for name in ("cells", "shifts"))
+    stacking = pd.read_csv(folder / "stacking.csv").set_index(["base", "vector", "layer", "multiplier"])
+    arms = pd.read_csv(folder / "arms.csv")
+    assert len(arms) == 6 * 3 and (arms["kind"] == "stack").sum() == 10
+    for line in arms.to_dict("records"):
+        column = "total" if line["kind"] == "base" else "shift"
+        for end in ("", "_low", "_high"):
+            same = {"nan_ok": True, "rel": 1e-8}
+            assert line[f"p_balanced{end}"] == pytest.approx(cells.loc[line["cell"], f"p_balanced{end}"], **same)
+            if line["kind"] != "none":
+                assert line[f"shift{end}"] == pytest.approx(shifts.loc[line["cell"], f"{column}{end}"], **same)
+        if line["kind"] == "stack":
+            own = stacking.loc[(line["base"], "caa", line["layer"], line["multiplier"])]
+            assert line["retention"] == pytest.approx(own["retention"], nan_ok=True)
+            assert line["verdict"] == own["verdict"]
+
+
+def test_perplexities_agree_with_plain_arithmetic(folder: Path) -> None:
     """exp(-sum of log p / sum of tokens), and the ratio of two over the passages that both have."""
-    manifest, found = json.loads((folder / "manifest.json").read_text()), _perplexities(folder)
-    by_key = {cell["key"]: cell for cell in manifest["facts"]["cells"] if cell["evaluator"] == "perplexity"}
+    by_key, found = _cells(folder, "perplexity"), _perplexities(folder)
     places = {_place(cell): key for key, cell in by_key.items()}
     checked: dict[str, int] = defaultdict(int)
-    for one in read.shown:
-        if "metric" not in one.keys or one.value is None or one.column not in ("value", "shift", "total"):
-            continue
-        cell = by_key[one.keys["metric"].split("|")[0]]
-        base = cell["base"] if one.column == "shift" else "none"
-        own, other = found[cell["key"]], found[places[base, "", None, 0.0]]
-        items = own.keys() if one.column == "value" else own.keys() & other.keys()
-        level = sum(own[item][0] for item in items) / sum(own[item][1] for item in items)
-        if one.column != "value":
-            level -= sum(other[item][0] for item in items) / sum(other[item][1] for item in items)
-        assert one.value == pytest.approx(math.exp(-level), rel=1e-8), one
-        checked[one.column] += 1
-    # every base alone and at both doses of the leading layer, without the one in error
-    assert checked == {"value": 17, "shift": 17, "total": 17}
+    for line in pd.read_csv(folder / "metrics.csv").to_dict("records"):
+        cell = by_key[line["cell"]]
+        for column in ("value", "shift", "total"):
+            if math.isnan(line[column]):
+                continue
+            base = cell["base"] if column == "shift" else "none"
+            own, other = found[cell["key"]], found[places[base, "", None, 0.0]]
+            items = own.keys() if column == "value" else own.keys() & other.keys()
+            level = sum(own[item][0] for item in items) / sum(own[item][1] for item in items)
+            if column != "value":
+                level -= sum(other[item][0] for item in items) / sum(other[item][1] for item in items)
+            assert line[column] == pytest.approx(math.exp(-level), rel=1e-8), (line["cell"], column)
+            checked[column] += 1
+    # six bases alone and at two doses of two layers; at +1 on the negative finetune all passages are in error
+    assert checked == {"value": 28, "shift": 28, "total": 28}
 
 
-def test_no_measured_number_stands_outside_a_key(read: PageReader) -> None:
-    """The answer and the tables hold no decimal without a key, but for doses; counts and names are no measurements."""
-    for section in ("answer", "arms", "stacks", "items", "letters", "cells", "costs", "vectors", "perplexity"):
-        text = re.sub(r"\(\.?\d*\.\d+ → \d*\.\d+\)", "", read.loose[section])  # a verdict's own words: log-odds only
-        loose = re.findall(r"(?<![\w.])[+−-]?\d*\.\d+", text)
-        assert [x for x in loose if x not in (".5", "−0.5", "+0.5")] == [], section
+def test_each_item_s_p_is_that_of_its_rows(read: PageReader, folder: Path) -> None:
+    """The page's item table beside the mean over both orders."""
+    scores, checked = _scores(folder), 0
+    table = next(table for table in read.tables if any(source.startswith("rows.") for source in table.sources))
+    for source in (source for source in table.sources if source.startswith("rows.")):
+        for key, text in table.column(source).items():
+            score = scores.get(source.removeprefix("rows."), {}).get(key.split("|")[0])
+            if score is None:
+                assert text == "n/a"
+                continue
+            sign = text[0] if text[0] in "<>" else ""
+            assert near((sign, text.removeprefix(sign), ""), score[1]), (key, text)
+            checked += 1
+    assert checked >= 40 * 2
+
+
+def test_no_measured_number_stands_outside_a_table(folder: Path) -> None:
+    """Every number of the answer is one of a table's, as it is shown there or as a percentage."""
+    answer = PageReader((folder / "report.html").read_text()).loose["answer"]
+    arms = pd.read_csv(folder / "arms.csv")
+    known = pd.read_csv(folder / "shifts.csv")["total_p"].tolist()
+    known += [x for name in ("p_before", "p_balanced", "option_mass") for x in arms[name]]
+    shares = re.findall(r"([<>]?)(\d+(?:\.\d+)?)%", answer)
+    assert len(shares) > 10
+    for sign, digits in shares:
+        assert any(near((sign, digits, "%"), value) for value in known) or sign, digits
+    for point, low, high in re.findall(r"retention (\d\.\d+) \[(\S+), (\S+)\]", answer):
+        wanted = arms[["retention", "retention_low", "retention_high"]].round(2).to_numpy()
+        assert (np.abs(wanted - [float(point), float(low), float(high)]) < 0.011).all(axis=1).any()
 
 
 def test_what_is_missing_is_said_and_never_zero(read: PageReader, folder: Path) -> None:
     """A failed cell is n/a wherever it is used; the page leads with what is missing."""
     failed = [cell["key"] for cell in json.loads((folder / "manifest.json").read_text())["facts"]["cells"]][3]
-    levels = [one for one in read.shown if one.keys.get("cell") == failed and one.column == "p_balanced"]
-    assert levels
-    assert all(one.text == "n/a" for one in levels)
+    texts = [
+        table.column(source)[failed]
+        for table in read.tables
+        for source in table.sources
+        if source == "cells.p_balanced" and failed in dict(table.rows)
+    ]
+    assert texts and set(texts) == {"n/a"}
     assert "1 of 12 batches are missing" in read.loose["warnings"]
     assert "answers in 4 cells are errors" in read.loose["warnings"]
 
 
-def _expected(one: Shown, tables: dict[str, pd.DataFrame], folder: Path) -> float:
-    """The value that a keyed number must have."""
-    keys = one.keys
-    if "vector" in keys:
-        vector, layer = keys["vector"].split("|")
-        kept = json.loads((folder / "manifest.json").read_text())["facts"]["diagnostics"][vector][int(layer)]
-        if one.column == "relative_norm":
-            return float(kept["norm"] / kept["residual_norm"])
-        return math.nan if kept[one.column] is None else float(kept[one.column])
-    if "artifact" in keys:
-        artifact = next((folder.parent.parent / "artifacts").glob(f"{keys['artifact']}-*[0-9]"))
-        return float(sum(file.stat().st_size for file in artifact.iterdir()))
-    if "item" in keys:
-        if "curve" in keys:
-            part = tables["item_reliability"]
-            part = part[(part["item"] == keys["item"]) & (_curve_keys(part) == keys["curve"])]
-            return float(part[one.column].item())
-        scores = tables["items"]
-        place = (keys["cell"], keys["item"])
-        return float(scores.loc[place, one.column]) if place in scores.index else math.nan
-    if "metric" in keys:
-        return float(tables["metrics"].loc[tuple(keys["metric"].split("|")), one.column])
-    if "line" in keys and one.column in tables["stacking"] and one.column not in ("p_balanced", "option_mass"):
-        part = tables["stacking"]
-        lines = _curve_keys(part) + "|" + part["multiplier"].map("{:+g}".format)
-        return float(part[lines == keys["line"]][one.column].item())
-    if "curve" in keys:
-        part = tables["reliability"]
-        return float(part[_curve_keys(part) == keys["curve"]][one.column].item())
-    table = "shifts" if one.column.split("_")[0] in ("shift", "total") else "cells"
-    return float(tables[table].loc[keys["cell"], one.column])
-
-
-def _curve_keys(part: pd.DataFrame) -> pd.Series:
-    return part["base"] + "|" + part["vector"] + "|" + part["layer"].map("{:.0f}".format)
-
-
-def _check_text(one: Shown) -> None:
-    text, value = one.text.replace("−", "-"), float(one.value if one.value is not None else math.nan)
-    if text[0] in "<>":
-        edge = float(text[1:])
-        assert (0 < value < edge) if text[0] == "<" else (edge < value < 1), one
-    elif text.endswith("%"):
-        assert float(text[:-1]) == pytest.approx(100 * value, abs=0.51), one
-    elif text.endswith("B"):
-        number, unit = text.split()
-        scale = {"B": 1, "kB": 1e3, "MB": 1e6}[unit]
-        assert float(number) * scale == pytest.approx(value, abs=0.51 * scale), one
-    else:
-        digits = len(text.partition(".")[2])
-        assert float(text) == pytest.approx(value, abs=0.51 * 10**-digits), one
+def _cells(folder: Path, evaluator: str) -> dict[str, dict[str, Any]]:
+    cells = json.loads((folder / "manifest.json").read_text())["facts"]["cells"]
+    return {cell["key"]: cell for cell in cells if cell["evaluator"] == evaluator}
 
 
 def _place(cell: dict[str, Any]) -> tuple[Any, ...]:
@@ -263,13 +199,15 @@ def _scores(folder: Path) -> Scores:
     return {cell: {item: x for item, x in items.items() if not math.isnan(x[0])} for cell, items in means.items()}
 
 
-def _cell_number(one: Shown, scores: Scores, *, places: dict[Any, str], cell: dict[str, Any]) -> float:
-    own = scores[cell["key"]]
-    if one.column in ("shift", "total"):
-        base = cell["base"] if one.column == "shift" else "none"
+def _cell_number(column: str, scores: Scores, *, places: dict[Any, str], cell: dict[str, Any]) -> float:
+    own = scores.get(cell["key"], {})
+    if not own:
+        return math.nan
+    if column in ("shift", "total"):
+        base = cell["base"] if column == "shift" else "none"
         other = scores[places[base, "", None, 0.0]]
         return float(np.mean([own[item][0] - other[item][0] for item in own.keys() & other.keys()]))
-    which = ("log_odds", "p_balanced", "option_mass").index(one.column)
+    which = ("log_odds", "p_balanced", "option_mass").index(column)
     return float(np.mean([score[which] for score in own.values()]))
 
 
@@ -283,16 +221,16 @@ def _perplexities(folder: Path) -> dict[str, dict[str, tuple[float, int]]]:
     return found
 
 
-def _line_number(one: Shown, scores: Scores, *, places: dict[Any, str]) -> float:
-    base, vector, layer, dose = one.keys["line"].split("|")
-    steer = (vector, int(layer), float(dose))
+def _line_number(column: str, line: dict[str, Any], scores: Scores, *, places: dict[Any, str]) -> float:
+    base, dose = line["base"], line["multiplier"]
+    steer = (line["vector"], int(line["layer"]), float(dose))
     cells = [places["none", "", None, 0.0], places["none", *steer], places[base, "", None, 0.0], places[base, *steer]]
     none, lone, still, both = (scores.get(cell, {}) for cell in cells)
     items = none.keys() & lone.keys() & still.keys() & both.keys()
-    if one.column == "on_top" and not lone:  # A is not there, T still is
+    if column == "on_top" and not lone:  # A is not there, T still is
         items = still.keys() & both.keys()
         return float(np.mean([np.sign(float(dose)) * (both[i][0] - still[i][0]) for i in items]))
     alone = np.sign(float(dose)) * np.array([lone[i][0] - none[i][0] for i in items])
     on_top = np.sign(float(dose)) * np.array([both[i][0] - still[i][0] for i in items])
     named = {"alone": alone.mean(), "on_top": on_top.mean(), "interaction": (on_top - alone).mean()}
-    return float(named.get(one.column, on_top.mean() / alone.mean()))
+    return float(named.get(column, on_top.mean() / alone.mean()))

@@ -11,8 +11,8 @@ import pytest
 from report_runs import simulate
 
 from caa_bench.report import Report, make_report, words
+from caa_bench.report.comparison import render_summary
 from caa_bench.report.page import render_page
-from caa_bench.report.side_by_side import render_summary
 from caa_bench.runs.folder import RunFolder
 
 
@@ -26,14 +26,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Report:
 def test_the_answer_leads(compared: Report) -> None:
     """What moves the behavior most, then CAA alone and on each base, then what it costs."""
     lines = compared.text().splitlines()
-    assert lines[0].startswith("Refusal moves most up with lora_sft_positive (p .43 -> .98")
-    assert " and down with lora_sft_negative (p .43 -> .00" in lines[0]
-    assert lines[1] == "CAA alone at -1 (p .43 -> .16), at +1 (p .43 -> .73)"
-    assert lines[2].startswith("CAA +1 on system_prompt_positive: adds less (retention 0.7")
-    assert lines[3].startswith("CAA -1 on system_prompt_negative: adds fully (retention ")
-    assert lines[4].startswith("CAA +1 on lora_sft_positive: no room; ")
-    assert lines[6] == "a fit stores lora_sft 30 kB in 31 s, caa 3.1 kB in 1.5 s"
-    assert lines[7] == "option mass at least .990"
+    assert lines[0].startswith("The positive LoRA raises refusal most (43% -> 98.")
+    assert "; the negative LoRA lowers it most (43% -> 0." in lines[0]
+    assert lines[1] == "CAA alone: 43% -> 16% at -1, 43% -> 73% at +1"
+    assert lines[2].startswith("CAA +1 on the positive system prompt: adds less (retention 0.7")
+    assert lines[3].startswith("CAA -1 on the negative system prompt: adds fully (retention ")
+    assert lines[4].startswith("CAA +1 on the positive LoRA: no room; ")
+    assert "LoRA: 31 s to fit, 30 kB stored. CAA: 1.5 s to fit, 3.1 kB stored" in lines
+    assert "LoRA: 30 kB stored. CAA: 3.1 kB stored" in compared.text(timings=False)
+    assert "The answer letters hold at least 99.0% of the probability in every row" in lines
 
 
 def test_a_row_per_arm_and_stack(compared: Report) -> None:
@@ -51,20 +52,24 @@ def test_a_row_per_arm_and_stack(compared: Report) -> None:
 def test_the_printed_table_fits_120_columns(compared: Report) -> None:
     """No line of what is printed is longer; the long tables are in table.txt alone."""
     assert max(map(len, compared.text().splitlines())) <= 120
-    assert "Every stack" not in compared.text()
+    assert "Does CAA still add?" not in compared.text()
     long = compared.text(detail=True)
-    stacks = long[long.index("Every stack") :].split("\n\n")[0].splitlines()
-    assert len(stacks) == 2 + 5 * 3 * 4
+    stacks = long[long.index("Does CAA still add?") :].split("\n\n")[0].splitlines()
+    named = {tuple(line.split()[:4]) for line in stacks if line.startswith(("  system_", "  lora_"))}
+    assert len(named) == 5 * 3 * 4
+    assert max(map(len, stacks)) <= 120
 
 
 def test_a_sweep_shows_every_layer_and_marks_the_best(tmp_path: Path) -> None:
     """Six layers of the unchanged model on the selection split; the number of tries is printed."""
     layers = tuple(range(6))
     text = _report(tmp_path, bases=("none",), layers=layers, multipliers=(-1.0, 1.0), recipe="layer_sweep").text()
-    assert text.startswith(
-        "Refusal moves most up with CAA +1 (p .43 -> .73) and down with CAA -1 (p .43 -> .16) at layer 3,"
+    first = " ".join(text.split("\n\n")[0].split("LoRA:")[0].split())
+    assert first.startswith(
+        "CAA +1 raises refusal most (43% -> 73%); CAA -1 lowers it most (43% -> 16%); layer 3 (the largest shift on "
+        "the selection split, 12 tries; not checked for cost, capability was not measured)"
     )
-    table = text[text.index("  layer  CAA -1") :].split("\n\n")[0].splitlines()[1:]
+    table = text[text.index("  layer  CAA -1") :].split("  mass")[0].split("\n\n")[0].splitlines()[1:]
     assert [line.split()[0] for line in table] == ["0", "1", "2", "*3", "4", "5"]
     assert "12 tries" in text
     assert "retention" not in text
@@ -82,8 +87,10 @@ def test_under_twenty_items_there_is_no_interval_and_no_verdict(tmp_path: Path) 
     """The points are shown, and why there is no more."""
     text = _report(tmp_path, items=12).text()
     assert "n 12 items" in text
-    assert "CAA +1 on system_prompt_positive: no verdict (n < 20) (p " in text
-    assert "adds" not in text
+    assert text.startswith("Too few items for an interval, so nothing is said to move refusal (largest: ")
+    assert "CAA +1 on the positive system prompt: no verdict (n < 20) (" in text
+    assert "beyond placebos" not in text and "within placebos" not in text
+    assert "adds fully" not in text and "adds less" not in text
     assert "[" not in text.split("Training pairs")[0], "there are pairs enough, but no items"
 
 
@@ -108,7 +115,7 @@ def test_terminal_escapes_are_inert(tmp_path: Path) -> None:
     ).text()
     assert "\x1b" not in text
     assert "\x07" not in text
-    assert text.startswith("Refusal moves")
+    assert "\nlower" not in text and "The positive LoRA raises" in text
 
 
 def test_the_training_pairs_of_the_leading_vector_have_a_line(compared: Report, tmp_path: Path) -> None:
@@ -123,8 +130,8 @@ def test_the_training_pairs_of_the_leading_vector_have_a_line(compared: Report, 
     del manifest["facts"]["diagnostics"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     older = make_report(folder)
-    assert "Training pairs of CAA: agreement and separability n/a" in older.text()
     assert older.vectors.empty
+    assert "Training pairs of CAA" not in older.text()
     assert "Do the training pairs agree?" not in render_page(older)
 
 
@@ -159,7 +166,7 @@ def test_layers_on_the_test_split_are_never_chosen_by_their_results(tmp_path: Pa
     """Layer 3 works best here, but the model's default leads: results of the test split choose nothing."""
     gain = {"caa": 1.8, "random": 0.05, "shuffled": 0.0}
     report = _report(tmp_path, items=24, layers=(1, 2), gain=gain, overrides=["caa.layers=[1,2]"])
-    assert "layer 1 (the first of 2 run)" in report.text()
+    assert "layer 1 (the first of 2 layers run; nothing is chosen on the test split)" in " ".join(report.text().split())
 
 
 @pytest.mark.parametrize(

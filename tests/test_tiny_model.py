@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from benchmarks import measure_tiny as measure
 from caa_bench.behaviors.behavior import load_behavior, variants
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.score import score
 from caa_bench.interventions import CAA
@@ -137,9 +138,9 @@ def test_steering_is_monotone_and_other_vectors_do_little(
     asked = [variant for item in load_behavior(behavior).test[:ITEMS] for variant in variants(item)]
     prompts = [chat.choice_prompt([{"role": "user", "content": v.question}], v.letters) for v in asked]
     own = vectors[behavior]
-    doses = [[Edit(layer=LAYER, delta=m * own[LAYER])] for m in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)]
-    others = [[Edit(layer=LAYER, delta=vectors[b][LAYER])] for b in BEHAVIORS if b != behavior]
-    layers = [[Edit(layer=layer, delta=own[layer])] for layer in range(len(own)) if layer != LAYER]
+    doses = [[Edit(LAYER, Add(m * own[LAYER]))] for m in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)]
+    others = [[Edit(LAYER, Add(vectors[b][LAYER]))] for b in BEHAVIORS if b != behavior]
+    layers = [[Edit(layer, Add(own[layer]))] for layer in range(len(own)) if layer != LAYER]
     logits = score(chat.model, prompts, [*doses, *others, *layers]).logits
     sign = torch.tensor([1.0 if v.matching == 0 else -1.0 for v in asked])[:, None]
     p = ((logits[..., 0] - logits[..., 1]) * sign).sigmoid().mean(0).tolist()

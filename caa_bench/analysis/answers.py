@@ -1,34 +1,41 @@
-"""Answers in words and their judgements -> one line a cell and item, and one line a cell: part of cells.csv.
+"""Answers in words and their judgements -> a line a cell and item, a line a cell (part of cells.csv), a line a judge.
 
 Scores are 0-1. An answer without a judgement has no score: it is missing, and counts in `missing_share`, never as 0.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.cells import column_mean, count_errors
-from caa_bench.analysis.fits import effect_intervals, sampling
-from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
-from caa_bench.analysis.resample import DRAWS
-from caa_bench.analysis.shifts import references
-from caa_bench.analysis.text_quality import distinct, loop_share
+from caa_bench.analysis.cells import column_mean, count_errors, moved
+from caa_bench.analysis.effects import design_of
+from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
+from caa_bench.analysis.fits import effect_intervals
+from caa_bench.analysis.frames import CONDITION, RUN, Group
 from caa_bench.storage.row_kinds import ANSWER_FIELDS
 
 QUALITY = ["tokens", "empty_share", "truncated_share", "distinct_1", "distinct_2", "loop_share", "perplexity"]
 ITEM_COLUMNS = ["cell", "item", "cluster", "question", "text", "error", "score", "second_score", *QUALITY]
 COLUMNS = [
-    "cell", *RUN, *CONDITION, "n_fits", "judge", "n", "n_clusters", "n_items", "errors", "score", "score_low",
-    "score_high", "score_shift", "score_shift_low", "score_shift_high", "score_total", "score_total_low",
-    "score_total_high", "missing_share", "second_score", "judge_accuracy", *QUALITY, "collapsed",
+    "cell", *RUN, *CONDITION, "n_fits", "judge", "n", "n_clusters", "n_items", "errors",
+    *Estimate.columns("score", "score_shift", "score_total"), "missing_share", "second_score", "judge_accuracy",
+    *QUALITY, "collapsed",
 ]  # fmt: skip
+JUDGE_COLUMNS = [
+    "judge", "answers", "unjudged", "scored", "missing_share", "mean_score", "held_out_accuracy", "agreement",
+    "n_agreement",
+]  # fmt: skip
+LEVELS = 10
+"""Judges score from 0 to 10; kept as 0-1."""
 
 COLLAPSED_DISTINCT = 0.6
-"""Of the base's own distinct-2: under it, text repeats itself."""
+"""Share of the base's own distinct-2: below it, text repeats itself."""
 COLLAPSED_SHARE = 0.25
 """More than the base's own share of looping words, or of empty or truncated answers."""
 
@@ -56,19 +63,12 @@ def answer_scores(rows: Sequence[Mapping[str, Any]], scores: Sequence[Sequence[f
 
 
 def answer_table(
-    item_scores: pd.DataFrame,
-    cells: pd.DataFrame,
-    *,
-    judge: str,
-    accuracy: float = np.nan,
-    seed: int = 0,
-    draws: int = DRAWS,
+    groups: Sequence[Group], *, judge: str, accuracy: float = np.nan, how: Resampling = STANDARD
 ) -> pd.DataFrame:
     """Mean score of every cell with its interval over clusters of questions, and the quality of its text.
 
     Args:
-        item_scores: from `answer_scores`.
-        cells: one line a cell, indexed by `cell`.
+        groups: of `answer_scores`.
         judge / accuracy: the leading judge, and its held-out accuracy where that is known.
 
     Returns:
@@ -77,27 +77,25 @@ def answer_table(
         the unchanged model, both over the same questions and NOT signed by the multiplier. `collapsed` compares with
         the base alone.
     """
-    parts = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells)]
+    parts = [_of_cells(group, how) for group in groups]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
     return table.assign(judge=judge, judge_accuracy=accuracy)[COLUMNS]
 
 
-def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
+def _of_cells(group: Group, how: Resampling) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
-    score, how = group.stack("score"), sampling(group, seed=seed, draws=draws)
-    level = effect_intervals(score, how, within=(0, 1))
-    asked, judged = (np.isfinite(group.stack(name)).sum(axis=(0, 2)) for name in ("error", "score"))
-    found = {"score": level}
-    for name, columns in references(group).items():
-        found[f"score_{name}"] = effect_intervals(score - group.stack("score", of=columns), how)
+    design = design_of(group, how, column="score")
+    level = effect_intervals(group.by_fit("score"), design, within=(0, 1))
+    level.put(table, "score")
+    for name, change in moved(group, "score").items():
+        effect_intervals(change, design).put(table, f"score_{name}")
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
-    for name, one in found.items():
-        table[name], table[f"{name}_low"], table[f"{name}_high"] = one.point, one.low, one.high
+    asked, judged = (np.isfinite(group.by_fit(name)).sum(axis=(0, 2)) for name in ("error", "score"))
     table["missing_share"] = np.divide(asked - judged, asked, out=np.full(len(asked), np.nan), where=asked > 0)
-    table["second_score"] = column_mean(group.matrix("second_score"))
+    table["second_score"] = column_mean(group.mean("second_score"))
     for name in QUALITY:
-        values = group.matrix(name)
-        # The geometric mean of perplexities, which have no bound: one answer would else be all that is seen.
+        values = group.mean(name)
+        # Perplexities have no bound: by their geometric mean one answer is not all that is seen.
         table[name] = np.exp(column_mean(np.log(values))) if name == "perplexity" else column_mean(values)
     return table.assign(collapsed=collapsed(table))
 
@@ -130,3 +128,77 @@ def _quality(row: Mapping[str, Any]) -> dict[str, float]:
         "loop_share": loop_share(text),
         "perplexity": np.exp(-plain / tokens) if tokens and plain is not None else np.nan,
     }
+
+
+def distinct(text: str, n: int) -> float:
+    """Share of different n-grams among all of a text's word n-grams (Li et al. 2016); NaN with fewer than n words."""
+    words = text.lower().split()
+    grams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else math.nan
+
+
+def loop_share(text: str) -> float:
+    """Share of the words in the longest loop: a stretch that says the same one or more words over and over.
+
+    A stretch of period p counts from two whole rounds on, or three where p is 1 ("very very" is no loop). 0 without
+    any; NaN without words.
+    """
+    words = text.lower().split()
+    longest = 0
+    for period in range(1, len(words) // 2 + 1):
+        run = 0
+        for place in range(period, len(words)):
+            run = run + 1 if words[place] == words[place - period] else 0
+            if run >= max(period, 2):
+                longest = max(longest, run + period)
+    return longest / len(words) if words else math.nan
+
+
+def judge_table(
+    facts: Sequence[Mapping[str, Any]], scores: Sequence[Sequence[float | None]], unjudged: Sequence[int]
+) -> pd.DataFrame:
+    """One line a judge, the leading one first.
+
+    Args:
+        facts: `name` and, where it is known, `held_out_accuracy` of each. [J]
+        scores: of the same answers by each. [J][R], None is missing
+        unjudged: answers that a judge has said nothing about yet, a part of its missing ones. [J]
+
+    Returns:
+        `JUDGE_COLUMNS`; `agreement` is the weighted kappa with the leading judge over the `n_agreement` answers
+        that both scored.
+    """
+    found = [np.array(column, dtype=float) for column in scores]
+    lines = []
+    for place, (fact, own) in enumerate(zip(facts, found, strict=True)):
+        scored, answers = int((~np.isnan(own)).sum()), len(own)
+        both = ~np.isnan(own) & ~np.isnan(found[0])
+        lines.append(
+            {
+                "judge": fact["name"],
+                "answers": answers,
+                "unjudged": unjudged[place],
+                "scored": scored,
+                "missing_share": 1 - scored / answers if answers else np.nan,
+                "mean_score": np.nanmean(own) if scored else np.nan,
+                "held_out_accuracy": fact.get("held_out_accuracy", np.nan),
+                "agreement": weighted_kappa(found[0][both], own[both]) if place else np.nan,
+                "n_agreement": int(both.sum()) if place else 0,
+            }
+        )
+    return pd.DataFrame(lines, columns=JUDGE_COLUMNS)
+
+
+def weighted_kappa(first: np.ndarray, second: np.ndarray) -> float:
+    """Cohen's kappa of two judges' scores on the 0-10 scale, disagreements weighted by their square (Cohen 1968).
+
+    NaN where there are no scores, or where both judges always say the same one thing.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    if not len(first):
+        return np.nan
+    a, b = (np.rint(scores * LEVELS).astype(int) for scores in (first, second))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said in the docstring
+        return float(cohen_kappa_score(a, b, labels=list(range(LEVELS + 1)), weights="quadratic"))

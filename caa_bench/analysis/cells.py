@@ -1,32 +1,41 @@
-"""Item scores -> one line a cell: cells.csv. NUMBERS.md 2-4 and 6."""
+"""Item scores -> one line a cell: its level (cells.csv) and how far it moves (shifts.csv). docs/numbers.md 2-4 and 6.
+
+Shapes: N items, C conditions, F fits, K categories.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.fits import effect_intervals, sampling
-from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
-from caa_bench.analysis.macro import macro_fits
-from caa_bench.analysis.resample import DRAWS
+from caa_bench.analysis.effects import design_of
+from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
+from caa_bench.analysis.fits import effect_intervals
+from caa_bench.analysis.frames import CONDITION, RUN, UNCHANGED, UNSTEERED, Group
 
 LOW_MASS = 0.5
-SATURATION = 8.0  # log-odds: p within .0003 of 0 or 1
+SATURATION = 8.0
+"""Log-odds: p within .0003 of 0 or 1."""
 
 COLUMNS = [
-    "cell", *RUN, *CONDITION, "n_fits", "n", "n_clusters", "n_items", "errors", "p_balanced", "p_balanced_low",
-    "p_balanced_high", "p_given", "p_swapped", "log_odds", "log_odds_low", "log_odds_high", "option_mass",
-    "option_mass_min", "mass_low_share", "p_low_bound", "p_high_bound", "letter_bias", "letter_bias_abs",
-    "letter_locked", "saturated_share", "accuracy", "accuracy_low", "accuracy_high",
+    "cell", *RUN, *CONDITION, "n_fits", "n", "n_clusters", "n_items", "errors", *Estimate.columns("p_balanced"),
+    "p_given", "p_swapped", *Estimate.columns("log_odds"), "option_mass", "option_mass_min", "mass_low_share",
+    "p_low_bound", "p_high_bound", "letter_bias", "letter_bias_abs", "letter_locked", "saturated_share",
+    *Estimate.columns("accuracy"),
+]  # fmt: skip
+SHIFT_COLUMNS = [
+    "cell", *RUN, *CONDITION, "n_fits", "n", "n_clusters", "log_odds", "p_balanced", "option_mass",
+    *Estimate.columns("shift", "shift_p", "total", "total_p"),
 ]  # fmt: skip
 
 
-def cell_table(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 0, draws: int = DRAWS) -> pd.DataFrame:
-    """Levels of every cell with intervals over its items.
+def cell_table(groups: Sequence[Group], *, how: Resampling = STANDARD) -> pd.DataFrame:
+    """Levels of every condition with intervals over its items.
 
     Args:
-        item_scores: from `items.item_scores`.
-        cells: one line a cell, indexed by `cell`, with the columns of `frames.RUN` and `frames.CONDITION`.
+        groups: of `items.item_scores`.
 
     Returns:
         `COLUMNS`, one line a condition, sorted; several fits of one (`n_fits`) are averaged item by item and are part
@@ -35,54 +44,130 @@ def cell_table(item_scores: pd.DataFrame, cells: pd.DataFrame, *, seed: int = 0,
         with an interval (p, log-odds, accuracy) are unweighted means over the items' categories.
         Probabilities 0-1, log-odds in nats; n/a is NaN.
     """
-    parts = [_group_table(group, seed=seed, draws=draws) for group in groups(item_scores, cells)]
+    parts = [_group_levels(group, how) for group in groups]
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
-def _group_table(group: Group, *, seed: int, draws: int) -> pd.DataFrame:
-    table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits)
-    for name, within in (("p_balanced", (0.0, 1.0)), ("log_odds", (-np.inf, np.inf)), ("accuracy", (0.0, 1.0))):
-        values = macro_fits(group.stack(name), group.categories)
-        level = effect_intervals(values, sampling(group, seed=seed, draws=draws), within=within)
-        table[name], table[f"{name}_low"], table[f"{name}_high"] = level.point, level.low, level.high
-        if name == "p_balanced":
-            table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
-    table["errors"] = count_errors(group)
-    mass, mass_p = group.matrix("option_mass"), group.matrix("mass_p")
-    masses, bias, y = (_fit_rows(group.stack(name)) for name in ("option_mass", "letter_bias", "log_odds"))
-    table["option_mass"] = column_mean(mass)
-    table["option_mass_min"] = _column_min(group.matrix("option_mass_min"))
-    table["mass_low_share"] = share_of(masses < LOW_MASS, masses)
+def shift_table(groups: Sequence[Group], *, how: Resampling = STANDARD) -> pd.DataFrame:
+    """How far each condition moves, item by item: the lines of a dose curve.
+
+    Returns:
+        `SHIFT_COLUMNS`, one line a condition, the mean over its fits. `shift` = y[cell] - y[its base, 0], what the
+        vector does there (0 for an unsteered cell); `total` = y[cell] - y[none, 0], what the whole stack does.
+        Log-odds, and probability with `_p`; unweighted means over the items' categories; NOT signed by the multiplier;
+        NaN where the reference was not run.
+    """
+    parts = [_group_moves(group, how) for group in groups]
+    return pd.concat(parts, ignore_index=True)[SHIFT_COLUMNS] if parts else pd.DataFrame(columns=SHIFT_COLUMNS)
+
+
+def effect_by_half(groups: Sequence[Group], *, longer: Collection[str], how: Resampling = STANDARD) -> pd.DataFrame:
+    """`shift_table` of the items whose matching option is the longer one and of the others: a vector may carry length.
+
+    Args:
+        longer: ids of the items whose matching option is the longer one.
+
+    Returns:
+        The lines of both, with a column `half`: "longer" or "shorter".
+    """
+    parts = []
+    for half, wanted in (("longer", True), ("shorter", False)):
+        some = [group.of_items(group.items.isin(list(longer)) == wanted) for group in groups]
+        parts.append(shift_table(some, how=how).assign(half=half))
+    return pd.concat(parts, ignore_index=True)
+
+
+def references(group: Group) -> dict[str, np.ndarray]:
+    """The column each condition is compared with: `shift` its own base unsteered, `total` the unchanged model. [C]"""
+    bases = group.cells[["base", "base_dose"]].itertuples(index=False, name=None)
+    still = np.array([group.find((*base, *UNSTEERED)) for base in bases], dtype=int)
+    return {"shift": still, "total": np.full(len(still), group.find(UNCHANGED))}
+
+
+def moved(group: Group, column: str) -> dict[str, np.ndarray]:
+    """`shift` and `total` of one score on each item: its value less that of the reference. each [N, C, F]"""
+    own = np.arange(len(group.members))
+    values = group.by_fit(column)
+    return {name: values - group.matched(column, of=of, like=own) for name, of in references(group).items()}
+
+
+def _group_levels(group: Group, how: Resampling) -> pd.DataFrame:
+    table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
+    for name, within in (("log_odds", (-np.inf, np.inf)), ("accuracy", (0.0, 1.0)), ("p_balanced", (0.0, 1.0))):
+        values = macro(group.by_fit(name), group.categories)
+        level = effect_intervals(values, design_of(group, how, column=name), within=within)
+        level.put(table, name)
+    table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
+    for name in ("option_mass", "letter_bias", "p_given", "p_swapped", "letter_locked"):
+        table[name] = column_mean(group.mean(name))
+    mass, mass_p = group.mean("option_mass"), group.mean("mass_p")
     table["p_low_bound"], table["p_high_bound"] = column_mean(mass_p), column_mean(mass_p + 1 - mass)
-    table["letter_bias"] = column_mean(group.matrix("letter_bias"))
+    lowest = group.mean("option_mass_min")
+    smallest = np.where(np.isnan(lowest), np.inf, lowest).min(axis=0, initial=np.inf)
+    table["option_mass_min"] = np.where(np.isinf(smallest), np.nan, smallest)
+    # Gates count what each fit does, not their mean: fits stand below each other as if they were items.
+    masses, bias, y = (_fits_below(group.by_fit(name)) for name in ("option_mass", "letter_bias", "log_odds"))
+    table["mass_low_share"] = share_of(masses < LOW_MASS, masses)
     table["letter_bias_abs"] = column_mean(np.abs(bias))
-    for name in ("p_given", "p_swapped", "letter_locked"):
-        table[name] = column_mean(group.matrix(name))
     table["saturated_share"] = share_of(np.abs(y) > SATURATION, y)
+    return table
+
+
+def _group_moves(group: Group, how: Resampling) -> pd.DataFrame:
+    table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits)
+    table["option_mass"] = column_mean(group.mean("option_mass"))
+    for score, suffix in (("p_balanced", "_p"), ("log_odds", "")):
+        table[score] = column_mean(macro(group.mean(score), group.categories))
+        for name, values in moved(group, score).items():
+            found = effect_intervals(macro(values, group.categories), design_of(group, how, column=score))
+            found.put(table, f"{name}{suffix}")
+            table["n"], table["n_clusters"] = found.n, found.n_clusters
     return table
 
 
 def count_errors(group: Group) -> np.ndarray:
     """Items of each condition in error, in any of its fits. [C]"""
-    return np.nansum(np.ceil(group.matrix("error")), axis=0).astype(int)
+    return np.nansum(np.ceil(group.mean("error")), axis=0).astype(int)
 
 
 def column_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of each column's finite values; NaN (not 0) for a column without any. [N, C] -> [C]"""
+    """Mean over items of the finite values; NaN (not 0) where there is none. [N, ...] -> [...]"""
     seen = (~np.isnan(values)).sum(axis=0)
-    return np.divide(np.nansum(values, axis=0), seen, out=np.full(len(seen), np.nan), where=seen > 0)
-
-
-def _column_min(values: np.ndarray) -> np.ndarray:
-    low = np.where(np.isnan(values), np.inf, values).min(axis=0, initial=np.inf)
-    return np.where(np.isinf(low), np.nan, low)
-
-
-def _fit_rows(values: np.ndarray) -> np.ndarray:
-    """Each fit's items below the last one's: gates count what fits do, not their mean. [N, C, F] -> [F x N, C]"""
-    return np.concatenate(list(np.moveaxis(values, 2, 0)))
+    return np.divide(np.nansum(values, axis=0), seen, out=np.full(seen.shape, np.nan), where=seen > 0)
 
 
 def share_of(hit: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Share of each column's finite values for which `hit` holds. [N, C] -> [C]"""
+    """Share of the finite values over items for which `hit` holds. [N, ...] -> [...]"""
     return column_mean(np.where(np.isnan(values), np.nan, hit))
+
+
+def _fits_below(values: np.ndarray) -> np.ndarray:
+    """[N, C, F] -> [F x N, C]"""
+    return np.concatenate(list(np.moveaxis(values, 2, 0)))
+
+
+def macro(values: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """Values whose plain mean over items is the unweighted mean over categories, as the paper averages MMLU.
+
+    With weights w of mean 1 and the macro average M, an item becomes M + w (x - M): the linearized weighted mean, so
+    that its spread is that of the average and not of the categories' sizes. One category, or categories of one size,
+    leave the values as they are.
+
+    Args:
+        values: NaN where an item has no score; a category without any in a cell does not count there. [N, C] or
+            [N, C, F], each fit by itself.
+        categories: 0-based category of each item. [N]
+    """
+    if values.ndim == 3:
+        return np.stack([macro(values[:, :, fit], categories) for fit in range(values.shape[2])], axis=2)
+    alike = np.unique(np.bincount(categories)).size <= 1
+    if alike and not np.isnan(values).any():
+        return values
+    member = categories[:, None] == np.arange(categories.max(initial=0) + 1)  # [N, K]
+    seen = ~np.isnan(values)
+    sizes = member.T.astype(float) @ seen  # [K, C] items seen of each category
+    used = (sizes > 0).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = seen.sum(axis=0) / (used * sizes[categories])
+        middle = np.nansum(weights * values, axis=0) / seen.sum(axis=0)
+    return np.where(weights == 1, values, middle + weights * (values - middle))

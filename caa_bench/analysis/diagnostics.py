@@ -10,15 +10,15 @@ Shapes: N pairs, L layers, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.intervals import bootstrap_mean
-from caa_bench.analysis.resample import DRAWS
+from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling, codes
+from caa_bench.analysis.intervals import UNBOUNDED, bootstrap_mean
 
 HARDLY_AGREE = 0.2
 """Mean cosine: less than 4% of an average pair's squared difference then lies along the vector."""
@@ -28,7 +28,7 @@ POORLY_SEPARATED = 0.5
 BOUNDED = ("agreement", "agreeing_share", "separability")
 COLUMNS = [
     "layer", "n", "n_clusters", "norm", "residual_norm", "signal_share",
-    *(f"{name}{end}" for name in BOUNDED for end in ("", "_low", "_high")),
+    *Estimate.columns(*BOUNDED),
 ]  # fmt: skip
 
 
@@ -38,12 +38,12 @@ def vector_diagnostics(
     *,
     clusters: Sequence[Hashable] | None = None,
     keys: Sequence[Hashable] | None = None,
-    draws: int = DRAWS,
+    how: Resampling = STANDARD,
 ) -> pd.DataFrame:
     """How well the contrast pairs agree on one direction, each pair judged by the vector of the OTHER items.
 
-    Left in, a pair agrees with itself: with few pairs in a wide model that alone looks like a direction. Computed layer
-    by layer in double: beside the activations it holds one layer's.
+    Each pair is compared with the mean of the OTHER items; including its own item would inflate the cosine, and with
+    few pairs in a wide model that alone looks like a direction. Works layer by layer, to bound memory.
 
     Args:
         matching, other: activations at the answer letter of the two sides of each pair. both [N, L, D]
@@ -67,21 +67,25 @@ def vector_diagnostics(
     if matching.shape != other.shape or matching.ndim != 3:
         raise ValueError(f"matching {matching.shape} and other {other.shape} must both be [N, L, D]")
     count, layers = matching.shape[:2]
-    codes = _codes(clusters or range(count))
-    order = _codes(keys or [""] * count)
-    several = len(set(codes.tolist())) >= 3
+    items, order = codes(clusters or range(count)), codes(keys or [""] * count)
+    several = len(set(items.tolist())) >= 3
     lines, values = [], np.full((count, layers, len(BOUNDED)), np.nan)
     for layer in range(layers):
-        here = _layer(matching[:, layer].astype(np.float64), other[:, layer].astype(np.float64), codes)
-        lines.append({"layer": layer, "n": count, "n_clusters": len(set(codes.tolist())), **here.sizes})
+        here = _layer_facts(matching[:, layer].astype(np.float64), other[:, layer].astype(np.float64), items)
+        lines.append({"layer": layer, "n": count, "n_clusters": len(set(items.tolist())), **here.sizes})
         if several and not np.isnan(here.sizes["signal_share"]):
             apart = _separation(_within_keys(here.up, order), _within_keys(here.down, order))
             values[:, layer] = np.stack([here.cosine, here.cosine > 0, apart], axis=1)
-    table = pd.DataFrame(lines, columns=[name for name in COLUMNS if not name.startswith(BOUNDED)])
+    return _with_intervals(pd.DataFrame(lines), values, items, how)
+
+
+def _with_intervals(table: pd.DataFrame, values: np.ndarray, items: np.ndarray, how: Resampling) -> pd.DataFrame:
+    """The table with the estimates that have intervals. values: [N, L, BOUNDED]"""
+    sizes = [name for name in COLUMNS if not name.startswith(BOUNDED)]
+    table = table.reindex(columns=sizes)
     for place, name in enumerate(BOUNDED):
-        within = {"agreement": (-1.0, 1.0), "agreeing_share": (0.0, 1.0)}.get(name, (-np.inf, np.inf))
-        found = bootstrap_mean(values[:, :, place], codes, within=within, draws=draws)
-        table[name], table[f"{name}_low"], table[f"{name}_high"] = found.point, found.low, found.high
+        within = {"agreement": (-1.0, 1.0), "agreeing_share": (0.0, 1.0)}.get(name, UNBOUNDED)
+        bootstrap_mean(values[:, :, place], items, within=within, how=how).put(table, name)
     return table[COLUMNS]
 
 
@@ -100,44 +104,46 @@ class _Layer:
     down: np.ndarray
 
 
-def _layer(matching: np.ndarray, other: np.ndarray, codes: np.ndarray) -> _Layer:
-    """Sums without BLAS, whose last bits depend on its threads. matching, other: [N, D]"""
+def _layer_facts(matching: np.ndarray, other: np.ndarray, items: np.ndarray) -> _Layer:
+    """Lengths, and each pair against the mean difference of the other items.
+
+    Sums are taken without BLAS, whose last bits depend on its threads.
+
+    Args:
+        matching, other: one layer's activations. both [N, D]
+        items: 0-based item of each pair. [N]
+    """
     count = len(matching)
     if not count:
         nothing = np.zeros(0)
         sizes = dict.fromkeys(("norm", "residual_norm", "signal_share"), np.nan)
         return _Layer(sizes=sizes, cosine=nothing, up=nothing, down=nothing)
-    residual = float(np.median(np.sqrt(np.concatenate([_dots(matching, matching), _dots(other, other)]))))
+    residual = float(np.median(np.sqrt(np.concatenate([_row_dots(matching, matching), _row_dots(other, other)]))))
     pairs = matching - other
-    total, squares = pairs.sum(axis=0), _dots(pairs, pairs)
+    total, squares = pairs.sum(axis=0), _row_dots(pairs, pairs)
     size, length = float(squares.mean()), float(np.sqrt((total**2).sum()) / count)
-    order = np.argsort(codes, kind="stable")
-    own = np.add.reduceat(pairs[order], np.flatnonzero(np.diff(codes[order], prepend=-1)), axis=0)
-    rest = total - own[codes]  # in the direction of the mean of the other items
-    reach = np.sqrt(_dots(rest, rest))
+    order = np.argsort(items, kind="stable")
+    own = np.add.reduceat(pairs[order], np.flatnonzero(np.diff(items[order], prepend=-1)), axis=0)  # [items, D]
+    rest = total - own[items]  # [N, D] the sum over the other items: their mean's direction, whatever its length
+    reach = np.sqrt(_row_dots(rest, rest))
     return _Layer(
         sizes={
             "norm": length,
             "residual_norm": residual,
             "signal_share": length**2 / size if size > 0 else np.nan,
         },
-        cosine=_over(_dots(pairs, rest), reach * np.sqrt(squares)),
-        up=_over(_dots(matching, rest), reach),
-        down=_over(_dots(other, rest), reach),
+        cosine=_over(_row_dots(pairs, rest), reach * np.sqrt(squares)),
+        up=_over(_row_dots(matching, rest), reach),
+        down=_over(_row_dots(other, rest), reach),
     )
 
 
-def _dots(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+def _row_dots(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("nd,nd->n", one, two))
 
 
 def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
-
-
-def _codes(names: Iterable[Hashable]) -> np.ndarray:
-    """0-based codes in the order of the sorted names."""
-    return np.unique([str(name) for name in names], return_inverse=True)[1].reshape(-1)
 
 
 def _within_keys(places: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -149,7 +155,13 @@ def _within_keys(places: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def _separation(up: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """d' plus the influence of each pair on it, whose mean is 0: so that d' has an interval like any mean. [N]"""
+    """d' plus each pair's influence on it, so that d' has a bootstrap interval like any mean. [N]
+
+    d' = g / s with g = mean(u) - mean(v) and s^2 = (var(u) + var(v)) / 2 of the two sides' projections u and v. Its
+    linear approximation (the delta method) gives pair i the influence
+        ((u_i - mean u) - (v_i - mean v)) / s  -  g / (2 s^3) ((u_i - mean u)^2 - var u + (v_i - mean v)^2 - var v) / 2,
+    the first part from the gap, the second from the spread; influences have mean 0.
+    """
     gap, variances = up.mean() - down.mean(), (up.var(ddof=1), down.var(ddof=1))
     spread = np.sqrt(sum(variances) / 2)
     if not spread > 1e-9 * abs(gap):

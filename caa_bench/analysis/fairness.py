@@ -1,19 +1,24 @@
-"""Equal chances for every arm: choices on the selection split, matched doses, equal capability loss. NUMBERS.md.
+"""Equal chances for every arm: choices on the selection split, matched doses, equal loss, placebos.
 
-What chooses refuses lines of the test split.
+docs/numbers.md, "A fair comparison". What chooses refuses lines of the test split.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from caa_bench.analysis.frames import RUN
+
 LEAST_MASS = 0.9
 MOST_LOSS = 0.03
 BUDGETS = (0.01, MOST_LOSS, 0.05)
-"""Of p(correct)."""
+"""Losses of p(correct) at which arms are compared."""
+PLACE = [*RUN, "base", "base_dose", "layer", "multiplier"]
+"""Where a vector and its placebos meet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +69,9 @@ def choose_dose(
     """The line with the largest shift in one direction among those that keep the option mass and the capability.
 
     Args:
-        shifts: selection-split lines of one arm (`shifts.shift_table`), columns `over`, `effect`, `option_mass` and,
-            where measured, `capability_loss` (0-1). Where it is known of some lines, the others cannot be chosen.
+        shifts: selection-split lines of one arm (`cells.shift_table`), columns `over`, `effect`, `option_mass` and,
+            where measured, `capability_loss_high`, the upper end of the loss (0-1). Where it is known of some lines,
+            the others cannot be chosen.
         sign: +1 or -1; a line that moves the other way is never chosen.
         over: the columns tried.
 
@@ -78,8 +84,8 @@ def choose_dose(
     _refuse_test(shifts)
     pushed = sign * shifts[effect].to_numpy(float)
     kept = (shifts["option_mass"].to_numpy(float) >= LEAST_MASS) & (pushed > 0)
-    if "capability_loss" in shifts and shifts["capability_loss"].notna().any():
-        kept &= shifts["capability_loss"].to_numpy(float) <= MOST_LOSS
+    if "capability_loss_high" in shifts and shifts["capability_loss_high"].notna().any():
+        kept &= shifts["capability_loss_high"].to_numpy(float) <= MOST_LOSS
     if "multiplier" in over:
         kept &= sign * shifts["multiplier"].to_numpy(float) > 0
     if not kept.any():
@@ -96,12 +102,12 @@ def choose_dose(
 
 
 def matched_dose(shifts: pd.DataFrame, *, target: float) -> MatchedDose | None:
-    """The dose of a base whose effect alone on the selection split is nearest to CAA's chosen dose's.
+    """The dose of a base whose effect alone on the selection split is nearest to the vector's chosen dose's.
 
     Args:
         shifts: selection-split lines of one base, unsteered: columns `base_dose`, `total` (log-odds against the
             unchanged model).
-        target: CAA's own shift at its chosen dose, log-odds, with its sign.
+        target: the vector's own shift at its chosen dose, log-odds, with its sign.
 
     Returns:
         None without a dose that has an effect. Ties go to the smaller dose.
@@ -126,11 +132,14 @@ def matched_dose(shifts: pd.DataFrame, *, target: float) -> MatchedDose | None:
 def effect_at_equal_loss(curve: pd.DataFrame, *, budgets: tuple[float, ...] = BUDGETS) -> pd.DataFrame:
     """The largest effect each arm reaches within a capability loss: the arms side by side at equal cost.
 
-    A description of the doses that were measured, on any split; a dose that is to be tested is chosen elsewhere.
+    The upper end of the loss's interval decides: by the point, the dose among several whose loss happens to look small
+    would pass (a true loss of .06 passed a budget of .03 in 24% of runs with 4 doses, 41% with 8). A description of the
+    doses that were measured, on any split; a dose that is to be tested is chosen elsewhere.
 
     Args:
-        curve: one line per arm and dose, columns `arm`, `effect` (log-odds, signed towards the goal) and
-            `capability_loss` (0-1); whatever else it holds of a line is kept.
+        curve: one line per arm and dose, columns `arm`, `effect` (log-odds, signed towards the goal),
+            `capability_loss` and `capability_loss_high`, the upper end of its interval (0-1); whatever else it holds
+            of a line is kept.
 
     Returns:
         Columns `arm, budget, effect, capability_loss, doses` (those within the budget), then the others; one line an
@@ -139,13 +148,54 @@ def effect_at_equal_loss(curve: pd.DataFrame, *, budgets: tuple[float, ...] = BU
     names = [name for name in curve if name != "arm"]
     lines = []
     for arm, part in curve.groupby("arm", sort=False):
-        known = part.dropna(subset=["effect", "capability_loss"]).sort_values("effect", kind="stable")
+        known = part.dropna(subset=["effect", "capability_loss_high"]).sort_values("effect", kind="stable")
         for budget in budgets:
-            inside = known[known["capability_loss"] <= budget]
+            inside = known[known["capability_loss_high"] <= budget]
             best = inside.iloc[-1] if len(inside) else dict.fromkeys(names, np.nan)
             lines.append({"arm": arm, "budget": budget, "doses": len(inside)} | {name: best[name] for name in names})
     first = ["arm", "budget", "effect", "capability_loss", "doses"]
     return pd.DataFrame(lines, columns=[*first, *(name for name in names if name not in first)])
+
+
+def placebo_band(shifts: pd.DataFrame, *, placebos: Mapping[str, str]) -> pd.DataFrame:
+    """What vectors that mean nothing do at the same dose: the range over a vector's placebos.
+
+    Args:
+        shifts: from `cells.shift_table`.
+        placebos: vector -> the vector whose placebo it is.
+
+    Returns:
+        Columns `PLACE`, `original` (the vector whose placebos they are), `placebos` (how many), `low, high` of the
+        shift in log-odds, `p_low, p_high` of p(matching): the band of a dose curve. Empty where no placebo was run.
+    """
+    rows = shifts[shifts["vector"].isin(list(placebos)) & shifts["shift"].notna()]
+    rows = rows.assign(original=rows["vector"].map(dict(placebos)))
+    return rows.groupby([*PLACE, "original"], dropna=False, as_index=False).agg(
+        placebos=("shift", "size"),
+        low=("shift", "min"),
+        high=("shift", "max"),
+        p_low=("p_balanced", "min"),
+        p_high=("p_balanced", "max"),
+    )
+
+
+def within_placebo(shifts: pd.DataFrame, *, placebos: Mapping[str, str]) -> pd.Series:
+    """Whether a cell's shift, in the direction of its multiplier, is no larger than its own placebos' largest there.
+
+    Returns:
+        One entry a line of `shifts`: True, False, or NA for unsteered and placebo cells and where none of the vector's
+        placebos was run.
+    """
+    band = placebo_band(shifts, placebos=placebos)
+    joined = shifts.assign(original=shifts["vector"])[[*PLACE, "original"]].merge(
+        band, on=[*PLACE, "original"], how="left"
+    )
+    sign = np.sign(shifts["multiplier"].to_numpy(float))
+    reach = np.where(sign > 0, joined["high"].to_numpy(float), -joined["low"].to_numpy(float))
+    inside = pd.Series(sign * shifts["shift"].to_numpy(float) <= np.maximum(reach, 0.0), dtype="boolean")
+    known = ~np.isnan(reach) & shifts["shift"].notna().to_numpy() & (sign != 0)
+    inside[~known] = pd.NA
+    return inside.set_axis(shifts.index)
 
 
 def _refuse_test(shifts: pd.DataFrame) -> None:

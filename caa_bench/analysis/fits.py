@@ -1,9 +1,10 @@
-"""Fit uncertainty: several LoRA seeds or CAA resamples of one condition, averaged per item. NUMBERS.md 14.
+"""Estimates over items AND fits: LoRA seeds or resamples of CAA's pairs, averaged per item. docs/numbers.md 8, 14.
 
-One fit: the bootstrap over clusters. Several: two-way variance (items + fits) with Satterthwaite degrees of freedom,
-instead of a bootstrap over items and fits, which resamples 2-5 fits too few times to see their spread. Measured
-coverage where fits differ by .3 of the items' spread, n = 50, F = 2, 3, 5: two-way .91 .94 .95; bootstrap over both
-.84 .90 .92; items alone .75 .79 .85. Shapes: N items, L lines, F fits (unused ones NaN), C clusters.
+One fit: the bootstrap over clusters of `intervals`. Several: a two-way variance, items + fits (Cameron, Gelbach &
+Miller 2011, J. Business & Economic Statistics 29), with Satterthwaite's degrees of freedom (1946, Biometrics Bulletin
+2), instead of a bootstrap over items and fits, which draws from 2-5 fits too few to see their spread. Measured coverage
+where fits differ by .3 of the items' spread, n = 50, F = 2, 3, 5: two-way .91 .94 .95; bootstrap over both .84 .90 .92;
+items alone .75 .79 .85. Shapes: N items, L lines, F fits (unused ones NaN), C clusters.
 """
 
 from __future__ import annotations
@@ -14,35 +15,38 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy import special, stats
 
-from caa_bench.analysis.frames import Group
-from caa_bench.analysis.intervals import TAIL, Intervals, bootstrap_mean, bootstrap_ratio, guarded, sign_flip
-from caa_bench.analysis.ratio import Moments, fieller, fieller_ends
-from caa_bench.analysis.resample import DRAWS, ClusterSums, cluster_sums
+from caa_bench.analysis.estimates import STANDARD, TAIL, ClusterSums, Estimate, Resampling, cluster_sums
+from caa_bench.analysis.intervals import UNBOUNDED, bootstrap_mean, bootstrap_ratio, estimate, sign_flip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """What every estimate of one group shares.
+class Design:
+    """What every estimate of some lines shares: which items go together, and what their fits are.
 
     Args:
         clusters: 0-based cluster code of each item. [N]
-        n_fits: fits of each line, the first columns of its F. [L]
-        resampled: lines whose fits are resamples of one training set. The mean over fits that are draws of their own
-            (seeds) varies by 1 / F of the variance between fits. Resamples spread around the vector of the one
-            training set that there is as that vector spreads around the truth, so theirs is 1 + 1 / F times it. [L]
+        n_fits: fits of each line, the first places of its F. [L]
+        resampling: variance between fits that comes from drawing the training pairs anew; the rest comes from seeds.
+            Bootstrap refits vary around the fitted vector as the fitted vector varies around the true one, so the
+            variance of their mean is (1 + 1 / F) s^2; independent seeds give s^2 / F. 0: seeds alone, inf: resamples
+            alone. None: 0 everywhere. [L]
+        how: seed and draws of the bootstrap.
     """
 
     clusters: np.ndarray
     n_fits: np.ndarray
-    resampled: np.ndarray | None = None
-    seed: int = 0
-    draws: int = DRAWS
+    resampling: np.ndarray | None = None
+    how: Resampling = STANDARD
 
-
-def sampling(group: Group, *, seed: int, draws: int) -> Sampling:
-    """Of a group's conditions: those with a vector have resamples."""
-    steered = (group.cells["vector"] != "").to_numpy()
-    return Sampling(clusters=group.clusters, n_fits=group.n_fits, resampled=steered, seed=seed, draws=draws)
+    def by_fits(self) -> list[tuple[int, np.ndarray, Design]]:
+        """Lines with as many fits, together: how many, which lines, and their own design."""
+        parts = []
+        for count in np.unique(self.n_fits):
+            lines = np.flatnonzero(self.n_fits == count)
+            resampling = None if self.resampling is None else self.resampling[lines]
+            own = Design(clusters=self.clusters, n_fits=self.n_fits[lines], resampling=resampling, how=self.how)
+            parts.append((int(count), lines, own))
+        return parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,97 +58,98 @@ class TwoWay:
     by_fit: np.ndarray
     df: np.ndarray
 
+    @property
+    def variance(self) -> np.ndarray:
+        """Of the mean. [L]"""
+        return self.by_item + self.by_fit
 
-def effect_intervals(
-    values: np.ndarray, how: Sampling, *, within: tuple[float, float] = (-np.inf, np.inf)
-) -> Intervals:
+
+def effect_intervals(values: np.ndarray, design: Design, *, within: tuple[float, float] = UNBOUNDED) -> Estimate:
     """Mean over items and fits of each line with its interval. values: [N, L, F]
 
     Args:
         within: what a value can be; no interval reaches beyond it.
     """
 
-    def of_one(lines: np.ndarray) -> Intervals:
-        return bootstrap_mean(values[:, lines, 0], how.clusters, within=within, seed=how.seed, draws=how.draws)
+    def of_one(lines: np.ndarray, own: Design) -> Estimate:
+        return bootstrap_mean(values[:, lines, 0], own.clusters, within=within, how=own.how)
 
-    def of_several(lines: np.ndarray, n_fits: int) -> Intervals:
-        return _two_way_mean(values[:, lines, :n_fits], how, lines, within=within)
+    def of_several(lines: np.ndarray, own: Design) -> Estimate:
+        return _two_way_mean(values[:, lines, : own.n_fits[0]], own, within=within)
 
-    return _by_fits(how, of_one, of_several)
+    return _by_fits(design, of_one, of_several)
 
 
 def effect_sums(
-    values: np.ndarray, weights: np.ndarray, how: Sampling, *, within: tuple[float, float] = (-np.inf, np.inf)
-) -> Intervals:
+    values: np.ndarray, weights: np.ndarray, design: Design, *, within: tuple[float, float] = UNBOUNDED
+) -> Estimate:
     """sum(values) / sum(weights) of each line, the mean over its fits, with its interval. both [N, L, F]
 
-    With several fits each item becomes the fit's ratio plus what the item adds to it (linearized).
+    With several fits each item becomes its fit's ratio R plus what the item adds to it, (x - R w) / mean(w): the
+    linearized ratio, whose mean over items is R and whose spread is that of R.
     """
 
-    def of_one(lines: np.ndarray) -> Intervals:
-        own = (values[:, lines, 0], weights[:, lines, 0])
-        return bootstrap_ratio(*own, how.clusters, within=within, seed=how.seed, draws=how.draws)
+    def of_one(lines: np.ndarray, own: Design) -> Estimate:
+        return bootstrap_ratio(values[:, lines, 0], weights[:, lines, 0], own.clusters, within=within, how=own.how)
 
-    def of_several(lines: np.ndarray, n_fits: int) -> Intervals:
-        value, weight = values[:, lines, :n_fits], weights[:, lines, :n_fits]
+    def of_several(lines: np.ndarray, own: Design) -> Estimate:
+        value, weight = (x[:, lines, : own.n_fits[0]] for x in (values, weights))
         known = ~np.isnan(value)
         total = np.where(known, weight, 0.0).sum(axis=0)  # [L, F]
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.where(known, value, 0.0).sum(axis=0) / total
             linear = ratio + (value - ratio * weight) / (total / known.sum(axis=0))
-        return _two_way_mean(linear, how, lines, within=within)
+        return _two_way_mean(linear, own, within=within)
 
-    return _by_fits(how, of_one, of_several)
-
-
-def _two_way_mean(values: np.ndarray, how: Sampling, lines: np.ndarray, *, within: tuple[float, float]) -> Intervals:
-    """Of lines that all have as many fits. values: [N, L, F]"""
-    two = two_way(values, values, how.clusters, resampled=_resampled(how, lines))
-    se = np.sqrt(two.by_item + two.by_fit)
-    low, high = _ends(two.sums.mean, stats.t.ppf(1 - TAIL, two.df) * se, within)
-    return guarded(two.sums, low, high, se=se)
+    return _by_fits(design, of_one, of_several)
 
 
-def _ends(mean: np.ndarray, reach: np.ndarray, within: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean -+ reach; of a share on the scale of its logit, so that near 0 and 1 it leans inward as it should."""
-    if within != (0.0, 1.0):
-        return np.maximum(mean - reach, within[0]), np.minimum(mean + reach, within[1])
-    inside = (mean > 0) & (mean < 1)
-    middle = np.where(inside, mean, 0.5)
-    turned = reach / (middle * (1 - middle))
-    low, high = (special.expit(special.logit(middle) + sign * turned) for sign in (-1, 1))
-    return np.where(inside, low, mean), np.where(inside, high, mean)
-
-
-def effect_p_values(values: np.ndarray, how: Sampling) -> np.ndarray:
-    """p of "the mean is 0": sign-flip over clusters with one fit, two-way t test with several. [L]"""
-    p = np.full(len(how.n_fits), np.nan)
-    for n_fits, lines in _counts(how):
+def effect_p_values(values: np.ndarray, design: Design) -> np.ndarray:
+    """p of "the mean is 0": sign flips over clusters with one fit, two-way t test with several. values: [N, L, F]"""
+    p = np.full(len(design.n_fits), np.nan)
+    for n_fits, lines, own in design.by_fits():
         part = values[:, lines, :n_fits]
         if n_fits == 1:
-            p[lines] = sign_flip(part[:, :, 0], how.clusters, seed=how.seed, draws=how.draws)
+            p[lines] = sign_flip(part[:, :, 0], own.clusters, how=own.how)
             continue
-        two = two_way(part, part, how.clusters, resampled=_resampled(how, lines))
+        two = two_way(part, part, own)
         with np.errstate(invalid="ignore", divide="ignore"):
-            t = two.sums.mean / np.sqrt(two.by_item + two.by_fit)
-        found = guarded(two.sums, t, t, se=np.ones_like(t))
-        p[lines] = np.where(np.isnan(found.low) | ~np.isfinite(t), np.nan, 2 * stats.t.sf(np.abs(t), two.df))
+            t = two.sums.mean / np.sqrt(two.variance)
+        known = ~np.isnan(estimate(two.sums, t, t, se=np.ones_like(t)).low) & np.isfinite(t)
+        p[lines] = np.where(known, 2 * stats.t.sf(np.abs(t), two.df), np.nan)
     return p
 
 
-def effect_ratios(top: np.ndarray, bottom: np.ndarray, how: Sampling) -> Intervals:
-    """mean(top) / mean(bottom) of each line with its Fieller interval, fits included. both [N, L, F]"""
+def effect_ratios(top: np.ndarray, bottom: np.ndarray, design: Design) -> Estimate:
+    """mean(top) / mean(bottom) of each line with its Fieller interval, over the items of both. both [N, L, F]
 
-    def of_one(lines: np.ndarray) -> Intervals:
-        return fieller(top[:, lines, 0], bottom[:, lines, 0], how.clusters)
+    The interval holds every r for which a t test does not reject mean(top - r bottom) = 0 (Fieller 1954, J. Royal
+    Statistical Society B 16): (T - r A)^2 <= t^2 Var(T - r A), which is a r^2 - 2 b r + c <= 0 with
+        a = A^2 - t^2 Var(A),  b = T A - t^2 Cov(T, A),  c = T^2 - t^2 Var(T).
+    NaN ends where a <= 0: A is not told apart from 0, and the set has no ends.
+    """
+    either = np.isnan(top) | np.isnan(bottom)
+    top, bottom = np.where(either, np.nan, top), np.where(either, np.nan, bottom)
 
-    def of_several(lines: np.ndarray, n_fits: int) -> Intervals:
-        one, two = top[:, lines, :n_fits], bottom[:, lines, :n_fits]
-        either = np.isnan(one) | np.isnan(two)
-        pair = (np.where(either, np.nan, one), np.where(either, np.nan, two))
-        return _two_way_fieller(*pair, how.clusters, resampled=_resampled(how, lines))
+    def ratio(lines: np.ndarray, own: Design) -> Estimate:
+        one, two = (x[:, lines, : own.n_fits[0]] for x in (top, bottom))
+        of_top, of_bottom, both = two_way(one, one, own), two_way(two, two, own), two_way(one, two, own)
+        t, a_mean = of_top.sums.mean, of_bottom.sums.mean
+        with np.errstate(invalid="ignore", divide="ignore"):
+            point = t / a_mean
+            rest = one - point[:, None] * two  # T - r A, item by item: its variance is that of the ratio
+            df = two_way(rest, rest, own).df if own.n_fits[0] > 1 else of_top.sums.n_clusters - 1.0
+            quantile = stats.t.ppf(1 - TAIL, np.where(df > 0, df, np.nan)) ** 2
+            a = a_mean**2 - quantile * of_bottom.variance
+            b = t * a_mean - quantile * both.variance
+            c = t**2 - quantile * of_top.variance
+            root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
+            low, high = np.where(a > 0, (b - root) / a, np.nan), np.where(a > 0, (b + root) / a, np.nan)
+            spread = of_top.variance - 2 * point * both.variance + point**2 * of_bottom.variance
+            se = np.sqrt(np.maximum(spread, 0.0)) / np.abs(a_mean)
+        return estimate(of_top.sums, low, high, se=se, df=df, point=point)
 
-    return _by_fits(how, of_one, of_several)
+    return _by_fits(design, ratio, ratio)
 
 
 def fit_means(values: np.ndarray) -> np.ndarray:
@@ -163,21 +168,34 @@ def fits_disagree(on_top: np.ndarray, *, smallest: float) -> np.ndarray:
     return (low < 0) & (high > 0) & (np.maximum(-low, high) >= smallest)
 
 
-def two_way(one: np.ndarray, two: np.ndarray, clusters: np.ndarray, *, resampled: np.ndarray | None = None) -> TwoWay:
+def two_way(one: np.ndarray, two: np.ndarray, design: Design) -> TwoWay:
     """(Co)variance of the means of two effects [N, L, F] over items and fits; sums are those of the first.
 
-    Items that miss one fit are left out, so that every fit is a mean over the same items. Adding both variances
-    counts the residual twice: at most its share of SE^2, on the safe side.
+    With r_cf the residual of cluster c in fit f about the overall mean and n the items:
+        by_item = C / (C - 1) sum_c (mean_f r_cf)^2 / n^2     items drawn anew, the fits as they are
+        by_fit  = sum_f (sum_c r_cf)^2 / (F (F - 1) n^2)      fits drawn anew, the items as they are
+        df      = (by_item + by_fit)^2 / (by_item^2 / (C - 1) + by_fit^2 / (F - 1))         Satterthwaite
+    Their sum leaves out what Cameron, Gelbach & Miller subtract, the variance of item and fit together: it counts that
+    residual twice, at most its share of SE^2, on the safe side. Items that miss one fit are left out, so that every
+    fit is a mean over the same items. One fit: `by_fit` is 0 (unknown, and said so beside the verdict).
     """
     n_fits = one.shape[2]
-    sums = cluster_sums(one.mean(axis=2), clusters)
-    spread = [_residuals(values, clusters) for values in (one, two)]
+    sums = cluster_sums(one.mean(axis=2), design.clusters)
+    first, second = (_residuals(values, design.clusters) for values in (one, two))  # [L, C, F]
     n, c = sums.count.sum(axis=1), sums.n_clusters
     with np.errstate(invalid="ignore", divide="ignore"):
-        scale = np.where(c > 1, c / (c - 1.0), np.nan) / n**2
-        by_item = scale * (spread[0].mean(axis=2) * spread[1].mean(axis=2)).sum(axis=1)
-        by_fit = (spread[0].sum(axis=1) * spread[1].sum(axis=1)).sum(axis=1) / n**2 / (n_fits * (n_fits - 1))
-        by_fit = by_fit if resampled is None else np.where(resampled, n_fits + 1, 1) * by_fit
+        unbias = np.where(c > 1, c / (c - 1.0), np.nan)
+        by_item = unbias * (first.mean(axis=2) * second.mean(axis=2)).sum(axis=1) / n**2
+        if n_fits == 1:
+            return TwoWay(sums=sums, by_item=by_item, by_fit=np.zeros(len(n)), df=c - 1.0)
+        by_fit = (first.sum(axis=1) * second.sum(axis=1)).sum(axis=1) / n**2 / (n_fits * (n_fits - 1))
+        if design.resampling is not None:
+            # s^2 / F for all, and once more that part of s^2 = F by_fit which is of the pairs: at most all of it.
+            between = np.abs(n_fits * by_fit)
+            of_pairs = np.divide(
+                np.minimum(design.resampling, between), between, out=np.zeros(len(n)), where=between > 0
+            )
+            by_fit = by_fit * (1 + n_fits * of_pairs)
         df = (by_item + by_fit) ** 2 / (by_item**2 / (c - 1.0) + by_fit**2 / (n_fits - 1))
     return TwoWay(sums=sums, by_item=by_item, by_fit=by_fit, df=np.where(np.isfinite(df), df, c - 1.0))
 
@@ -186,47 +204,43 @@ def _residuals(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """Cluster sums of each fit less what the overall mean gives. [N, L, F] -> [L, C, F]"""
     whole = np.where(np.isnan(values).any(axis=2, keepdims=True), np.nan, values)
     fits = [cluster_sums(whole[:, :, fit], clusters) for fit in range(values.shape[2])]
+    if len(fits) == 1:
+        return fits[0].residual()[:, :, None]
     total = np.stack([sums.total for sums in fits], axis=2)
     mean = np.mean([sums.mean for sums in fits], axis=0)
     return total - np.nan_to_num(mean)[:, None, None] * fits[0].count[:, :, None]
 
 
-def _two_way_fieller(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray, *, resampled: np.ndarray) -> Intervals:
-    var_t, var_a = (two_way(one, one, clusters, resampled=resampled) for one in (top, bottom))
-    cov = two_way(top, bottom, clusters, resampled=resampled)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = var_t.sums.mean / var_a.sums.mean
-    at_ratio = top - ratio[:, None] * bottom
-    moments = Moments(
-        top=var_t.sums.mean,
-        bottom=var_a.sums.mean,
-        var_top=var_t.by_item + var_t.by_fit,
-        var_bottom=var_a.by_item + var_a.by_fit,
-        cov=cov.by_item + cov.by_fit,
-        df=two_way(at_ratio, at_ratio, clusters, resampled=resampled).df,
-    )
-    return fieller_ends(moments, var_t.sums)
+def _two_way_mean(values: np.ndarray, design: Design, *, within: tuple[float, float]) -> Estimate:
+    """Mean -+ t SE of lines that all have as many fits. values: [N, L, F]"""
+    two = two_way(values, values, design)
+    se = np.sqrt(two.variance)
+    low, high = _t_ends(two.sums.mean, stats.t.ppf(1 - TAIL, two.df) * se, within)
+    return estimate(two.sums, low, high, se=se, df=two.df)
 
 
-def _resampled(how: Sampling, lines: np.ndarray) -> np.ndarray:
-    return np.zeros(len(lines), dtype=bool) if how.resampled is None else how.resampled[lines]
-
-
-def _counts(how: Sampling) -> list[tuple[int, np.ndarray]]:
-    return [(int(count), np.flatnonzero(how.n_fits == count)) for count in np.unique(how.n_fits)]
+def _t_ends(mean: np.ndarray, reach: np.ndarray, within: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean -+ reach; of a share on the scale of its logit, so that near 0 and 1 it leans inward as it should."""
+    if within != (0.0, 1.0):
+        return np.maximum(mean - reach, within[0]), np.minimum(mean + reach, within[1])
+    inside = (mean > 0) & (mean < 1)
+    middle = np.where(inside, mean, 0.5)
+    turned = reach / (middle * (1 - middle))  # d logit(p) = dp / (p (1 - p))
+    low, high = (special.expit(special.logit(middle) + sign * turned) for sign in (-1, 1))
+    return np.where(inside, low, mean), np.where(inside, high, mean)
 
 
 def _by_fits(
-    how: Sampling,
-    of_one: Callable[[np.ndarray], Intervals],
-    of_several: Callable[[np.ndarray, int], Intervals],
-) -> Intervals:
+    design: Design,
+    of_one: Callable[[np.ndarray, Design], Estimate],
+    of_several: Callable[[np.ndarray, Design], Estimate],
+) -> Estimate:
     """Lines with one fit by the one, those with several, as many at a time, by the other."""
-    parts = [(own, of_one(own) if count == 1 else of_several(own, count)) for count, own in _counts(how)]
+    parts = [(lines, (of_one if count == 1 else of_several)(lines, own)) for count, lines, own in design.by_fits()]
     out = {}
-    for field in fields(Intervals):
-        whole = np.full(len(how.n_fits), np.nan)
+    for field in fields(Estimate):
+        whole = np.full(len(design.n_fits), np.nan)
         for lines, part in parts:
             whole[lines] = getattr(part, field.name)
         out[field.name] = whole.astype(int) if field.name.startswith("n") else whole
-    return Intervals(**out)
+    return Estimate(**out)

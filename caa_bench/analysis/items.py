@@ -1,25 +1,23 @@
-"""Rows (cell x item x option order) -> one line of scores per (cell, item). NUMBERS.md 1-4.
+"""Rows (cell x item x option order) -> one line of scores per (cell, item). docs/numbers.md 1-4.
 
 Knows nothing of interventions, intervals or verdicts. Shapes: R rows, K option letters (NaN padded).
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logsumexp
 
-Protocol = Literal["balanced", "caa"]
-
 SCORES = [
-    "cluster", "orders", "log_odds", "p_balanced", "log_odds_given", "p_given", "p_swapped", "letter_bias",
+    "cluster", "key", "orders", "log_odds", "p_balanced", "log_odds_given", "p_given", "p_swapped", "letter_bias",
     "letter_locked", "option_mass", "option_mass_min", "mass_p", "accuracy", "error",
 ]  # fmt: skip
+NO_SCORES = ("cluster", "key", "orders", "error")
+"""What an item in error keeps."""
 
 
-def item_scores(rows: pd.DataFrame, *, protocol: str = "balanced") -> pd.DataFrame:
+def item_scores(rows: pd.DataFrame, *, protocol: str = "default") -> pd.DataFrame:
     """Scores each item of each cell, averaged over the option orders it was asked in.
 
     Args:
@@ -30,15 +28,15 @@ def item_scores(rows: pd.DataFrame, *, protocol: str = "balanced") -> pd.DataFra
             item's own options: logit(matching) - logsumexp(others).
 
     Returns:
-        One line per (cell, item), sorted, columns `cell, item` and `SCORES`. An item with an error or a NaN or
+        One line per (cell, item), sorted, columns `cell, item` and `SCORES`. `key` is the letter that is right in the
+        given order. An item with an error or a NaN or
         infinite logit in ANY of its orders is an item error: `error` is True and its scores are NaN, because a mean
         over the orders that are left would be another quantity. `log_odds` is never clipped; `accuracy` is the share
         of orders in which the matching option has the largest logit, half a share where two have it.
     """
     rows = rows.sort_values(["cell", "item", "order"], kind="stable").reset_index(drop=True)
     scored = _row_scores(rows, protocol=protocol)
-    groups = scored.groupby(["cell", "item"], sort=True)
-    table = groups.agg(
+    table = scored.groupby(["cell", "item"], sort=True).agg(
         cluster=("cluster", "first"),
         orders=("order", "size"),
         log_odds=("y", "mean"),
@@ -50,27 +48,26 @@ def item_scores(rows: pd.DataFrame, *, protocol: str = "balanced") -> pd.DataFra
         error=("error", "any"),
     )
     given = scored[scored["order"] == 0].set_index(["cell", "item"])
-    table["log_odds_given"], table["p_given"] = given["y"], given["p"]
+    table["key"], table["log_odds_given"], table["p_given"] = given["key"], given["y"], given["p"]
     table["p_swapped"] = scored[scored["order"] != 0].groupby(["cell", "item"])["p"].mean()
     table = table.join(_letter_scores(scored))
-    table.loc[table["error"], [c for c in SCORES if c not in ("cluster", "orders", "error")]] = np.nan
+    table.loc[table["error"], [name for name in SCORES if name not in NO_SCORES]] = np.nan
     return table[SCORES].reset_index()
 
 
-def letter_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """How p(matching) depends on the letter that is right: one line per (cell, key letter), over A and B alone.
+def letter_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """How p(matching) in the given order depends on the letter that is right: one line per (cell, key A or B).
+
+    Args:
+        scores: from `item_scores`.
 
     Returns:
-        Columns `cell, key, n, p_matching, share_a` with `share_a` = mean p(A) / (p(A) + p(B)). A model that always
-        answers "A" reads near 1 for key A and near 0 for key B in `p_matching`, while `share_a` stays put.
+        Columns `cell, key, n, p_matching, se`: items without an error, their mean and its standard error. A model that
+        always answers "A" reads near 1 for key A and near 0 for key B, whatever it knows.
     """
-    rows = rows.sort_values(["cell", "item", "order"], kind="stable").reset_index(drop=True)
-    scored = _row_scores(rows, protocol="caa")
-    scored["key"] = [letters[m] for letters, m in zip(rows["letters"], rows["matching"], strict=True)]
-    scored["share_a"] = expit(rows["logit_0"].to_numpy(float) - rows["logit_1"].to_numpy(float))
-    scored = scored[~scored["error"]]
-    return scored.groupby(["cell", "key"], as_index=False).agg(
-        n=("p", "size"), p_matching=("p", "mean"), share_a=("share_a", "mean")
+    seen = scores[~scores["error"].astype(bool) & scores["key"].isin(["A", "B"])]
+    return seen.groupby(["cell", "key"], as_index=False).agg(
+        n=("p_given", "size"), p_matching=("p_given", "mean"), se=("p_given", "sem")
     )
 
 
@@ -83,14 +80,16 @@ def _row_scores(rows: pd.DataFrame, *, protocol: str) -> pd.DataFrame:
     error = (shown & ~np.isfinite(logits)).any(axis=1) | ~np.isfinite(log_z)
     if "error" in rows:
         error |= rows["error"].notna().to_numpy() & (rows["error"].fillna("") != "").to_numpy()
-    keyed = matching < options
+    keyed = matching < options  # False: the paper's rule for an item keyed C or later
     right = np.arange(logits.shape[1]) == np.where(keyed, matching, 0)[:, None]
     safe = np.where(shown & ~error[:, None], logits, -np.inf)
     safe[error] = 0.0
+    # y = logit(matching) - logsumexp(others), so p = expit(y) is the share of the letters' probability on matching.
     y = safe[right] - logsumexp(np.where(right, -np.inf, safe), axis=1)
     p = np.where(keyed, expit(y), 0.0)
     mass = np.minimum(np.exp(logsumexp(safe, axis=1) - np.where(error, np.inf, log_z)), 1.0)
     frame = rows[["cell", "item", "cluster", "order", "matching"]].copy()
+    frame["key"] = [letters[place] for letters, place in zip(rows["letters"], matching, strict=True)]
     frame["y"] = np.where(error | ~keyed, np.nan, y)
     frame["p"] = np.where(error, np.nan, p)
     frame["right"] = np.where(error, np.nan, _leads(safe, right, keyed=keyed))

@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.cells import count_errors
-from caa_bench.analysis.fits import effect_sums, sampling
-from caa_bench.analysis.frames import CONDITION, RUN, Group, groups
-from caa_bench.analysis.intervals import Intervals
-from caa_bench.analysis.resample import DRAWS
-from caa_bench.analysis.shifts import references
+from caa_bench.analysis.cells import count_errors, moved
+from caa_bench.analysis.effects import design_of
+from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
+from caa_bench.analysis.fits import effect_sums
+from caa_bench.analysis.frames import CONDITION, RUN, Group, grouped
 from caa_bench.storage.row_kinds import METRIC_FIELDS
 
-ENDS = ("", "_low", "_high")
 COLUMNS = [
     "cell", *RUN, *CONDITION, "n_fits", "task", "metric", "change", "n", "n_clusters", "n_items", "errors", "weight",
-    *(f"{name}{end}" for name in ("value", "shift", "total") for end in ENDS), "n_shift", "n_total",
+    *Estimate.columns("value", "shift", "total"), "n_shift", "n_total",
 ]  # fmt: skip
 KEY = ["cell", "task", "metric"]
 """What names one line."""
@@ -36,9 +34,7 @@ _SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """From sum of values / sum of weights to the metric; of a change, for a perplexity, to a ratio."""
 
 
-def metric_table(
-    rows: Sequence[Mapping[str, Any]], cells: pd.DataFrame, *, seed: int = 0, draws: int = DRAWS
-) -> pd.DataFrame:
+def metric_table(rows: Sequence[Mapping[str, Any]], cells: pd.DataFrame, *, how: Resampling = STANDARD) -> pd.DataFrame:
     """The level of every metric in every cell, and its change, item by item.
 
     Args:
@@ -56,27 +52,28 @@ def metric_table(
     for (task, metric, aggregation), own in frame.groupby(["task", "metric", "aggregation"], sort=True):
         scores = own.assign(error=own["error"].notna())
         measured = cells[cells["evaluator"].isin(cells.loc[cells.index.isin(own["cell"]), "evaluator"])]
-        for group in groups(scores, measured):
-            table = _group_table(group, aggregation, seed=seed, draws=draws)
-            parts.append(table.assign(task=task, metric=metric))
+        for group in grouped(scores, measured):
+            parts.append(_of_one(group, aggregation, how).assign(task=task, metric=metric))
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
-def _group_table(group: Group, aggregation: str, *, seed: int, draws: int) -> pd.DataFrame:
+def _of_one(group: Group, aggregation: str, how: Resampling) -> pd.DataFrame:
+    """The lines of one task and metric."""
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
-    value, weight, how = group.stack("value"), group.stack("weight"), sampling(group, seed=seed, draws=draws)
-    level = effect_sums(value, weight, how, within=_range(value, aggregation))
+    value, weight, design = group.by_fit("value"), group.by_fit("weight"), design_of(group, how)
+    level = effect_sums(value, weight, design, within=_range(value, aggregation))
     table["change"] = "ratio" if aggregation == "perplexity" else "difference"
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
-    table["weight"] = np.where(np.isnan(group.matrix("value")), 0.0, group.matrix("weight")).sum(axis=0)
-    _put(table, "value", level, aggregation)
-    for name, columns in references(group).items():
-        moved = value - group.stack("value", of=columns)
-        if ((weight != group.stack("weight", of=columns)) & ~np.isnan(moved)).any():
-            raise ValueError("an item weighs differently in two cells: their difference means nothing")
-        found = effect_sums(moved, weight, how)
-        table[f"n_{name}"] = found.n
-        _put(table, name, found, aggregation)
+    table["weight"] = np.where(np.isnan(group.mean("value")), 0.0, group.mean("weight")).sum(axis=0)
+    with np.errstate(over="ignore"):  # of a model that says nothing like it: inf, which is what it is
+        level.transformed(_SCALES[aggregation]).put(table, "value")
+        heavier = moved(group, "weight")
+        for name, change in moved(group, "value").items():
+            if ((heavier[name] != 0) & ~np.isnan(change)).any():
+                raise ValueError("an item weighs differently in two cells: their difference means nothing")
+            found = effect_sums(change, weight, design)
+            table[f"n_{name}"] = found.n
+            found.transformed(_SCALES[aggregation]).put(table, name)
     return table
 
 
@@ -84,12 +81,3 @@ def _range(value: np.ndarray, aggregation: str) -> tuple[float, float]:
     """Between 0 and 1 where no item's value lies outside, as of an accuracy; nothing is known of other metrics."""
     bounded = aggregation == "mean" and np.nanmin(value, initial=0.0) >= 0 and np.nanmax(value, initial=1.0) <= 1
     return (0.0, 1.0) if bounded else (-np.inf, np.inf)
-
-
-def _put(table: pd.DataFrame, name: str, found: Intervals, aggregation: str) -> None:
-    """The point and its interval on the metric's own scale, the lower end first."""
-    scale = _SCALES[aggregation]
-    with np.errstate(over="ignore"):  # of a model that says nothing like it: inf, which is what it is
-        table[name] = scale(found.point)
-        ends = np.array([scale(found.low), scale(found.high)])
-    table[f"{name}_low"], table[f"{name}_high"] = ends.min(axis=0), ends.max(axis=0)

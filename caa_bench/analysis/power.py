@@ -1,4 +1,4 @@
-"""How many items a question needs, and the smallest effect a run could have seen. NUMBERS.md 13."""
+"""How many items a question needs, and the smallest effect a run could have seen. docs/numbers.md 13."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
-FULLY = (0.75, 1.33)  # retention: an interval inside it is "adds fully"
+"""Of every test, and of the false-discovery rate within a family."""
+FULLY = (0.75, 1.33)
+"""Retention: an interval inside it is "adds fully"."""
 
 
-def detectable_effect(se: np.ndarray | float, *, power: float = 0.8) -> np.ndarray:
-    """The effect that a two-sided 5% test finds with this power: 2.8 standard errors at 80%. Units of `se`."""
-    return (stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(power)) * np.asarray(se, dtype=float)
+def detectable_effect(se: np.ndarray | float, *, df: np.ndarray | float = np.inf, power: float = 0.8) -> np.ndarray:
+    """The effect that a two-sided 5% test finds with this power: 2.8 standard errors at 80%. Units of `se`.
+
+    Args:
+        df: degrees of freedom of `se`. With 2-5 fits they are few, a t test needs far more than 1.96 standard errors,
+            and 2.8 of them would be found in .3 to .8 of runs; inf is the normal quantile.
+    """
+    known = np.where(np.isfinite(df), df, np.inf)
+    return (stats.t.ppf(1 - LEVEL / 2, known) + stats.t.ppf(power, known)) * np.asarray(se, dtype=float)
 
 
 def items_needed(effect: float, sd: float, *, power: float = 0.8) -> int:
@@ -35,10 +43,10 @@ def items_needed(effect: float, sd: float, *, power: float = 0.8) -> int:
 
 
 def items_to_settle(effect: float, sd: float, *, power: float = 0.8) -> int:
-    """Independent items for the verdict "adds fully" with this power when CAA's effect is in truth kept whole.
+    """Independent items for the verdict "adds fully" with this power when the vector's effect is in truth kept whole.
 
     Args:
-        effect: CAA alone, mean log-odds; positive.
+        effect: the vector alone, mean log-odds; positive.
         sd: standard deviation of the per-item interaction, log-odds.
 
     Raises:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from caa_bench.analysis.estimates import ENDS, STANDARD, Estimate, Resampling, codes
 from caa_bench.analysis.intervals import bootstrap_mean
-from caa_bench.analysis.resample import DRAWS
 from caa_bench.storage.files import read_json
 from caa_bench.storage.paths import configs_folder
 
@@ -28,11 +28,9 @@ FINETUNES = {
     "full_sft_positive": "finetune_positive",
     "full_sft_negative": "finetune_negative",
 }
-ENDS = ("", "_low", "_high")
 COLUMNS = [
-    "cell", *KEYS, "n", "published", "decimals", *(f"level{end}" for end in ENDS),
-    *(f"difference{end}" for end in ENDS), "by_item", "agrees",
-    "change_published", *(f"change{end}" for end in ENDS),
+    "cell", *KEYS, "n", "published", "decimals", *Estimate.columns("level", "difference"), "by_item", "agrees",
+    "change_published", *Estimate.columns("change"),
 ]  # fmt: skip
 TOP_SCORE = 10.0
 """The paper's judge gives 0 to 10, ours 0 to 1."""
@@ -74,7 +72,7 @@ class Published:
 def load_published() -> Published:
     """The numbers in configs/data/published.json."""
     data = read_json(configs_folder() / "data" / "published.json")
-    lines = [line for series, entry in enumerate(data["values"]) for line in _lines(entry, series)]
+    lines = [line for series, entry in enumerate(data["values"]) for line in _curve_values(entry, series)]
     return Published(
         source=f"{data['paper']}, {data['repository']}",
         values=pd.DataFrame(lines, columns=[*KEYS, "published", "decimals", "series"]),
@@ -87,7 +85,7 @@ def load_published() -> Published:
     )
 
 
-def _lines(entry: Mapping[str, Any], series: int) -> Iterator[list[Any]]:
+def _curve_values(entry: Mapping[str, Any], series: int) -> Iterator[list[Any]]:
     """One a layer and multiplier of a curve."""
     scored = entry["kind"] == OPEN_ENDED
     decimals = entry["decimals"] + (1 if scored else 0)
@@ -105,8 +103,7 @@ def published_table(
     *,
     texts: Mapping[str, str],
     incomparable: Collection[str] = (),
-    seed: int = 0,
-    draws: int = DRAWS,
+    how: Resampling = STANDARD,
 ) -> pd.DataFrame:
     """Each cell that the paper published too, with the difference (run - published).
 
@@ -122,13 +119,7 @@ def published_table(
         `COLUMNS`, by `KINDS`; `agrees` says whether the difference's interval, widened by the published rounding,
         holds 0. A cell with two published numbers has two lines.
     """
-    layers = sorted(cells["layer"].dropna().unique())
-    still = cells[cells["multiplier"] == 0].assign(vector_model="")
-    still = pd.concat([still.assign(layer=layer, vector_layer=layer) for layer in layers] or [still[:0]])
-    steered = cells[(cells["multiplier"] != 0) & (cells["base_dose"] == 1)]
-    run = pd.concat([still, steered]).assign(run_base=lambda table: table["base"])
-    run["base"] = run["base"].replace(FINETUNES)
-    table = published.values.merge(run, on=KEYS, how="inner")
+    table = published.values.merge(_asked_at_each_layer(cells), on=KEYS, how="inner")
     table["change_published"] = _changes(table, published.values)
     for end in ENDS:
         table[f"change{end}"] = table[f"change{end}"].where(table["change_published"].notna())
@@ -139,17 +130,28 @@ def published_table(
             tuple(line[key] for key in ("model", "behavior", "base", "layer", "multiplier"))
         )
         if answers is not None:
-            table.loc[place, [f"difference{end}" for end in ENDS]] = _paired(
-                items[items["cell"] == line["cell"]], answers, texts, seed=seed, draws=draws
+            table.loc[place, Estimate.columns("difference")] = _paired(
+                items[items["cell"] == line["cell"]], answers, texts, how=how
             )
             table.loc[place, "by_item"] = True
-    table.loc[table["kind"].isin(incomparable), [f"difference{end}" for end in ENDS]] = np.nan
+    table.loc[table["kind"].isin(incomparable), Estimate.columns("difference")] = np.nan
     slack = 0.5 * 10.0 ** -table["decimals"]
     known = table["difference_low"].notna()
     within = (table["difference_low"] - slack <= 0) & (table["difference_high"] + slack >= 0)
     table["agrees"] = within.astype(object).where(known, None)
     table["base"] = table["run_base"]
     return table.sort_values("kind", key=lambda kind: kind.map(KINDS.index), kind="stable")[COLUMNS]
+
+
+def _asked_at_each_layer(cells: pd.DataFrame) -> pd.DataFrame:
+    """The run's cells under the paper's names of bases, the unsteered ones once for every layer."""
+    layers = sorted(cells["layer"].dropna().unique())
+    still = cells[cells["multiplier"] == 0].assign(vector_model="")
+    still = pd.concat([still.assign(layer=layer, vector_layer=layer) for layer in layers] or [still[:0]])
+    steered = cells[(cells["multiplier"] != 0) & (cells["base_dose"] == 1)]
+    run = pd.concat([still, steered]).assign(run_base=lambda table: table["base"])
+    run["base"] = run["base"].replace(FINETUNES)
+    return run
 
 
 def _changes(table: pd.DataFrame, values: pd.DataFrame) -> np.ndarray:
@@ -164,10 +166,10 @@ def _changes(table: pd.DataFrame, values: pd.DataFrame) -> np.ndarray:
 
 
 def _paired(
-    scores: pd.DataFrame, answers: Mapping[str, float], texts: Mapping[str, str], *, seed: int, draws: int
+    scores: pd.DataFrame, answers: Mapping[str, float], texts: Mapping[str, str], *, how: Resampling
 ) -> list[float]:
     """Mean over items of (run - published) with its interval."""
     theirs = scores["item"].map(texts).map(answers).to_numpy(float)
-    _, clusters = np.unique(scores["cluster"].astype(str).to_numpy(), return_inverse=True)
-    found = bootstrap_mean((scores["p_balanced"].to_numpy(float) - theirs)[:, None], clusters, seed=seed, draws=draws)
+    difference = (scores["p_balanced"].to_numpy(float) - theirs)[:, None]
+    found = bootstrap_mean(difference, codes(scores["cluster"]), how=how)
     return [float(found.point[0]), float(found.low[0]), float(found.high[0])]

@@ -1,4 +1,4 @@
-"""The verdict on one stacking line, in words, by the rules of NUMBERS.md 10-12: numbers in, a named result out.
+"""The verdict on one stacking line, in words, by the rules of docs/numbers.md 10-12: numbers in, a named result out.
 
 All effects are log-odds, signed so that + is where the multiplier pushes. A NaN end fails every comparison, so what is
 not known never decides a verdict.
@@ -9,14 +9,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from caa_bench.analysis.intervals import MIN_CLUSTERS, MIN_ITEMS
-from caa_bench.analysis.power import FULLY
+from caa_bench.analysis.estimates import MIN_CLUSTERS, MIN_ITEMS, NOT_KNOWN, Interval
+from caa_bench.analysis.power import FULLY, LEVEL
 
-SMALLEST = 0.25  # log-odds: an effect below it is no effect worth a word
-NOTHING = (-0.25, 0.25)  # retention: an interval inside it is "adds nothing"
+SMALLEST = 0.25
+"""Log-odds: an effect below it is no effect worth a word."""
+NOTHING = (-0.25, 0.25)
+"""Retention: an interval inside it is "adds nothing"."""
 ROOM = 0.05
+"""Probability: less than this is left to move, or was moved."""
+MEASURABLE, MASS_CAVEAT = 0.25, 0.10
+"""Share of the items with an option mass under .5: above the first no verdict, above the second a caveat."""
+LOCKED_CAVEAT = 0.25
+"""Share of the items whose answer follows the letter: above it a caveat."""
+SATURATED = 0.5
+"""Share of the items beyond |y| = 8: above it the line is "saturated"."""
 OPPOSITE = "opposite in words"
-MEASURABLE, MASS_CAVEAT, LOCKED_CAVEAT, SATURATED = 0.25, 0.10, 0.25, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,29 +33,23 @@ class Evidence:
 
     Args:
         n / n_clusters: items and clusters behind the effects.
-        alone, alone_low, alone_high: A, the vector alone, with its interval.
-        on_top, on_top_low, on_top_high: T, the vector on top of the base.
-        retention_low, retention_high: Fieller interval of T / A; NaN where retention is n/a.
+        alone: A, the vector alone.
+        on_top: T, the vector on top of the base.
+        retention: T / A with its Fieller interval; n/a where A is nothing.
         q: false-discovery rate of the interaction D within its family.
         p_before, p_after: mean p(matching) of the base without and with the vector.
         room: what is left for p to move, 0-1.
         mass_low_share, letter_locked, saturated_share: the worst of the cells used. (0-1)
         fits_disagree: whether seeds or resamples differ in the sign of T.
         n_fits: fits averaged.
-        in_words_low, in_words_high: interval of the same effect on the score of answers in words; NaN where there are
-            none, or too few for an interval.
+        in_words: the same effect on the score of answers in words.
     """
 
     n: int
     n_clusters: int
-    alone: float
-    alone_low: float
-    alone_high: float
-    on_top: float
-    on_top_low: float
-    on_top_high: float
-    retention_low: float
-    retention_high: float
+    alone: Interval
+    on_top: Interval
+    retention: Interval
     q: float
     p_before: float
     p_after: float
@@ -57,8 +59,7 @@ class Evidence:
     saturated_share: float
     fits_disagree: bool = False
     n_fits: int = 1
-    in_words_low: float = math.nan
-    in_words_high: float = math.nan
+    in_words: Interval = NOT_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Verdict:
     """The verdict in words.
 
     Args:
-        verdict: one of a closed set ("adds fully", "adds less", "CAA does nothing alone", ...).
+        verdict: one of a closed set ("adds fully", "adds less", "works against", ...); docs/numbers.md lists it.
         tags: what qualifies it: "no room", "log-odds only (.00 -> .02)", "saturated", "opposite in words".
         caveats: gates that did not forbid a verdict.
     """
@@ -82,19 +83,23 @@ class Verdict:
         return "; ".join([*first, self.verdict, *(tag for tag in self.tags if tag != "no room")])
 
 
-def judge(evidence: Evidence) -> Verdict:
-    """Applies rules 10 (first match), 11 (room and tags) and 12 (gates)."""
-    refused = _refused(evidence)
-    verdict = refused or _log_odds_verdict(evidence)
+def verdict_of(evidence: Evidence, *, vector: str) -> Verdict:
+    """Applies rules 10 (first match), 11 (room and tags) and 12 (gates).
+
+    Args:
+        vector: the name by which the verdict calls the vector.
+    """
+    refused = _refused(evidence, vector)
+    verdict = refused or _log_odds_verdict(evidence, vector)
     return Verdict(verdict=verdict, tags=() if refused else _tags(evidence, verdict), caveats=_caveats(evidence))
 
 
-def _refused(e: Evidence) -> str | None:
+def _refused(e: Evidence, vector: str) -> str | None:
     """What forbids a verdict: too little data, unmeasurable cells, fits that contradict each other."""
-    if math.isnan(e.on_top):
+    if math.isnan(e.on_top.point):
         return "no verdict (no items)"
-    if math.isnan(e.alone):
-        return "no verdict (CAA alone was not run)"
+    if math.isnan(e.alone.point):
+        return f"no verdict ({vector} alone was not run)"
     if e.n < MIN_ITEMS:
         return f"no verdict (n < {MIN_ITEMS})"
     if e.n_clusters < MIN_CLUSTERS:
@@ -106,31 +111,33 @@ def _refused(e: Evidence) -> str | None:
     return None
 
 
-def _log_odds_verdict(e: Evidence) -> str:
-    if not (e.alone_low > 0 and e.alone >= SMALLEST):
-        return _nothing_alone(e)
-    if e.on_top_high < 0:
+def _log_odds_verdict(e: Evidence, vector: str) -> str:
+    if not (e.alone.low > 0 and e.alone.point >= SMALLEST):
+        return _nothing_alone(e, vector)
+    if e.on_top.high < 0:
         return "works against"
-    if e.retention_low >= FULLY[0] and e.retention_high <= FULLY[1]:
+    if e.retention.low >= FULLY[0] and e.retention.high <= FULLY[1]:
         return "adds fully"
-    if e.retention_low >= NOTHING[0] and e.retention_high <= NOTHING[1]:
+    if e.retention.low >= NOTHING[0] and e.retention.high <= NOTHING[1]:
         return "adds nothing"
-    interacts = e.q < 0.05
-    if interacts and e.retention_high < 1:
-        return "adds less" if e.on_top_low > 0 else "not settled"
-    if interacts and e.retention_low > 1:
+    interacts = e.q < LEVEL
+    if interacts and e.retention.high < 1:
+        return "adds less" if e.on_top.low > 0 else "not settled"
+    if interacts and e.retention.low > 1:
         return "adds more"
-    return "adds, share not settled" if e.on_top_low > 0 else "not settled"
+    return "adds, share not settled" if e.on_top.low > 0 else "not settled"
 
 
-def _nothing_alone(e: Evidence) -> str:
-    if e.alone_high < 0:
-        return "CAA alone goes the wrong way"
-    if e.on_top_low > 0 and e.on_top >= SMALLEST:
-        return "adds only here"
-    if e.on_top_high < 0 and e.on_top <= -SMALLEST:
+def _nothing_alone(e: Evidence, vector: str) -> str:
+    """The vector alone has no effect worth a word in the direction of its multiplier."""
+    if e.alone.high < 0:
+        return f"{vector} alone goes the wrong way"
+    if e.on_top.low > 0 and e.on_top.point >= SMALLEST:
+        # Two effects on either side of the threshold may be one and the same: only an interaction tells them apart.
+        return "adds only here" if e.q < LEVEL else "not settled"
+    if e.on_top.high < 0 and e.on_top.point <= -SMALLEST:
         return "works against"
-    return "CAA does nothing alone"
+    return f"{vector} does nothing alone"
 
 
 def _tags(e: Evidence, verdict: str) -> tuple[str, ...]:
@@ -141,7 +148,7 @@ def _tags(e: Evidence, verdict: str) -> tuple[str, ...]:
         tags.append(f"log-odds only ({_short(e.p_before, e.p_after)})")
     if e.saturated_share > SATURATED:
         tags.append("saturated")
-    if opposite((e.on_top_low, e.on_top_high), (e.in_words_low, e.in_words_high)):
+    if opposite((e.on_top.low, e.on_top.high), (e.in_words.low, e.in_words.high)):
         tags.append(OPPOSITE)
     return tuple(tags)
 

@@ -1,42 +1,72 @@
-"""The warning rules: each sees one behavior's tables and the facts that are not in them, and gives one finding or none.
+"""Every automatic warning of a run, worst first; and the rules about its data, model and pairs.
 
-At most one a behavior and rule, with the worst case in words and a count, so that a sweep of 200 cells does not bury
-the reader.
+Each rule sees one behavior's tables and the facts that are not in them, and gives one finding or none: at most one a
+behavior and rule, with the worst case in words and a count, so that a sweep of 200 cells does not bury the reader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.placebo import within_placebo
-from caa_bench.analysis.verdict import LOCKED_CAVEAT, MASS_CAVEAT, MEASURABLE, SMALLEST, opposite
-from caa_bench.analysis.warn_facts import Found, Rule, RunFacts, Severity, Tables
-from caa_bench.analysis.warn_pairs import pairs_hardly_agree, sides_overlap
+from caa_bench.analysis.diagnostics import HARDLY_AGREE, POORLY_SEPARATED
+from caa_bench.analysis.estimates import Interval
+from caa_bench.analysis.stacking import NO_PLACEBOS
+from caa_bench.analysis.verdict import LOCKED_CAVEAT, MASS_CAVEAT, MEASURABLE, SMALLEST
+from caa_bench.analysis.warn import RANK, Found, RunFacts, Severity, Tables, where
+from caa_bench.analysis.warn_vectors import VECTOR_RULES, methods
+
+LETTER_GAP, LETTER_GAP_SEVERE = 0.25, 0.5
+"""Difference of mean p(matching) between items keyed A and keyed B, by the near end of its interval."""
 
 
-def _own(table: pd.DataFrame) -> pd.DataFrame:
-    """Lines of the behavior's own CAA vector."""
-    return table[(table["vector"] == "caa") & table["vector_behavior"].isin(["", *table["behavior"].unique()])]
+@dataclass(frozen=True, kw_only=True)
+class RunWarning:
+    """One thing a reader must know.
+
+    Args:
+        code: stable name of the rule.
+        severity: "severe" (a number may mean something else), "caution" (it may mislead) or "note".
+        behavior: whose.
+        text: one sentence.
+        count: cells or lines concerned.
+    """
+
+    code: str
+    severity: Severity
+    behavior: str
+    text: str
+    count: int = 1
 
 
-def _where(line: pd.Series) -> str:
-    dose = f" at {line['multiplier']:+g}" if line["multiplier"] else ""
-    layer = "" if np.isnan(line["layer"]) else f" (layer {line['layer']:.0f})"
-    own = "" if line["base_dose"] == 1 else f" x{line['base_dose']:g}"
-    return f"{line['base']}{own}{dose}{layer}"
+def find_warnings(
+    tables: Tables,
+    facts: Mapping[str, RunFacts],
+    *,
+    placebos: Mapping[str, str] = NO_PLACEBOS,
+    shown: Callable[[str], str] = str,
+) -> list[RunWarning]:
+    """Every warning of a run, most severe first, then by how much it concerns.
 
-
-def _gate(table: pd.DataFrame, column: str, *, caution: float, severe: float, text: str) -> Found | None:
-    over = table[table[column] > caution]
-    if over.empty:
-        return None
-    worst = over.loc[over[column].idxmax()]
-    severity: Severity = "severe" if worst[column] > severe else "caution"
-    return Found(severity=severity, count=len(over), text=text.format(worst=worst[column], where=_where(worst)))
+    Args:
+        tables: the run's tables; where there are lines of the test split, only those count.
+        facts: what else is known, by behavior; a behavior may be absent.
+        placebos: vector -> the vector whose placebo it is; every other vector is asked about by itself.
+        shown: a vector as a reader is told it ("caa" -> "CAA").
+    """
+    found: dict[tuple[str, str, str], RunWarning] = {}
+    for behavior in sorted(tables.cells["behavior"].unique()):
+        here, known = tables.on_test(behavior), facts.get(behavior, RunFacts())
+        hits = [(code, rule(here, known)) for code, rule in RULES.items()]
+        own = methods(here, placebos=placebos, shown=shown)
+        hits += [(code, rule(one, known)) for one in own for code, rule in VECTOR_RULES.items()]
+        for code, hit in hits:
+            if hit is not None:  # two methods that say the same of the same base say it once
+                found.setdefault((behavior, code, hit.text), RunWarning(code=code, behavior=behavior, **vars(hit)))
+    return sorted(found.values(), key=lambda one: (RANK[one.severity], -one.count, one.code, one.behavior))
 
 
 def option_mass(tables: Tables, facts: RunFacts) -> Found | None:
@@ -57,22 +87,46 @@ def letter_bias(tables: Tables, facts: RunFacts) -> Found | None:
     return _gate(tables.cells, "letter_bias_abs", caution=0.5, severe=np.inf, text=text)
 
 
+def letter_gap(tables: Tables, facts: RunFacts) -> Found | None:
+    """Where items are asked in one order only (the paper's protocol): p(matching) that depends on the right letter."""
+    if facts.letters is None:
+        return None
+    one_order = tables.cells[tables.cells["letter_locked"].isna()]
+    sides = facts.letters.pivot(index="cell", columns="key", values=["p_matching", "se"]).reindex(one_order["cell"])
+    if not {"A", "B"} <= set(sides.columns.get_level_values("key")):
+        return None
+    p, se = sides["p_matching"], sides["se"]
+    gap = (p["A"] - p["B"]).abs()
+    near = (gap - 1.96 * np.hypot(se["A"], se["B"])).set_axis(one_order.index)
+    over = near[near > LETTER_GAP]
+    if over.empty:
+        return None
+    worst = one_order.loc[over.idxmax()]
+    severity: Severity = "severe" if over.max() > LETTER_GAP_SEVERE else "caution"
+    text = (
+        f"The answers follow the letter: p(matching) is {p.loc[worst['cell'], 'A']:.2f} on items keyed A and "
+        f"{p.loc[worst['cell'], 'B']:.2f} on items keyed B of {where(worst)}, and one order an item does not cancel it."
+    )
+    return Found(severity=severity, count=len(over), text=text)
+
+
+def _gate(table: pd.DataFrame, column: str, *, caution: float, severe: float, text: str) -> Found | None:
+    over = table[table[column] > caution]
+    if over.empty:
+        return None
+    worst = over.loc[over[column].idxmax()]
+    severity: Severity = "severe" if worst[column] > severe else "caution"
+    return Found(severity=severity, count=len(over), text=text.format(worst=worst[column], where=where(worst)))
+
+
 def item_errors(tables: Tables, facts: RunFacts) -> Found | None:
     """Items without a score."""
     missing = tables.cells["n_items"] - tables.cells["n"]
     cells = tables.cells[missing > 0]
     if cells.empty:
         return None
-    text = f"{int(missing.max())} items of {_where(tables.cells.loc[missing.idxmax()])} have no score and are left out."
+    text = f"{int(missing.max())} items of {where(tables.cells.loc[missing.idxmax()])} have no score and are left out."
     return Found(severity="caution", count=len(cells), text=text)
-
-
-def train_letters(tables: Tables, facts: RunFacts) -> Found | None:
-    """Train keys outside 45-55% A."""
-    share = facts.train_share_a
-    if share is None or 0.45 <= share <= 0.55:
-        return None
-    return Found(severity="caution", text=f"{share:.0%} of the train keys are A: the vector can carry the letter.")
 
 
 def longer_option(tables: Tables, facts: RunFacts) -> Found | None:
@@ -83,9 +137,14 @@ def longer_option(tables: Tables, facts: RunFacts) -> Found | None:
     text = f"The matching option is the longer one in {share:.0%} of the train items"
     if facts.halves is not None and len(facts.halves):
         lines = {line["half"]: line for line in facts.halves.to_dict("records")}
-        dose = next(iter(lines.values()))["multiplier"]
-        effects = [f"{_effect(lines[half])} where it is {half}" for half in ("longer", "shorter") if half in lines]
-        text += f"; CAA at {dose:+g} shifts the log-odds by {' and '.join(effects)}"
+        first = next(iter(lines.values()))
+        effects = [
+            f"{Interval.take(lines[half], 'shift').text()} (n {lines[half]['n']}) where it is {half}"
+            for half in ("longer", "shorter")
+            if half in lines
+        ]
+        dose = f"{facts.leading or first['vector']} at {first['multiplier']:+g}"
+        text += f"; {dose} shifts the log-odds by {' and '.join(effects)}"
     return Found(severity="caution", text=f"{text}.")
 
 
@@ -94,92 +153,22 @@ def length_matters(share: float) -> bool:
     return not 0.35 <= share <= 0.65
 
 
-def _effect(line: Mapping[str, Any]) -> str:
-    """`+1.20 [+1.00, +1.40] (n 25)`; the point alone where there are too few items for an interval."""
-    ends = "" if np.isnan(line["shift_low"]) else f" [{line['shift_low']:+.2f}, {line['shift_high']:+.2f}]"
-    return f"{line['shift']:+.2f}{ends} (n {line['n']})"
-
-
-def within_placebos(tables: Tables, facts: RunFacts) -> Found | None:
-    """An effect no larger than a placebo's at the same dose."""
-    own = _own(tables.shifts)
-    inside = own[within_placebo(tables.shifts).loc[own.index].fillna(False).astype(bool)]
-    if inside.empty:
-        return None
-    alone = inside["base"] == "none"
-    text = f"CAA moves {_where(inside[alone].iloc[0] if alone.any() else inside.iloc[0])} no further than a placebo."
-    return Found(severity="severe" if alone.any() else "caution", count=len(inside), text=text)
-
-
-def not_monotone(tables: Tables, facts: RunFacts) -> Found | None:
-    """A dose curve that turns back by more than its intervals."""
-    steps = _steps(_own(tables.shifts))
-    turns = steps[steps["turn"] > 0]
-    if turns.empty:
-        return None
-    worst = turns.loc[turns["turn"].idxmax()]
-    text = f"The dose curve is not monotone: {_where(worst)} falls {worst['turn']:.2f} log-odds behind a smaller dose."
-    return Found(severity="caution", count=len(turns), text=text)
-
-
-def _steps(own: pd.DataFrame) -> pd.DataFrame:
-    """Each dose with `turn`: how far it stays behind the next smaller one of its side, 0 where intervals overlap."""
-    side, size = np.sign(own["multiplier"]), own["multiplier"].abs()
-    ends = own[["shift_low", "shift_high"]].mul(side, axis=0)
-    table = own.assign(side=side, size=size, pushed=own["shift"] * side, least=ends.min(axis=1), most=ends.max(axis=1))
-    table = table[side != 0].sort_values("size", kind="stable")
-    curve = ["model", "protocol", "evaluator", "base", "base_dose", "vector_layer", "layer", "side"]
-    smaller = table.groupby(curve, dropna=False)[["pushed", "least"]].shift()
-    behind = (smaller["pushed"] - table["pushed"]).where(table["most"] < smaller["least"], 0.0)
-    return table.assign(turn=behind)
-
-
-def anti_steerable(tables: Tables, facts: RunFacts) -> Found | None:
-    """More than a quarter of the items go the wrong way."""
-    own = _own(tables.reliability)
-    over = own[own["anti_steerable_share"] > 0.25]
-    if over.empty:
-        return None
-    worst = over.loc[over["anti_steerable_share"].idxmax()]
-    text = f"CAA steers {worst['anti_steerable_share']:.0%} of the items backwards on {worst['base']}."
-    severity: Severity = "severe" if (over["base"] == "none").any() else "caution"
-    return Found(severity=severity, count=len(over), text=text)
-
-
 def choice_at_edge(tables: Tables, facts: RunFacts) -> Found | None:
     """The chosen layer or dose ends its grid."""
     if not facts.choice_at_edge:
         return None
     what = " and ".join(facts.choice_at_edge)
-    return Found(
-        severity="note", text=f"The chosen {what} is at the edge of what was tried: a wider grid may do better."
-    )
-
-
-def near_duplicates(tables: Tables, facts: RunFacts) -> Found | None:
-    """Stems that nearly repeat across splits."""
-    if not facts.near_duplicates:
-        return None
-    text = f"{facts.near_duplicates} questions nearly repeat across splits: the test is not independent of the fit."
-    return Found(severity="caution", text=text, count=facts.near_duplicates)
+    text = f"The chosen {what} is at the edge of what was tried: a wider grid may do better."
+    return Found(severity="note", text=text)
 
 
 def reopened_test(tables: Tables, facts: RunFacts) -> Found | None:
     """The test split was evaluated more than once."""
-    if facts.test_opened is None or facts.test_opened <= 1:
+    opened = facts.test_opened
+    if opened is None or opened <= 1:
         return None
-    text = (
-        f"The test split was opened {facts.test_opened} times: what was chosen after the first is not confirmed by it."
-    )
+    text = f"The test split was opened {opened} times: what was chosen after the first is not confirmed by it."
     return Found(severity="severe", text=text)
-
-
-def unswapped_items(tables: Tables, facts: RunFacts) -> Found | None:
-    """Items that could be asked in one order only."""
-    if not facts.unswapped:
-        return None
-    text = f"{facts.unswapped} items name letters in an option and were asked in the given order only."
-    return Found(severity="note", text=text, count=facts.unswapped)
 
 
 def idle_base(tables: Tables, facts: RunFacts) -> Found | None:
@@ -195,35 +184,30 @@ def idle_base(tables: Tables, facts: RunFacts) -> Found | None:
     return Found(severity="caution", count=len(idle), text=f"{names} alone does not move the behavior.")
 
 
-def open_ended_disagrees(tables: Tables, facts: RunFacts) -> Found | None:
-    """A/B answers and open-ended answers moved in opposite directions, both beyond their intervals."""
-    if facts.open_ended is None:
+def pairs_hardly_agree(tables: Tables, facts: RunFacts) -> Found | None:
+    """The training pairs' differences point in too many directions for their mean to steer reliably."""
+    line = facts.vector
+    if line is None or not line["agreement_high"] < HARDLY_AGREE:
         return None
-    on = ["base", "base_dose", "layer", "multiplier"]
-    alone = tables.shifts[(tables.shifts["multiplier"] == 0) & (tables.shifts["base"] != "none")]
-    totals = {"shift_low": alone["total_low"], "shift_high": alone["total_high"]}
-    effects = pd.concat([_own(tables.shifts), alone.assign(**totals)])
-    both = effects.merge(facts.open_ended, on=on, suffixes=("", "_open"))
-    ends = both[["shift_low", "shift_high", "shift_low_open", "shift_high_open"]].itertuples(index=False, name=None)
-    against = both[np.array([opposite((a, b), (c, d)) for a, b, c, d in ends], dtype=bool)]
-    if against.empty:
-        return None
-    text = f"A/B and open-ended answers move in opposite directions at {_where(against.iloc[0])}."
-    return Found(severity="severe", count=len(against), text=text)
-
-
-def underpowered(tables: Tables, facts: RunFacts) -> Found | None:
-    """The smallest interaction the run could see is larger than CAA's own effect."""
-    own = _own(tables.stacking)
-    blind = own[(own["detectable_effect"] > own["alone"].abs()) & (own["family"] == "primary")]
-    if blind.empty:
-        return None
-    worst = blind.loc[blind["detectable_effect"].idxmax()]
+    none = line["agreement_low"] <= 0
+    said = "agree on no direction" if none else "hardly agree"
+    cosine = f"mean cosine with the vector {Interval.take(line, 'agreement').text()}"
     text = (
-        f"The smallest interaction seen with 80% power ({worst['detectable_effect']:.2f}) exceeds CAA's own effect "
-        f"({worst['alone']:+.2f}) on {_where(worst)}: more items are needed."
+        f"The training pairs {said}: {cosine} at layer {line['layer']:.0f}, n {line['n']:.0f} pairs; such vectors "
+        "steer unreliably."
     )
-    return Found(severity="caution", count=len(blind), text=text)
+    return Found(severity="severe" if none else "caution", text=text)
+
+
+def sides_overlap(tables: Tables, facts: RunFacts) -> Found | None:
+    """Matching and other answers lie on top of each other along the vector."""
+    line = facts.vector
+    if line is None or not line["separability_high"] < POORLY_SEPARATED:
+        return None
+    apart = Interval.take(line, "separability").text(".2f")
+    place = f"at layer {line['layer']:.0f} (d' {apart}, n {line['n']:.0f} pairs)"
+    text = f"Matching and other answers overlap along the vector {place}: less is steered by such vectors."
+    return Found(severity="note", text=text)
 
 
 def one_seed(tables: Tables, facts: RunFacts) -> Found | None:
@@ -233,21 +217,10 @@ def one_seed(tables: Tables, facts: RunFacts) -> Found | None:
     return Found(severity="note", text="One seed: fit noise unknown.")
 
 
-def fits_differ(tables: Tables, facts: RunFacts) -> Found | None:
-    """Seeds or resamples that differ in the sign of CAA on top."""
-    lines = _own(tables.stacking)
-    lines = lines[lines["fits_disagree"].astype(bool)]
-    if lines.empty:
-        return None
-    text = f"Fits disagree in the sign of CAA on top of {_where(lines.iloc[0])}."
-    return Found(severity="severe", count=len(lines), text=text)
-
-
-RULES: dict[str, Rule] = {
+RULES: dict[str, Callable[[Tables, RunFacts], Found | None]] = {
     rule.__name__: rule
     for rule in (
-        option_mass, letter_locked, letter_bias, item_errors, train_letters, longer_option, within_placebos,
-        not_monotone, anti_steerable, choice_at_edge, near_duplicates, reopened_test, unswapped_items, idle_base,
-        open_ended_disagrees, pairs_hardly_agree, sides_overlap, underpowered, one_seed, fits_differ,
+        option_mass, letter_locked, letter_bias, letter_gap, item_errors, longer_option, choice_at_edge, reopened_test,
+        idle_base, pairs_hardly_agree, sides_overlap, one_seed,
     )
 }  # fmt: skip

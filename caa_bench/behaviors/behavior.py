@@ -16,6 +16,7 @@ from typing import Literal, overload
 
 from caa_bench.behaviors.card import Card, read_card
 from caa_bench.behaviors.checks import Split, refuse_shared_questions, split_warnings
+from caa_bench.behaviors.drawing import completed
 from caa_bench.behaviors.folders import CARD, Data, find_folder, has_card, published_folder, split_files
 from caa_bench.behaviors.folders import behavior_names as behavior_names
 from caa_bench.behaviors.folders import published_names as published_names
@@ -24,12 +25,12 @@ from caa_bench.behaviors.items import Pair as Pair
 from caa_bench.behaviors.items import Protocol, contrast_pairs
 from caa_bench.behaviors.items import Variant as Variant
 from caa_bench.behaviors.items import variants as variants
-from caa_bench.behaviors.json_entries import Faults
+from caa_bench.behaviors.json_entries import Faults, Located
 from caa_bench.behaviors.splits import OpenQuestion as OpenQuestion
-from caa_bench.behaviors.splits import draw_selection, read_items, read_open_questions
+from caa_bench.behaviors.splits import read_items, read_open_questions
+from caa_bench.behaviors.subset import drawn_pairs, too_few_warning
 from caa_bench.errors import UserError
 
-SPLITS = ("train", "selection", "test")
 _OWN_WORDING = (
     "system prompts: the paper's texts are not with its data, so the project's own wording is used; "
     "run caa-bench data download, or put the paper's behaviors.py into data_dir"
@@ -65,10 +66,20 @@ class Behavior:
     warnings: tuple[str, ...]
     source: Source
 
+    def __repr__(self) -> str:
+        """Its name and how many items each split has."""
+        names = ("train", "selection", "test", "open_ended")
+        splits = ", ".join(f"{len(getattr(self, name))} {name}" for name in names)
+        return f"Behavior({self.id!r}: {splits})"
+
     def pairs(self) -> Pairs:
-        """The training pairs, each item's next to each other: both orders, or the given one under `protocol: caa`."""
+        """The training pairs, each item's next to each other: both orders, or the given one under `protocol: caa`.
+
+        At most `source.max_pairs` of them.
+        """
         made = [pair for item in self.train for pair in contrast_pairs(item, protocol=self.source.protocol)]
-        return Pairs(behavior=self.id, pairs=tuple(made), source=self.source)
+        used = drawn_pairs(made, self.source.max_pairs, seed=f"{self.source.seed}/{self.id}")
+        return Pairs(behavior=self.id, pairs=used, source=self.source)
 
     def unswappable(self, split: Literal["train", "selection", "test"]) -> tuple[str, ...]:
         """Ids of the items whose options name letters, which are asked in the given order alone."""
@@ -92,6 +103,9 @@ class Pairs(Sequence[Pair]):
     behavior: str
     pairs: tuple[Pair, ...]
     source: Source
+
+    def __repr__(self) -> str:
+        return f"Pairs({self.behavior!r}: {len(self)} contrast pairs)"
 
     @cached_property
     def key(self) -> str:
@@ -131,6 +145,7 @@ class Source:
         protocol: `caa` keeps the given order and the whole train split, as the paper does.
         seed: for the selection split that is drawn from the published train split.
         beside: the folder that holds the loaded behavior's own folder.
+        max_pairs: draw at most so many training pairs; None: all.
     """
 
     data: Data
@@ -138,6 +153,7 @@ class Source:
     protocol: Protocol
     seed: int
     beside: Path
+    max_pairs: int | None = None
 
     def load(self, behavior: str) -> Behavior:
         """Load a behavior by name: the neighbor of the loaded one, else a built-in one."""
@@ -148,6 +164,7 @@ class Source:
             data_dir=self.data_dir,
             protocol=self.protocol,
             seed=self.seed,
+            max_pairs=self.max_pairs,
         )
 
 
@@ -158,45 +175,77 @@ def load_behavior(
     data_dir: Path | None = None,
     protocol: Protocol = "default",
     seed: int = 0,
+    max_pairs: int | None = None,
 ) -> Behavior:
     """Read and check a behavior.
 
     Args:
         name_or_path: a built-in name, or the path of a folder with a behavior.yaml.
-        data, data_dir, protocol, seed: see Source.
+        data, data_dir, protocol, seed, max_pairs: see Source.
 
     Raises:
         UserError: no such behavior, or faults in its files: one line each, with file and line.
     """
     folder = find_folder(name_or_path)
     name = folder.name
-    source = Source(data=data, data_dir=data_dir, protocol=protocol, seed=seed, beside=folder.parent)
+    source = Source(
+        data=data, data_dir=data_dir, protocol=protocol, seed=seed, beside=folder.parent, max_pairs=max_pairs
+    )
     files = split_files(folder, data=data, data_dir=data_dir)
     faults = Faults()
     card = _card(folder / CARD, faults)
-    read: dict[str, Split] = {
-        split: Split(path=files[split], read=read_items(files[split], behavior=name, split=split, faults=faults))
-        for split in SPLITS
-        if split in files
+    read = {
+        split: Split(path=path, read=read_items(path, behavior=name, split=split, faults=faults, twins=data == "caa"))
+        for split, path in files.items()
+        if split != "open_ended"
     }
     questions = read_open_questions(files["open_ended"], faults=faults) if "open_ended" in files else []
+    return assembled(name, card=card, read=read, questions=questions, source=source, faults=faults)
+
+
+def assembled(
+    name: str,
+    *,
+    card: Card,
+    read: Mapping[str, Split],
+    questions: Sequence[Located[OpenQuestion]],
+    source: Source,
+    faults: Faults,
+) -> Behavior:
+    """A behavior from what was read, checked as a whole, the splits that nobody wrote drawn.
+
+    Args:
+        read: `items` alone, or `train` and `test`, `selection` where there is one.
+        faults: what was found in its parts.
+
+    Raises:
+        UserError: any fault, or too few items to draw from.
+    """
     refuse_shared_questions(read, faults)
     faults.refuse()
-    items = _with_selection(read, source, seed=f"{seed}/{name}")
+    try:
+        all_splits = completed(
+            {split: one.items for split, one in read.items()},
+            seed=f"{source.seed}/{name}",
+            draw=source.protocol != "caa",
+            published=source.data == "caa",
+        )
+    except ValueError as error:
+        raise UserError(f"{next(iter(read.values())).path}: {error}") from None
     published = _published_prompts(source, name)
-    return Behavior(
+    behavior = Behavior(
         id=name,
         title=card.title,
         matching=card.matching,
         system_prompts={**card.system_prompts, **(published or {})},
         rubric=card.rubric,
-        train=items["train"],
-        selection=items["selection"],
-        test=items["test"],
+        **all_splits.items,
         open_ended=tuple(entry.value for entry in questions),
-        warnings=split_warnings(items) + ((_OWN_WORDING,) if published == {} else ()),
+        warnings=all_splits.said + split_warnings(all_splits.items) + ((_OWN_WORDING,) if published == {} else ()),
         source=source,
     )
+    few = too_few_warning(behavior.pairs(), source.max_pairs)
+    return replace(behavior, warnings=(*behavior.warnings, *few)) if few else behavior
 
 
 def _card(path: Path, faults: Faults) -> Card:
@@ -206,20 +255,6 @@ def _card(path: Path, faults: Faults) -> Card:
     except UserError as error:
         faults.lines[path] = list(error.lines)
         return Card(title="", matching="", rubric="", system_prompts={})
-
-
-def _with_selection(read: Mapping[str, Split], source: Source, *, seed: str) -> dict[str, tuple[Item, ...]]:
-    """The items by split, in the order train, selection, test; published data get their selection split here."""
-    train, test = read["train"].items, read["test"].items
-    if "selection" in read:
-        return {"train": train, "selection": read["selection"].items, "test": test}
-    if source.protocol == "caa":
-        return {"train": train, "selection": (), "test": test}
-    try:
-        drawn = draw_selection(train, seed=seed)
-    except ValueError as error:
-        raise UserError(f"{read['train'].path}: {error}") from None
-    return {"train": drawn.train, "selection": drawn.selection, "test": test}
 
 
 def _published_prompts(source: Source, behavior: str) -> dict[str, str] | None:

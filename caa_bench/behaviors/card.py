@@ -42,12 +42,28 @@ def read_card(path: Path) -> Card:
     texts = {key: _text(fields[key], key, mistakes) for key in TEXTS if key in fields}
     prompts = {}
     if "system_prompts" in fields:
-        where = fields["system_prompts"].where
-        prompts = _mapping(fields["system_prompts"], f"{where}: system_prompts", wanted=PROMPTS, mistakes=mistakes)
+        node = fields["system_prompts"]
+        wanted = () if node.value == {} else PROMPTS  # written as {}: a behavior without prompts of its own
+        prompts = _mapping(node, f"{node.where}: system_prompts", wanted=wanted, mistakes=mistakes)
     system_prompts = {key: _text(prompt, f"system_prompts.{key}", mistakes) for key, prompt in prompts.items()}
     if mistakes:
         raise UserError(*mistakes)
     return Card(system_prompts=system_prompts, **texts)
+
+
+def drafted(title: str, matching: str) -> Card:
+    """A card that a run can begin with, its prompts and rubric made of the sentence that says what matching means."""
+    said = matching.strip().rstrip(".")
+    return Card(
+        title=title,
+        matching=f"{said}.",
+        rubric=f"How far does this hold: {said}? 0: not at all. 5: in part. 10: entirely.",
+        system_prompts={
+            "positive": f"See to it that this holds of every answer you give: {said}.",
+            "negative": f"See to it that the opposite of this holds of every answer you give: {said}.",
+            "neutral": "You write in short and simple lines. Use plain words and avoid long lists.",
+        },
+    )
 
 
 def _mapping(node: Node, where: str, *, wanted: tuple[str, ...], mistakes: list[str]) -> dict[str, Node]:
@@ -62,7 +78,10 @@ def _mapping(node: Node, where: str, *, wanted: tuple[str, ...], mistakes: list[
 
 def _text(node: Node, key: str, mistakes: list[str]) -> str:
     if isinstance(node.value, str) and node.value.strip():
-        return node.value.strip()
+        text = node.value.strip()
+        if text.startswith("<") and text.endswith(">"):
+            mistakes.append(f"{node.where}: {key} is still the skeleton's {text}; write your own")
+        return text
     found = "empty" if node.value is None or node.value == "" else "not a text"
     mistakes.append(f"{node.where}: {key} is {found}; write a sentence, in quotes where YAML reads it otherwise")
     return ""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from caa_bench.behaviors.items import Item, longer_matching
+from caa_bench.behaviors.items import Item, longer_matching, same_key
 from caa_bench.behaviors.json_entries import Faults, Located
 
-# NUMBERS, "warn by itself when": train keys outside 45-55% A, one side longer in over 65% of the items.
+# docs/numbers.md, "Warnings": train keys outside 45-55% A, one side longer in over 65% of the items.
 KEY_SHARE = (0.45, 0.55)
 LONGER_SHARE = 0.65
 # Shared words of two stems over all their words; the published splits have a handful of pairs above it.
@@ -32,13 +32,17 @@ class Split:
 
 
 def refuse_shared_questions(splits: Mapping[str, Split], faults: Faults) -> None:
-    """A question that stands in two splits is a fault, named at its place in the later one."""
+    """An item in two splits, up to case, spaces and the order of its options, is a fault of the later one."""
     for (name, earlier), (_, later) in combinations(splits.items(), 2):
-        lines = {entry.value.question.strip(): entry.line for entry in earlier.read}
+        if earlier.path == later.path:
+            continue
+        known = {same_key(entry.value): entry for entry in earlier.read}
         for entry in later.read:
-            line = lines.get(entry.value.question.strip())
-            if line is not None and earlier.path != later.path:
-                text = f"the same question stands in {name} ({earlier.path}:{line}); delete one of the two"
+            twin = known.get(same_key(entry.value))
+            if twin is not None:
+                same = twin.value.question.strip() == entry.value.question.strip()
+                what = "the same question" if same else "the same item, up to case, spaces and the order of options,"
+                text = f"{what} stands in {name} ({earlier.path}:{twin.line}); delete one of the two"
                 faults.add(later.path, entry.line, text)
 
 
@@ -46,7 +50,7 @@ def split_warnings(splits: Mapping[str, Sequence[Item]]) -> tuple[str, ...]:
     """Lines for the report, one a finding; `splits` in the order train, selection, test. Empty splits are left out."""
     found = [_key_warning(splits["train"])]
     for name, items in splits.items():
-        found += [_length_warning(name, items), _order_warning(name, items)]
+        found += [_length_warning(name, items), _order_warning(name, items), _twin_warning(name, items)]
     for (name, earlier), (later_name, later) in combinations(splits.items(), 2):
         found.append(_stem_warning(later_name, later, among=earlier, among_name=name))
     return tuple(line for line in found if line)
@@ -76,6 +80,17 @@ def _order_warning(name: str, items: Sequence[Item]) -> str:
     )
 
 
+def _twin_warning(name: str, items: Sequence[Item]) -> str:
+    """Published data have a few; in a user's own they are refused."""
+    twice = len(items) - len({same_key(item) for item in items})
+    return (
+        f"{name}: {twice} of {len(items)} items stand there twice, up to case, spaces and the order of options; each "
+        "counts as one cluster with its twin"
+        if twice
+        else ""
+    )
+
+
 def _stem_warning(name: str, items: Sequence[Item], *, among: Sequence[Item], among_name: str) -> str:
     """Stems as sets of words, held as the bits of an integer: a thousand by a thousand within a second."""
     bits: dict[str, int] = {}
@@ -91,6 +106,19 @@ def _stem_warning(name: str, items: Sequence[Item], *, among: Sequence[Item], am
         f"{name}: {len(hits)} of {len(items)} questions have nearly the stem of one in {among_name} "
         f"(most alike: {first.id} and {second.id})"
     )
+
+
+def near_duplicates(items: Sequence[Item]) -> list[tuple[float, Item, Item]]:
+    """Pairs of items that share at least `ALIKE` of the words of their question and options, the most alike first."""
+    bits: dict[str, int] = {}
+    words = [_words(f"{item.head} {' '.join(item.options)}", bits) for item in items]
+    found = []
+    for i, own in enumerate(words):
+        for j in range(i):
+            alike = _alikeness(own, words[j])
+            if alike >= ALIKE:
+                found.append((alike, items[j], items[i]))
+    return sorted(found, key=lambda hit: (-hit[0], hit[1].id, hit[2].id))
 
 
 def _words(text: str, bits: dict[str, int]) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from caa_bench.behaviors.entries import SUFFIXES
 from caa_bench.errors import UserError
-from caa_bench.storage.paths import configs_folder
+from caa_bench.storage.paths import configs_folder, is_file, is_folder
 
 Data = Literal["own", "caa"]
 CARD = "behavior.yaml"
@@ -51,9 +53,14 @@ def find_folder(name_or_path: str | Path) -> Path:
     folder = Path(name_or_path)
     if has_card(folder):
         folder = folder.resolve()
-        if not _ID.fullmatch(folder.name):
+        if not is_id(folder.name):
             raise UserError(f"{folder}: a behavior's folder is named with letters, digits, . _ - only; rename it")
         return folder
+    if str(name_or_path) and (is_file(folder) or is_folder(folder)):
+        raise UserError(
+            f"behavior: {str(folder)[:200]!r} has no {CARD}; make a behavior of it with caa-bench behavior import "
+            "PATH --as NAME, or give the path of a folder that has one"
+        )
     if len(folder.parts) > 1:
         raise UserError(f"behavior: {str(folder)[:200]!r} has no {CARD}; give the path of a folder that has one")
     close = get_close_matches(str(name_or_path), names, n=1)
@@ -64,23 +71,51 @@ def find_folder(name_or_path: str | Path) -> Path:
     )
 
 
+def is_id(name: str) -> bool:
+    """Whether a behavior may have this id, which becomes part of file names and labels."""
+    return _ID.fullmatch(name) is not None
+
+
+def behavior_folder(name: str, *, beside: Path) -> str:
+    """How a recipe names the behavior `name` in the folder `beside`: by the name alone where it is built in."""
+    return name if beside == configs_folder() / "behaviors" else str(beside / name)
+
+
 def split_files(folder: Path, *, data: Data, data_dir: Path | None) -> dict[str, Path]:
     """The file of each split there is to read."""
     if data == "own":
         if data_dir is not None:
             raise UserError("data_dir: it is only read with data=caa; set data=caa, or remove data_dir")
-        files = {split: folder / f"{split}.json" for split in ("train", "selection", "test", "open_ended")}
-    else:
-        root = published_folder(data_dir, folder.name)
-        test = root / "test" / folder.name
-        files = {
-            "train": root / "generate" / folder.name / "generate_dataset.json",
-            "test": test / "test_dataset_ab.json",
-            "open_ended": test / "test_dataset_open_ended.json",
-        }
+        return own_files(folder)
+    root = published_folder(data_dir, folder.name)
+    test = root / "test" / folder.name
+    files = {
+        "train": root / "generate" / folder.name / "generate_dataset.json",
+        "test": test / "test_dataset_ab.json",
+        "open_ended": test / "test_dataset_open_ended.json",
+    }
     if not files["open_ended"].exists():
         del files["open_ended"]
     return files
+
+
+def own_files(folder: Path) -> dict[str, Path]:
+    """`<split>.json`, `.jsonl` or `.csv` each; `items` alone where one file is to be split into three.
+
+    `train` and `test` are always there, so that a missing one is a fault with its name.
+    """
+    found: dict[str, Path] = {}
+    for split in ("train", "selection", "test", "open_ended"):
+        there = [path for suffix in SUFFIXES if os.path.lexists(path := folder / f"{split}{suffix}")]
+        if len(there) > 1:
+            raise UserError(f"{there[1]}: this split stands in {there[0].name} too; delete one of the two")
+        if there:
+            found[split] = there[0]
+    opened = {"open_ended": found["open_ended"]} if "open_ended" in found else {}
+    others = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.stem != "open_ended"]
+    if not found.keys() & {"selection", "test"} and len(others) == 1:
+        return {"items": others[0], **opened}
+    return {"train": folder / "train.json", "test": folder / "test.json"} | found
 
 
 def published_folder(data_dir: Path | None, behavior: str) -> Path:

@@ -6,6 +6,7 @@ Knows nothing of files, models or tokens. Shapes: K options of an item, 2 to 8.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -218,6 +219,16 @@ def _pair(item: Item, number: int, order: Sequence[int]) -> Pair:
         matching_text=item.options[item.matching],
         other_text=item.options[item.other],
     )
+
+
+def same_text(text: str) -> str:
+    """The text up to case and spaces: equal where a reader would call two texts the same."""
+    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
+
+
+def same_key(item: Item) -> tuple[str, ...]:
+    """Equal for items that ask the same, up to case, spaces and the order of their options."""
+    return (same_text(item.head), *sorted(map(same_text, item.options)))
 
 
 def text_key(item: Item) -> str:

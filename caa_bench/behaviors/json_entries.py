@@ -1,8 +1,12 @@
-"""A JSON file that holds a list -> its entries with their lines. Knows nothing of what the entries mean."""
+"""A JSON file that holds a list -> its entries with their lines. Knows nothing of what the entries mean.
+
+The faults that are collected over all files, and how a file's text is read safely, stand here too.
+"""
 
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from json import JSONDecodeError, JSONDecoder
@@ -60,9 +64,9 @@ class JsonObject(dict[str, Any]):
         self.repeated = sorted({key for key in keys if keys.count(key) > 1}) if len(self) < len(keys) else []
 
 
-def read_entries(path: Path, faults: Faults) -> list[Located[Any]]:
+def read_json_list(path: Path, faults: Faults) -> list[Located[Any]]:
     """The entries of a JSON list, with the line where each begins; unchecked."""
-    text = _read_text(path, faults)
+    text = read_text(path, faults)
     if text is None:
         return []
     entries: list[Located[Any]] = []
@@ -105,9 +109,17 @@ def _skip(text: str, place: int) -> int:
     return match.end() if match else place
 
 
-def _read_text(path: Path, faults: Faults) -> str | None:
-    """The text of a UTF-8 file, or None and a fault."""
+def read_text(path: Path, faults: Faults, *, marked: bool = False) -> str | None:
+    """The text of a UTF-8 file, or None and a fault.
+
+    Args:
+        marked: whether a byte order mark may stand in front, as spreadsheets write it; it is then left out.
+    """
     try:
+        # Asked first: opening a named pipe waits for a writer, and a device may never end.
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            faults.add(path, None, "no regular file but a pipe or a device; give a file")
+            return None
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -115,11 +127,11 @@ def _read_text(path: Path, faults: Faults) -> str | None:
         return None
     if len(data) > MAX_BYTES:
         faults.add(path, 1, f"over {MAX_BYTES // 2**20} MiB; a split is a few MiB at most, shorten it")
-    elif data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+    elif data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) and not (marked and data[:1] == b"\xef"):
         faults.add(path, 1, "starts with a byte order mark; save the file as UTF-8 without one")
     else:
         try:
-            return data.decode("utf-8")
+            return data.decode("utf-8-sig" if marked else "utf-8")
         except UnicodeDecodeError as error:
             line = data[: error.start].count(b"\n") + 1
             faults.add(path, line, f"not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8")

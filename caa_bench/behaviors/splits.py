@@ -1,23 +1,25 @@
-"""A split's JSON file -> checked items, or one line a fault with its file and line.
+"""A split's file -> checked items, or one line a fault with its file and line.
 
 A split is a list of {"question", "answer_matching_behavior": "(A)", "answer_not_matching_behavior": "(B)", "cluster"}
-(`cluster` optional), an open-ended one of {"question", "cluster"}; capability items are named as in `CAPABILITY`. A
+(`cluster` optional), an open-ended one of {"question", "cluster"}; capability items are named as in `CAPABILITY`. The
+answers may also be texts: of the question's own options, or of a question without any, which is then given two. A JSON
 file with CRLF line ends is read like any other, as JSON takes them for space; a carriage return INSIDE a text is a
 fault, as it would reach the model as a token.
 """
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from caa_bench.behaviors.items import LETTERS, Item, names_letters, parse_options
-from caa_bench.behaviors.json_entries import Faults, JsonObject, Located, read_entries
+from caa_bench.behaviors.entries import read_entries
+from caa_bench.behaviors.free_text import lettered
+from caa_bench.behaviors.items import LETTERS, Item, names_letters, parse_options, same_key, same_text
+from caa_bench.behaviors.json_entries import Faults, JsonObject, Located
 
 # The longest published question has 2,200 characters; far beyond that, something else was pasted in.
 MAX_CHARACTERS = 20_000
@@ -69,32 +71,60 @@ class OpenQuestion:
     cluster: str
 
 
-def read_items(path: Path, *, behavior: str, split: str, faults: Faults, keys: Keys = Keys()) -> list[Located[Item]]:
+def read_items(
+    path: Path, *, behavior: str, split: str, faults: Faults, keys: Keys = Keys(), twins: bool = False
+) -> list[Located[Item]]:
     """The sound items of a multiple-choice split; what is wrong with the others goes to `faults`.
+
+    Args:
+        twins: whether one item may stand there twice in other words' order, case or spaces, as in published data.
 
     Returns:
         Items with the id `<split>/<index>`, or `<split>/<category>/<index>` where the file has categories.
     """
+    entries = read_entries(path, faults)
+    return items_of(entries, path=path, behavior=behavior, split=split, faults=faults, keys=keys, twins=twins)
+
+
+def items_of(
+    entries: Sequence[Located[Any]],
+    *,
+    path: Path,
+    behavior: str,
+    split: str,
+    faults: Faults,
+    keys: Keys = Keys(),
+    twins: bool = False,
+) -> list[Located[Item]]:
+    """The sound items among entries from wherever; arguments as in `read_items`, `path` for messages."""
     items = []
-    for index, entry in enumerate(read_entries(path, faults)):
+    for index, entry in enumerate(entries):
         problems = _field_problems(entry.value, keys.required)
         if not problems:
             category = f"{entry.value[keys.category].strip()}/" if keys.category else ""
             name = f"{split}/{category}{index:04d}"
             try:
-                items.append(Located(line=entry.line, value=_item(entry.value, name, behavior, keys)))
+                given = entry.value if keys.category else _lettered(entry.value, index, keys)
+                items.append(Located(line=entry.line, value=_item(given, name, behavior, keys)))
             except ValueError as error:
                 problems = [str(error)]
         for problem in problems:
             faults.add(path, entry.line, problem)
-    _refuse_duplicates(path, items, faults)
+    _refuse_duplicates(
+        path, [(entry, entry.value.question.strip(), same_key(entry.value)) for entry in items], faults, twins=twins
+    )
     return items
 
 
 def read_open_questions(path: Path, *, faults: Faults) -> list[Located[OpenQuestion]]:
     """The sound questions of an open-ended split; what is wrong with the others goes to `faults`."""
+    return open_questions_of(read_entries(path, faults), path=path, faults=faults)
+
+
+def open_questions_of(entries: Sequence[Located[Any]], *, path: Path, faults: Faults) -> list[Located[OpenQuestion]]:
+    """The sound questions among entries from wherever; `path` is for messages."""
     questions = []
-    for index, entry in enumerate(read_entries(path, faults)):
+    for index, entry in enumerate(entries):
         name = f"open_ended/{index:04d}"
         problems = _field_problems(entry.value, (QUESTION,))
         for problem in problems:
@@ -103,11 +133,16 @@ def read_open_questions(path: Path, *, faults: Faults) -> list[Located[OpenQuest
             text, cluster = entry.value[QUESTION], entry.value.get(CLUSTER, name)
             question = OpenQuestion(id=name, question=text.strip(), cluster=cluster)
             questions.append(Located(line=entry.line, value=question))
-    _refuse_duplicates(path, questions, faults)
+    known = [(entry, entry.value.question, same_text(entry.value.question)) for entry in questions]
+    _refuse_duplicates(path, known, faults, twins=False)
     return questions
 
 
-def _item(entry: dict[str, str], name: str, behavior: str, keys: Keys) -> Item:
+def _lettered(entry: Mapping[str, str], index: int, keys: Keys) -> dict[str, str]:
+    return lettered(entry, index, question=keys.question, matching=keys.matching, other=keys.other)
+
+
+def _item(entry: Mapping[str, str], name: str, behavior: str, keys: Keys) -> Item:
     """Raises ValueError, saying what is wrong and what to do."""
     parsed = parse_options(entry[keys.question])
     for index, option in enumerate(parsed.options):
@@ -115,7 +150,7 @@ def _item(entry: dict[str, str], name: str, behavior: str, keys: Keys) -> Item:
             raise ValueError(f"option ({LETTERS[index]}) has no text; write one")
         if (first := parsed.options.index(option)) != index:
             raise ValueError(f"options ({LETTERS[first]}) and ({LETTERS[index]}) are the same text; change one")
-    matching, other = (_place(entry, key, len(parsed.options)) for key in (keys.matching, keys.other))
+    matching, other = (_place(entry, key, parsed.options) for key in (keys.matching, keys.other))
     if matching == other:
         raise ValueError(f'both answers are "({LETTERS[matching]})"; name two different options')
     return Item(
@@ -132,21 +167,29 @@ def _item(entry: dict[str, str], name: str, behavior: str, keys: Keys) -> Item:
     )
 
 
-def _place(entry: dict[str, str], key: str, count: int) -> int:
-    letters = LETTERS[:count]
+def _place(entry: Mapping[str, str], key: str, options: Sequence[str]) -> int:
+    letters = LETTERS[: len(options)]
     answer = entry[key].strip()
+    said = [index for index, option in enumerate(options) if same_text(option) == same_text(answer)]
+    if len(said) == 1:
+        return said[0]
     if not re.fullmatch(rf"\([{letters}]\)", answer):
         valid = ", ".join(f'"({letter})"' for letter in letters)
         raise ValueError(f'"{key}" is "{_shown(answer)}", which is none of its options; write one of {valid}')
     return letters.index(answer[1])
 
 
-def _refuse_duplicates(path: Path, read: Sequence[Located[Any]], faults: Faults) -> None:
-    first: dict[str, Located[Any]] = {}
-    for entry in read:
-        earlier = first.setdefault(entry.value.question.strip(), entry)
-        if earlier is not entry:
-            faults.add(path, entry.line, f"the same question as at line {earlier.line}; delete one of the two")
+def _refuse_duplicates(
+    path: Path, read: Sequence[tuple[Located[Any], str, object]], faults: Faults, *, twins: bool
+) -> None:
+    """Each entry with its text and with what makes it the same up to case, spaces and order."""
+    first: dict[object, tuple[Located[Any], str]] = {}
+    for entry, text, key in read:
+        earlier, known = first.setdefault(key, (entry, text))
+        if earlier is entry or (twins and known != text):
+            continue
+        same = "question" if known == text else "item, up to case, spaces and the order of options,"
+        faults.add(path, entry.line, f"the same {same} as at line {earlier.line}; delete one of the two")
 
 
 def _field_problems(entry: Any, required: Sequence[str]) -> list[str]:
@@ -192,42 +235,3 @@ def _kind(value: Any) -> str:
 def _shown(text: str) -> str:
     """Foreign text, short and without anything that a terminal would act on."""
     return _ODD.sub("?", text if len(text) <= 40 else f"{text[:40]}...").replace("\n", " ")
-
-
-SHARE = 0.2
-"""Of a train split that is kept out of the fit where the data have no selection split."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A train split in two, each in the order of the file."""
-
-    train: tuple[Item, ...]
-    selection: tuple[Item, ...]
-
-
-def draw_selection(items: Sequence[Item], *, seed: str) -> Drawn:
-    """Draw 20% of the items, as many with (A) as with (B) matching, rarer letters only to fill up.
-
-    Args:
-        seed: any text; the same one always draws the same items.
-
-    Raises:
-        ValueError: fewer than two of either letter, so that nothing balanced can be drawn and left.
-    """
-    size = round(SHARE * len(items))
-    shuffled = random.Random(seed).sample(range(len(items)), len(items))  # noqa: S311 - a draw, not a secret
-    keyed = [[index for index in shuffled if items[index].matching == letter] for letter in (0, 1)]
-    half = min(size // 2, len(keyed[0]) // 2, len(keyed[1]) // 2)
-    if half == 0:
-        raise ValueError(
-            f"{len(items)} items, {len(keyed[0])} with (A) and {len(keyed[1])} with (B) matching, are too few to draw "
-            "a selection split from; give 10 or more, letters balanced, or set protocol=caa"
-        )
-    chosen = keyed[0][:half] + keyed[1][:half]
-    chosen += [index for index in shuffled if items[index].matching > 1][: size - len(chosen)]
-    taken = set(chosen)
-    return Drawn(
-        train=tuple(item for index, item in enumerate(items) if index not in taken),
-        selection=tuple(items[index] for index in sorted(taken)),
-    )

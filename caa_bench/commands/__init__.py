@@ -1,22 +1,15 @@
-"""What the command line offers. The folder scan IS the registry: a new file is a new command."""
+"""What the command line offers: arguments go in, an exit status comes out. A new file here is a new command."""
 
 from __future__ import annotations
 
-from functools import cache
-
 from caa_bench.commands.base import Command
-from caa_bench.storage.registry import import_modules
+from caa_bench.storage.registry import Registry
 
 __all__ = ["Command", "registry"]
 
+_classes: Registry[Command] = Registry(Command, kind="commands", package=__name__)
 
-@cache
+
 def registry() -> dict[str, Command]:
-    """Every command in this folder by its `name`; nothing heavy is imported."""
-    import_modules(__name__)
-    found = {cls.name: cls() for cls in _below(Command) if cls.name}
-    return dict(sorted(found.items()))
-
-
-def _below(cls: type[Command]) -> list[type[Command]]:
-    return [one for child in cls.__subclasses__() for one in (child, *_below(child))]
+    """Every command by its `name`; nothing heavy is imported."""
+    return {name: cls() for name, cls in _classes().items()}

@@ -75,8 +75,7 @@ class RecipeCommand(Command):
 def benchmarks(options: Namespace) -> list[Benchmark]:
     """One a behavior, all on the same model; every mistake in any of them is found before work begins."""
     from caa_bench.benchmark import Benchmark
-    from caa_bench.commands.progress import Progress
-    from caa_bench.tracking import trackers
+    from caa_bench.tracking.progress import Tables
 
     recipes = _recipes(options)
     made: list[Benchmark] = []
@@ -84,7 +83,7 @@ def benchmarks(options: Namespace) -> list[Benchmark]:
         benchmark = Benchmark.from_recipe(
             recipe,
             chat=made[0].chat if made else None,
-            callbacks=[Progress(), *trackers(recipe)],
+            callbacks=[Tables()],
             folder=_folder(options, recipe, several=len(recipes) > 1),
         )
         made.append(benchmark)

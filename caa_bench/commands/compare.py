@@ -19,12 +19,12 @@ class Compare(RecipeCommand):
 
     def work(self, made: Sequence[Benchmark]) -> int:
         """Exit 1 if a batch or a fit failed."""
-        from caa_bench.report.side_by_side import render_summary
+        from caa_bench.report.comparison import render_summary
 
         reports = [benchmark.compare().report() for benchmark in made]
         if len(reports) > 1:
             print("\n" + render_summary(reports))
-        return 1 if any(report.manifest["status"] == "error" for report in reports) else 0
+        return 1 if any(report.record.status == "error" for report in reports) else 0
 
 
 class Sweep(Compare):

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from caa_bench.commands.fit_memory import LIBRARIES, Shape, fit_needs
 from caa_bench.evaluators import Evaluator, Job
 from caa_bench.runs.plan import bases_under, doses_under
+from caa_bench.runs.tuning_grid import first_cells, first_fits, to_tune
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
@@ -87,10 +89,24 @@ def render(benchmark: Benchmark) -> str:
             f"prompts, {work:,} token-layers ({loop:,} without shared prefixes)",
             *benchmark.costs({name: _count(own) for name, own in _by_evaluator(arms).items()}),
             f"fitting: about {training:,} token-layers, less what is kept from before",
+            *_tuning(benchmark, layers),
             f"time: {_time((work + training) * 24 * layers.hidden**2)}",
             f"memory: {_memory(benchmark)}",
         ]
     )
+
+
+def _tuning(benchmark: Benchmark, layers: Layers) -> list[str]:
+    """What a search does first, where there is one."""
+    args, behavior = benchmark.args, benchmark.behavior
+    wanted = to_tune(benchmark.vectors, args=args, loading=benchmark.chat.loading, behavior=behavior)
+    if not wanted.vectors:
+        return [wanted.why] if wanted.why else []
+    cells, items = first_cells(first_fits(wanted.vectors), layers), len(behavior.selection[: args.limit])
+    return [
+        f"tuning: first {cells} cells on {items} items of the selection split, then finer doses at the best layers; "
+        "they choose the layer and doses, the ones above are only defaults"
+    ]
 
 
 def _count(arms: Sequence[Arm]) -> int:
@@ -116,7 +132,7 @@ def _arms_under(evaluator: Evaluator, benchmark: Benchmark, layers: Layers) -> l
     for base in bases_under(evaluator, benchmark.bases):
         shared: list[Condition] = []
         alone: list[Condition] = []
-        for vector, conditions in doses_under(evaluator, benchmark.vectors, base, layers).items():
+        for vector, conditions in doses_under(evaluator, benchmark.settled_vectors(), base, layers).items():
             for condition in conditions:
                 (shared if sharing and _has_edits(vector, condition) else alone).append(condition)
         turns = [turn for text in questions for turn in base.rewrite([{"role": "user", "content": text}])]
@@ -166,7 +182,7 @@ def _has_edits(intervention: Intervention, condition: Condition) -> bool:
 def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
     """The base alone, then a line for each vector's cells."""
     lines = [f"  {arm.evaluator.name}: {arm.base.key} x{arm.dose.multiplier:g}: alone"]
-    for vector, conditions in doses_under(arm.evaluator, benchmark.vectors, arm.base, layers).items():
+    for vector, conditions in doses_under(arm.evaluator, benchmark.settled_vectors(), arm.base, layers).items():
         grid = ", ".join(map(_dose, conditions))
         lines.append(f"    + {vector.key}: {grid}")
     return lines
@@ -195,9 +211,28 @@ def _time(flops: float) -> str:
 
 
 def _memory(benchmark: Benchmark) -> str:
-    """The weights, from the files where they are at hand, and what the engine needs beside them."""
-    files = list(Path(benchmark.chat.source).glob("*.safetensors"))
-    weights = sum(file.stat().st_size for file in files) / 1e9 if files else benchmark.chat.loading.memory_gb
+    """The weights and the libraries, what measuring needs beside them, and what each fit does."""
+    shape = Shape.of(benchmark.chat)
+    weights = benchmark.chat.loading.memory_gb
+    if shape is not None and shape.weights:
+        weights = shape.weights / 1e9
     if weights is None:
         return "not known; set memory_gb in the model's config"
-    return f"about {weights:.2g} GB for the weights as stored, and up to {BESIDE_WEIGHTS_GB} GB beside them"
+    said = f"about {weights:.2g} GB for the weights and {LIBRARIES / 1e9:.2g} GB for the libraries; beside them "
+    said += f"up to {BESIDE_WEIGHTS_GB} GB while measuring"
+    fits = [] if shape is None else _fits(benchmark, shape)
+    return "; ".join([said, *fits])
+
+
+def _fits(benchmark: Benchmark, shape: Shape) -> list[str]:
+    """A few words for each fit that takes memory, alike ones once."""
+    count, pairs = token_counter(benchmark.chat.source), benchmark.behavior.pairs()
+    tokens = [count(pair.question) + TEMPLATE_TOKENS for pair in pairs]
+    items = len({pair.item for pair in pairs})
+    lines = {}
+    for one in benchmark.interventions:
+        needs = fit_needs(one, shape, tokens=tokens[: getattr(one.config, "max_pairs", None)], items=items)
+        if needs is not None:
+            disk = f" and {needs.disk / 1e9:.2g} GB of disk" if needs.disk else ""
+            lines[one.name] = f"{needs.memory / 1e9:.2g} GB{disk} while {one.name} is fitted"
+    return list(lines.values())

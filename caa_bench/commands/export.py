@@ -26,7 +26,7 @@ class Export(Command):
         from caa_bench.interventions import Intervention
         from caa_bench.interventions.card import write_card
         from caa_bench.report import make_report
-        from caa_bench.report.effects_card import run_effects, run_origin
+        from caa_bench.report.card import run_effects, run_origin
         from caa_bench.runs.artifacts import kept_at
         from caa_bench.runs.folder import read_manifest
         from caa_bench.storage.files import inside, read_artifact
@@ -34,8 +34,8 @@ class Export(Command):
         run, target = Path(options.folder), Path(options.target)
         if target.exists():
             raise UserError(f"{target}: exists already; give a new folder")
-        found = {label: kept_at(run, path) for label, path in read_manifest(run)["facts"]["artifacts"].items()}
         report = make_report(run)
+        found = {label: kept_at(run, path) for label, path in read_manifest(run)["facts"]["artifacts"].items()}
         for label, folder in found.items():
             read_artifact(folder, expect=None)
             copy = inside(target, label)

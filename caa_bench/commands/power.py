@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from caa_bench.commands.base import Command, newest_run
 from caa_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from caa_bench.report import Report
 
 
 class Power(Command):
@@ -27,7 +34,6 @@ class Power(Command):
     def run(self, options: Namespace) -> int:
         """Print the number first."""
         from caa_bench.report import make_report
-        from caa_bench.report.needs import needs, needs_text
 
         _check(options)
         if options.sd is not None:
@@ -58,7 +64,7 @@ def _check(options: Namespace) -> None:
 
 
 def _from_numbers(effect: float, sd: float, *, power: float) -> str:
-    from caa_bench.analysis.intervals import MIN_ITEMS
+    from caa_bench.analysis.estimates import MIN_ITEMS
     from caa_bench.analysis.power import items_needed, items_to_settle
 
     seen = max(items_needed(effect, sd, power=power), MIN_ITEMS)
@@ -68,3 +74,91 @@ def _from_numbers(effect: float, sd: float, *, power: float) -> str:
         f'power, two-sided 5%)\n{kept} items are needed to settle "adds fully" where CAA\'s effect of {abs(effect):g} '
         f"is kept whole and {sd:g} is the sd of the interaction; under {MIN_ITEMS} there is no interval"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """One stack's question.
+
+    Args:
+        base: its base, with its own dose where that is not as fitted.
+        dose: the vector's multiplier.
+        n: items that this run has.
+        alone: the vector alone, log-odds in the dose's direction.
+        spread: standard deviation of the per-item interaction, log-odds.
+        items: how many the question needs; None where it has no answer (the vector alone does nothing there).
+    """
+
+    base: str
+    dose: float
+    n: int
+    alone: float
+    spread: float
+    items: int | None
+
+
+def needs(report: Report, *, effect: float | None, power: float) -> list[Need]:
+    """A line for each stack at the headline's layer and doses.
+
+    Args:
+        effect: the interaction to be seen, log-odds; None asks for the verdict "adds fully" where it is true.
+        power: the chance to see it, 0-1.
+    """
+    from caa_bench.analysis.power import spread_of_items
+    from caa_bench.report import words
+
+    lines = report.at_headline("stacking")
+    found = []
+    for line in lines[lines["multiplier"].isin(report.headline.doses)].to_dict("records"):
+        spread = spread_of_items(line["detectable_effect"], line["n"])
+        wanted = None if math.isnan(spread) else _items(line, spread=spread, effect=effect, power=power)
+        found.append(
+            Need(
+                base=words.named(line["base"], line["base_dose"]),
+                dose=line["multiplier"],
+                n=int(line["n"]),
+                alone=line["alone"],
+                spread=spread,
+                items=wanted,
+            )
+        )
+    return found
+
+
+def needs_text(found: Sequence[Need], *, effect: float | None, power: float) -> str:
+    """The answer in a sentence, then a line a stack."""
+    from caa_bench.report import words
+    from caa_bench.report.text import columns, safe
+
+    question = 'to settle "adds fully" where it is true' if effect is None else f"to see an interaction of {effect:g}"
+    known = [need.items for need in found if need.items is not None]
+    have = max((need.n for need in found), default=0)
+    how = f"(log-odds, {power:.0%} power, two-sided 5%; this run has {have} items)"
+    answer = f"{max(known)} items are needed {question} on every base {how}" if known else f"no answer {question} {how}"
+    lines = [
+        [
+            need.base,
+            words.dose(need.dose),
+            str(need.n),
+            words.number(need.alone),
+            words.number(need.spread),
+            words.NA if need.items is None else str(need.items),
+        ]
+        for need in found
+    ]
+    table = columns(["base", "dose", "n", "vector alone", "sd of the interaction", "items needed"], lines)
+    parts = [f"{answer}\n", table]
+    if len(known) < len(found):
+        parts.append("n/a: the vector alone does nothing there, so nothing of it can be kept")
+    return safe("\n".join(parts))
+
+
+def _items(line: Mapping[str, Any], *, spread: float, effect: float | None, power: float) -> int | None:
+    from caa_bench.analysis.estimates import MIN_ITEMS
+    from caa_bench.analysis.power import items_needed, items_to_settle
+
+    if effect is not None:
+        return max(items_needed(effect, spread, power=power), MIN_ITEMS)
+    if not line["alone_low"] > 0:
+        return None
+    return max(items_to_settle(line["alone"], spread, power=power), MIN_ITEMS)

@@ -39,8 +39,7 @@ class ReportCommand(Command):
         if len(reports) == 1:
             print(f"{reports[0].text()}\n\nwritten to {folders[0]}")
             return 0
-        from caa_bench.report.comparison import write_comparison
-        from caa_bench.report.side_by_side import render_summary
+        from caa_bench.report.comparison import render_summary, write_comparison
 
         page = Path(options.page or "comparison.html")
         write_comparison(reports, page)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caa_bench.benchmark import Benchmark
-from caa_bench.commands.progress import Progress
 from caa_bench.errors import UserError
 from caa_bench.interventions import Condition, Intervention
 from caa_bench.recipe import load_recipe
@@ -115,7 +114,7 @@ class Session:
                 "shorten it, or start anew"
             )
         below = self.base.edits(Condition())
-        attached = nullcontext() if below is not None else self.base.attach(model, Condition(), prompts=[prompt])
+        attached = nullcontext() if below is not None else self.base.attach(model, Condition())
         with attached:
             (said,) = generate(
                 model,
@@ -128,7 +127,7 @@ class Session:
 
     def _use(self, base: str, *, chat: ChatModel | None) -> None:
         recipe = load_recipe(self.settings.recipe, self._overrides(base))
-        benchmark = Benchmark.from_recipe(recipe, chat=chat, callbacks=[Progress()]).fit()
+        benchmark = Benchmark.from_recipe(recipe, chat=chat).fit()
         if benchmark.unfit:
             failed = [f"{label}: could not be fitted ({why})" for label, why in benchmark.unfit.items()]
             raise UserError(*(f"{line}; choose another base or model" for line in failed))
@@ -145,7 +144,7 @@ class Session:
         own = self.settings
         named = {"behavior": own.behavior, "model": own.model, "caa.layers": None if own.layer is None else [own.layer]}
         said = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-        return [*own.changes, *said, f"bases={json.dumps(['none', base])}", "vectors=[caa]"]
+        return [*own.changes, *said, f"bases={json.dumps(['none', base])}", "vectors=[caa]", "report_to=[]"]
 
 
 def _refuse_what_is_no_text(messages: Sequence[Message]) -> None:

@@ -72,6 +72,22 @@ def load(
     return Parsed(values=values, where=dict(walker.places))
 
 
+def written(
+    path: Path | None, overrides: Sequence[str], key: str, *, find: Find | None = None
+) -> list[tuple[str, str]]:
+    """The texts of a list at the top of the file or in the overrides, before any schema; each with its place.
+
+    What is no list of texts is left to `load`, which says so.
+    """
+    reader = _Reader(find or (lambda name, folder: folder / name))
+    root = Node(value={}, where="recipe") if path is None else reader.file(path, ())
+    for text in overrides:
+        root = _merged(root, reader.override(text))
+    listed = root.value[key].value if isinstance(root.value, dict) and key in root.value else []
+    items = listed if isinstance(listed, list) else []
+    return [(item.value, item.where) for item in items if isinstance(item.value, str)]
+
+
 def split_overrides(text: str) -> list[str]:
     """`caa.layers=[10, 13] seed=1` -> its overrides, split at the blanks outside of quotes and brackets.
 

@@ -1,4 +1,4 @@
-"""Rows that decode together after a shared prefix: their cache, their deltas, their next tokens. Knows no sampling.
+"""Rows that decode together after a shared prefix: their cache, their edits, their next tokens. Knows no sampling.
 
 Shapes: B prompts, R rows still speaking, P prefix tokens, S tokens of a forward, H heads, E head size, D hidden size,
 V vocabulary.
@@ -7,7 +7,6 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,8 +15,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.prefix import Split
-from caa_bench.engine.steer import hidden_of, with_hidden
-from caa_bench.models.blocks import blocks
+from caa_bench.engine.row_edits import RowEdits
 
 
 class RoomyLayer(DynamicLayer):
@@ -63,7 +61,7 @@ class Speakers:
 
     Args:
         prefix: the prompts, their prefix computed.
-        edits: of each row; they hold at every token behind the prefix. R in number
+        edits: of each row, all of which keep the prefix. R in number
         repeats: rows a prompt.
         room: most new tokens.
     """
@@ -79,15 +77,13 @@ class Speakers:
         self.positions = padded.positions[:, prefix.prefix :].repeat_interleave(repeats, 0)  # [R, S]
         ahead = padded.mask.new_ones(len(padded.mask), room)
         self.mask = torch.cat([padded.mask, ahead], dim=1).repeat_interleave(repeats, 0)  # [R, P + S + room]
-        self.deltas = _dense(edits)
+        self.edits = RowEdits(edits)
+        self.said = 0  # tokens behind the prompt so far
 
     def forward(self, model: nn.Module) -> Tensor:
         """Run the tokens that are due; logits of each row's next one. [R, V] fp32"""
         width = self.cache.get_seq_length() + self.ids.shape[1]
-        with ExitStack() as hooks:
-            layers = blocks(model)
-            for layer in self.deltas:
-                hooks.callback(layers[layer].register_forward_hook(self._adding(layer)).remove)
+        with self.edits.applied(model, start=self.said):
             output = model(
                 input_ids=self.ids,
                 attention_mask=self.mask[:, :width],
@@ -110,25 +106,7 @@ class Speakers:
         if len(keep) < len(self.ids):
             self.mask = self.mask[index]
             self.cache.batch_select_indices(index)
-            self.deltas = {layer: delta[index.to(delta.device)] for layer, delta in self.deltas.items()}
+            self.edits.keep(keep)
         self.ids = torch.tensor(tokens, device=self.ids.device)[:, None]
         self.positions = self.positions[index, -1:] + 1
-
-    def _adding(self, layer: int) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            hidden = hidden_of(output)
-            self.deltas[layer] = self.deltas[layer].to(hidden)
-            return with_hidden(output, hidden + self.deltas[layer][:, None])
-
-        return hook
-
-
-def _dense(edits: Sequence[Sequence[Edit]]) -> dict[int, Tensor]:
-    """Summed deltas of each row at each layer that any row edits. layer -> [R, D]"""
-    dense: dict[int, Tensor] = {}
-    for row, own in enumerate(edits):
-        for edit in own:
-            if edit.layer not in dense:
-                dense[edit.layer] = torch.zeros(len(edits), len(edit.delta), device=edit.delta.device)
-            dense[edit.layer][row] += edit.delta.float().to(dense[edit.layer].device)
-    return dense
+        self.said += 1

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from caa_bench.engine.batches import Padded, pad
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.pack import Rows, packed
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import Split
-from caa_bench.engine.steer import steered
+from caa_bench.engine.steer import hooked
 from caa_bench.models.blocks import input_device
 from caa_bench.models.prompts import Prompt
 
@@ -28,7 +29,7 @@ def padded_logits(
     model: nn.Module, padded: Padded, prompts: Sequence[Prompt], edits: Sequence[Edit], *, keep: int
 ) -> Tensor:
     """One full forward of the batch that `prompts` were padded to: logits at its last places. [B, keep, V] fp32"""
-    with steered(model, edits, prompts):
+    with batch_of(prompts), hooked(model, edits):
         output = model(
             input_ids=padded.ids,
             attention_mask=padded.mask,

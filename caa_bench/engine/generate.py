@@ -1,4 +1,4 @@
-"""Continuations of many prompts under many conditions, decoded together: every pair is a row with its own dense delta.
+"""Continuations of many prompts under many conditions, decoded together: every pair is a row with its own edits.
 
 Shapes: N prompts, C conditions, B prompts of a batch, R rows still speaking, S tokens of a forward, V vocabulary.
 """
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from caa_bench.engine.batches import batched
 from caa_bench.engine.decoding import Speakers
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share, shareable
-from caa_bench.engine.steer import check_layers, steered
-from caa_bench.models.blocks import frozen, input_device, num_layers
+from caa_bench.engine.sites import check_edits
+from caa_bench.engine.steer import hooked
+from caa_bench.models.blocks import frozen, input_device
 from caa_bench.models.prompts import Prompt
+from caa_bench.models.rope import beyond_rope, forget_lengths, rope_limit
 
 # Rows of one decoding batch: each holds keys and values of its own for prompt and continuation.
 _MOST_ROWS = 256
@@ -102,27 +105,29 @@ def generate(
         `[N][C]` continuations.
 
     Raises:
-        ValueError: seeds are missing, or an edit names a block that is not there.
+        ValueError: seeds are missing, or an edit names a place that is not there.
     """
     if temperature > 0 and seeds is None:
         raise ValueError("temperature is above 0: give seeds, one a row")
     for edits in conditions:
-        check_layers(edits, num_layers(model))
+        check_edits(model, edits)
+    wanted = [[edit for edit in edits if not edit.change.is_identity] for edits in conditions]
     decoding = Decoding(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), temperature=temperature)
     said: dict[tuple[int, int], Continuation] = {}
     with frozen(model):
-        sharing = share_prefix and can_share(model, prompts)
-        shared = [c for c, edits in enumerate(conditions) if sharing and shareable(edits)]
+        alone = beyond_rope(model, prompts, more=max_new_tokens)
+        sharing = share_prefix and not alone and can_share(model, prompts)
+        shared = [c for c, edits in enumerate(wanted) if sharing and shareable(edits)]
         for group in batched(prompts, batch_size, batch_cost=16 * max_new_tokens) if shared else []:
             size = max(1, _MOST_ROWS // len(group))
             for start in range(0, len(shared), size):
                 rows = [(n, c) for n in group for c in shared[start : start + size]]
                 generators = [_generator(seeds, n, c) for n, c in rows]
-                ended = _together(model, prompts, conditions, rows=rows, decoding=decoding, generators=generators)
+                ended = _together(model, prompts, wanted, rows=rows, decoding=decoding, generators=generators)
                 said.update(zip(rows, ended, strict=True))
         for n, prompt in enumerate(prompts):
-            for c in set(range(len(conditions))) - set(shared):
-                said[n, c] = _alone(model, prompt, conditions[c], decoding=decoding, generator=_generator(seeds, n, c))
+            for c in set(range(len(wanted))) - set(shared):
+                said[n, c] = _alone(model, prompt, wanted[c], decoding=decoding, generator=_generator(seeds, n, c))
     return [[said[n, c] for c in range(len(conditions))] for n in range(len(prompts))]
 
 
@@ -142,7 +147,8 @@ def _together(
     """Decode (prompt, condition) rows of one batch; the prefix of each prompt is computed once."""
     group = list(dict.fromkeys(n for n, _ in rows))
     suffix = len(prompts[group[0]].ids) - prompts[group[0]].first_position
-    prefix = split(model, [prompts[n] for n in group], suffix=suffix)
+    with batch_of([prompts[n] for n in group]):
+        prefix = split(model, [prompts[n] for n in group], suffix=suffix)
     new: list[list[int]] = [[] for _ in rows]
     log_probs: list[list[float]] = [[] for _ in rows]
     ended: list[Literal["stop", "length"]] = ["length"] * len(rows)
@@ -154,7 +160,9 @@ def _together(
     )
     alive = list(range(len(rows)))
     for _ in range(decoding.max_new_tokens):
-        picked = decoding.pick(speakers.forward(model), [generators[row] for row in alive])
+        with batch_of([prompts[rows[row][0]] for row in alive]):
+            logits = speakers.forward(model)
+        picked = decoding.pick(logits, [generators[row] for row in alive])
         keep = [place for place, token in enumerate(picked.tokens) if token not in decoding.stop_ids]
         for row, token, log_prob in zip(alive, picked.tokens, picked.log_probs, strict=True):
             if token in decoding.stop_ids:
@@ -179,8 +187,12 @@ def _alone(
     new: list[int] = []
     log_probs: list[float] = []
     chunk, cache, seen = list(prompt.ids), None, 0
-    with steered(model, edits, [prompt]):
+    limit = rope_limit(model)
+    forget_lengths(model)
+    with batch_of([prompt]), hooked(model, edits):
         while len(new) < decoding.max_new_tokens:
+            if limit is not None and len(prompt.ids) + len(new) > limit:  # what is cached was turned another way
+                chunk, cache, seen = [*prompt.ids, *new], None, 0
             ids = torch.tensor([chunk], device=input_device(model))
             positions = torch.arange(seen, seen + len(chunk), device=ids.device)[None]
             output = model(

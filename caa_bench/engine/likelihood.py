@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from caa_bench.engine.batches import batched, pad
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import padded_logits
-from caa_bench.engine.steer import check_layers
-from caa_bench.models.blocks import frozen, input_device, num_layers, text_config
+from caa_bench.engine.sites import check_edits
+from caa_bench.models.blocks import frozen, input_device, text_config
 from caa_bench.models.prompts import Prompt
+from caa_bench.models.rope import rope_apart
 
 # Bounds the logits of one forward, [B, T, V] in fp32 and once more as log-probabilities: half a GB.
 _MOST_LOGITS = 2**26
@@ -63,9 +64,9 @@ def forced(
         batch_size: most rows of one forward; fewer where the answers are long.
 
     Raises:
-        ValueError: an edit names a block that is not there, or prompts and answers are not as many.
+        ValueError: an edit names a place that is not there, or prompts and answers are not as many.
     """
-    check_layers(edits, num_layers(model))
+    check_edits(model, edits)
     found = [Forced() for _ in answers]
     spoken = [n for n, (_, answer) in enumerate(zip(prompts, answers, strict=True)) if answer]
     # Without each answer's last token, which nothing follows: a whole text may be one longer than the context.
@@ -75,7 +76,7 @@ def forced(
     longest = max((len(answer) for answer in answers), default=0)
     most = max(1, min(batch_size, _MOST_LOGITS // ((longest + 1) * int(text_config(model).vocab_size))))
     with frozen(model):
-        for group in batched(flat, most):
+        for group in rope_apart(model, flat, batched(flat, most)):
             rows, said = [whole[place] for place in group], [answers[spoken[place]] for place in group]
             log_probs, likeliest = _answers(model, rows, said, edits)
             for place, answer, own, lead in zip(group, said, log_probs.tolist(), likeliest.tolist(), strict=True):

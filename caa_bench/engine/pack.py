@@ -13,13 +13,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from caa_bench.engine.edit import Edit
-from caa_bench.engine.steer import hidden_of, with_hidden
+from caa_bench.engine.changes import Add
+from caa_bench.engine.edit import Edit, Site, by_place
+from caa_bench.engine.steer import on_site
 from caa_bench.models.blocks import base_model, blocks
 
 
@@ -31,32 +33,65 @@ class Rows:
     """Conditions in the order in which they join the pack; row 0 is the unsteered one.
 
     Args:
-        conditions: edits of each condition; those without any stay row 0.
+        conditions: edits of each condition, all of which keep the prefix; those without any stay row 0.
         layers: how many blocks the model has.
     """
 
     def __init__(self, conditions: Sequence[Sequence[Edit]], layers: int) -> None:
-        joins = [min((edit.layer for edit in edits), default=layers) for edits in conditions]
-        order = sorted((row for row in range(len(conditions)) if joins[row] < layers), key=lambda row: joins[row])
+        places = [by_place(edits) for edits in conditions]
+        joins = [min((edit.follows for edit in edits), default=layers) for edits in conditions]
+        first = [own.get((join, "block"), []) for own, join in zip(places, joins, strict=True)]
+        # Rows that join with one addition stand together, so that a block lets them in at once
+        added = [len(edits) == 1 and edits[0].is_plain for edits in first]
+        order = sorted(
+            (row for row in range(len(conditions)) if joins[row] < layers), key=lambda row: (joins[row], not added[row])
+        )
         place = {condition: row for row, condition in enumerate(order, start=1)}
         self.row_of = [place.get(condition, 0) for condition in range(len(conditions))]
         self.count = len(order) + 1
-        self.joining: dict[int, list[Tensor]] = {}  # layer -> summed delta of each row that joins after that block
-        self.later: dict[int, list[tuple[int, Tensor]]] = {}  # layer -> (row, delta) of rows already in the pack
+        self.adding: dict[int, list[Tensor]] = {}  # block -> delta of each row that joins after it with one addition
+        self.joining: dict[
+            int, list[list[Edit]]
+        ] = {}  # block -> edits of each other row that joins after it; -1: first
+        self.later: dict[tuple[int, Site], list[tuple[int, list[Edit]]]] = {}  # place -> (row, edits) in the pack
         for condition in order:
-            first = joins[condition]
-            deltas = [edit.delta for edit in conditions[condition] if edit.layer == first]
-            self.joining.setdefault(first, []).append(torch.stack([delta.float() for delta in deltas]).sum(0))
-            for edit in conditions[condition]:
-                if edit.layer > first:
-                    self.later.setdefault(edit.layer, []).append((place[condition], edit.delta))
+            join, edits = joins[condition], first[condition]
+            if added[condition] and isinstance(edits[0].change, Add):
+                self.adding.setdefault(join, []).append(edits[0].change.delta.float())
+            else:
+                self.joining.setdefault(join, []).append(edits)
+            self.later.setdefault((join, "block"), [])
+            for where, own in places[condition].items():
+                if where != (join, "block"):
+                    self.later.setdefault(where, []).append((place[condition], own))
         self._stacked: dict[int, Tensor] = {}
 
-    def stacked(self, layer: int, like: Tensor) -> Tensor:
-        """Deltas of the rows that join after `layer`, moved to the hidden state once. [rows, D]"""
-        if layer not in self._stacked:
-            self._stacked[layer] = torch.stack(self.joining[layer]).to(like)
-        return self._stacked[layer]
+    def joined(self, layer: int, unsteered: Tensor) -> list[Tensor]:
+        """Rows that join after `layer`, made from the unsteered one. [B, S, D] -> [B, rows, S, D] each"""
+        parts = []
+        if layer in self.adding:
+            if layer not in self._stacked:
+                self._stacked[layer] = torch.stack(self.adding[layer]).to(unsteered)  # moved there once
+            parts.append(unsteered[:, None] + self._stacked[layer][None, :, None])
+        return parts + [edited_suffix(unsteered, edits)[:, None] for edits in self.joining.get(layer, [])]
+
+    def joins_after(self, layer: int) -> bool:
+        """Whether any row does."""
+        return layer in self.adding or layer in self.joining
+
+
+def edited_suffix(hidden: Tensor, edits: Sequence[Edit], *, start: int = 0) -> Tensor:
+    """States from the first position on, edited in order; the first one itself is no part of the answer. [..., S, D]
+
+    Args:
+        start: how many positions after the first one the suffix begins.
+    """
+    for edit in edits:
+        changed = edit.change(hidden)
+        if edit.positions == "answer" and start == 0:
+            changed = torch.cat([hidden[..., :1, :], changed[..., 1:, :]], dim=-2)
+        hidden = changed
+    return hidden
 
 
 @contextmanager
@@ -77,9 +112,13 @@ def packed(model: nn.Module, rows: Rows, *, prefix: int, suffix: int, start: int
     with ExitStack() as hooks:
         for layer, block in enumerate(blocks(model)):
             signature = inspect.signature(block.forward)
-            hooks.callback(block.register_forward_pre_hook(pack.entering(signature), with_kwargs=True).remove)
-            if layer in rows.joining or layer in rows.later:
-                hooks.callback(block.register_forward_hook(pack.leaving(layer)).remove)
+            entering = pack.entering(signature, opening=layer == 0)
+            hooks.callback(block.register_forward_pre_hook(entering, with_kwargs=True).remove)
+        for (layer, site), own in rows.later.items():
+            if layer < 0:  # in front of all blocks, where `entering` lets rows in
+                continue
+            change = partial(pack.edited, layer, own) if site == "block" else partial(pack.edited, None, own)
+            hooks.callback(on_site(model, layer, site, change).remove)
         if head is not None:
             hooks.callback(head.register_forward_pre_hook(pack.last_positions).remove)
         yield
@@ -96,14 +135,20 @@ class _Pack:
         # so that its id stays its own.
         self._built: dict[tuple[int, int], tuple[Any, Any]] = {}
 
-    def entering(self, signature: inspect.Signature) -> Callable[..., Any]:
-        """Pre-hook of a block: widen masks and positions to as many rows as the hidden state has."""
+    def entering(self, signature: inspect.Signature, *, opening: bool) -> Callable[..., Any]:
+        """Pre-hook of a block: widen masks and positions to as many rows as the hidden state has.
+
+        Args:
+            opening: of the first block, where rows join whose edit acts within it.
+        """
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self.now == 1:
+            if self.now == 1 and not (opening and self.rows.joins_after(-1)):
                 return None
             bound = signature.bind(*args, **kwargs)
             names = list(bound.arguments)
+            if opening and self.rows.joins_after(-1):
+                bound.arguments[names[0]] = self.edited(-1, [], bound.arguments[names[0]])
             self.device = bound.arguments[names[0]].device
             for name in names[1:]:  # the first is the hidden state, wide already
                 value = bound.arguments[name]
@@ -115,23 +160,22 @@ class _Pack:
 
         return hook
 
-    def leaving(self, layer: int) -> Callable[..., Any]:
-        """Hook of a block: steer rows that are there, and let in those that this block's edit sets apart."""
+    def edited(self, layer: int | None, later: Sequence[tuple[int, Sequence[Edit]]], hidden: Tensor) -> Tensor:
+        """Edit rows that are there, and let in those that are set apart from here on. [B, R*S, D]
 
-        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            hidden = hidden_of(output)
-            table = hidden.unflatten(1, (self.now, self.suffix))  # [B, R, S, D]
-            if layer in self.rows.later:
-                table = table.clone()
-                for row, delta in self.rows.later[layer]:
-                    table[:, row] += delta.to(table)
-            if layer in self.rows.joining:
-                deltas = self.rows.stacked(layer, hidden)
-                table = torch.cat([table, table[:, :1] + deltas[None, :, None]], dim=1)
-                self.now = table.shape[1]
-            return with_hidden(output, table.flatten(1, 2))
-
-        return hook
+        Args:
+            layer: the block behind which rows join; None where none can.
+            later: (row, edits) of rows in the pack.
+        """
+        table = hidden.unflatten(1, (self.now, self.suffix))  # [B, R, S, D]
+        if later:
+            table = table.clone()
+            for row, edits in later:
+                table[:, row] = edited_suffix(table[:, row], edits)
+        if layer is not None and (joined := self.rows.joined(layer, table[:, 0])):
+            table = torch.cat([table, *joined], dim=1)
+            self.now = table.shape[1]
+        return table.flatten(1, 2)
 
     def last_positions(self, _module: nn.Module, args: tuple[Any, ...]) -> Any:
         """Pre-hook of the head: logits are made for the last token of each row only."""

@@ -16,11 +16,13 @@ from caa_bench.engine.batches import batched
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import full_logits, shared_logits
 from caa_bench.engine.pack import Rows
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share, shareable
-from caa_bench.engine.steer import check_layers
+from caa_bench.engine.sites import check_edits
 from caa_bench.models.blocks import frozen, num_layers, text_config
 from caa_bench.models.prompts import ChoicePrompt
+from caa_bench.models.rope import rope_apart
 
 # Bounds of one suffix pass: logits [B, R, V], hidden states [B, R*S, D], and R*S because attention is quadratic in it.
 _MOST_LOGITS = 2**26
@@ -53,28 +55,30 @@ def score(
     """Logits of every prompt's candidates after it, under every condition.
 
     Args:
-        conditions: edits of each; an empty list is the model as it is. A zero delta is the same as none.
+        conditions: edits of each; an empty list is the model as it is. One that changes
+            nothing, like a zero delta, is the same as none.
         batch_size: most prompts in one batch (see `batches.batched`).
         share_prefix: False recomputes the whole prompt for every condition, as a check.
 
     Raises:
-        ValueError: an edit names a block that is not there, or a prompt's first position is outside of it.
+        ValueError: an edit names a place that is not there, or a prompt's first position is outside of it.
     """
     for edits in conditions:
-        check_layers(edits, num_layers(model))
-    wanted = [[edit for edit in edits if bool(edit.delta.any())] for edits in conditions]
+        check_edits(model, edits)
+    wanted = [[edit for edit in edits if not edit.change.is_identity] for edits in conditions]
     options = max((len(prompt.candidates) for prompt in prompts), default=0)
     logits = torch.full((len(prompts), len(conditions), options), math.nan)
     log_z = torch.full((len(prompts), len(conditions)), math.nan)
     half = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
     with frozen(model):
         sharing = share_prefix and any(shareable(edits) for edits in wanted) and can_share(model, prompts)
-        for group in batched(prompts, batch_size, exact=half):
+        for group in rope_apart(model, prompts, batched(prompts, batch_size, exact=half)):
             chosen = [prompts[row] for row in group]
-            for columns, last in _last_logits(model, chosen, wanted, sharing=sharing):
-                where = (torch.tensor(group)[:, None], torch.tensor(columns)[None])
-                logits[where] = _of_candidates(last, chosen, options)
-                log_z[where] = last.logsumexp(-1).cpu()
+            with batch_of(chosen):
+                for columns, last in _last_logits(model, chosen, wanted, sharing=sharing):
+                    where = (torch.tensor(group)[:, None], torch.tensor(columns)[None])
+                    logits[where] = _of_candidates(last, chosen, options)
+                    log_z[where] = last.logsumexp(-1).cpu()
     return Scores(logits=logits, log_z=log_z)
 
 
@@ -87,7 +91,7 @@ def _last_logits(
     if shared:
         suffix = len(prompts[0].ids) - prompts[0].first_position
         prefix = split(model, prompts, suffix=suffix)
-        shared.sort(key=lambda column: min((edit.layer for edit in conditions[column]), default=layers))
+        shared.sort(key=lambda column: min((edit.follows for edit in conditions[column]), default=layers))
         size = _rows_at_once(len(prompts), suffix, text_config(model).vocab_size)
         for start in range(0, len(shared), size):
             columns = shared[start : start + size]

@@ -12,12 +12,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import full_logits, shared_logits
 from caa_bench.engine.pack import Rows, Unshareable
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import split
 from caa_bench.models.blocks import base_model, frozen, hidden_size, num_layers, text_config
 from caa_bench.models.prompts import Prompt
+from caa_bench.models.rope import beyond_rope
 
 _log = logging.getLogger(__name__)
 _PLAIN = {"full_attention", "sliding_attention"}
@@ -30,7 +33,7 @@ def can_share(model: nn.Module, prompts: Sequence[Prompt]) -> bool:
     Args:
         prompts: the first one lends its tokens for the trial.
     """
-    if not prompts:
+    if not prompts or beyond_rope(model, prompts):
         return False
     key = base_model(model)
     if key not in _obstacles:
@@ -42,7 +45,7 @@ def can_share(model: nn.Module, prompts: Sequence[Prompt]) -> bool:
 
 def shareable(edits: Sequence[Edit]) -> bool:
     """True if nothing before the instruction's end changes, so that the prefix stays the same."""
-    return all(edit.first_position == "instruction_end" for edit in edits)
+    return all(edit.keeps_prefix for edit in edits)
 
 
 def _obstacle(model: nn.Module, prompt: Prompt) -> str:
@@ -72,10 +75,11 @@ def _trial(model: nn.Module, prompt: Prompt) -> tuple[float, float]:
     last, wave = num_layers(model) - 1, torch.arange(hidden_size(model)).sin()
     conditions: list[list[Edit]] = [
         [],
-        [Edit(layer=0, delta=wave), Edit(layer=last, delta=-wave)],
-        [Edit(layer=last // 2, delta=-wave)],
+        [Edit(0, Add(wave)), Edit(last, Add(-wave))],
+        [Edit(last // 2, Add(-wave))],
     ]
     rows = Rows(conditions, num_layers(model))
-    shared = shared_logits(model, split(model, prompts, suffix=2), rows)[:, rows.row_of]
+    with batch_of(prompts):
+        shared = shared_logits(model, split(model, prompts, suffix=2), rows)[:, rows.row_of]
     full: Tensor = torch.stack([full_logits(model, prompts, edits) for edits in conditions], dim=1)
     return float((shared - full).abs().mean()), float(full.std())

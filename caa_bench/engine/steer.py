@@ -1,59 +1,84 @@
 """Edits as forward hooks: what the engine's fast path is held equal to, and what `Intervention.attach` uses.
 
-Positions are ABSOLUTE: the same token is steered whatever the padding, the cache or the chunking of a forward.
 Shapes: B rows of a forward, T tokens of it, D hidden size.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from caa_bench.engine.edit import Edit
-from caa_bench.models.blocks import blocks, decoder
-from caa_bench.models.prompts import Prompt
+from caa_bench.engine.edit import Edit, Site, by_place
+from caa_bench.engine.positions import Positions, tracked
+from caa_bench.engine.sites import check_edits, site_module
+
+_attached: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
+"""Ids of the hooks of `steered` on each module, oldest first."""
 
 
 @contextmanager
-def steered(model: nn.Module, edits: Sequence[Edit], prompts: Sequence[Prompt]) -> Iterator[None]:
-    """Inside, every forward of `model` is steered: plain, cached or `model.generate`, padded on either side.
+def steered(model: nn.Module, edits: Sequence[Edit]) -> Iterator[None]:
+    """Inside, every forward of `model` is edited: the engine's, a plain or cached one, and `model.generate`.
+
+    Where the engine runs, or inside `batch_of(prompts)`, an edit begins at each prompt's own `first_position`, whatever
+    the order and the number of the rows. Around a plain transformers call, padded on either side, the first position of
+    a row is the last token that is no padding (attention mask; without one, the last token) of the forward that begins
+    with an empty cache; what is generated goes on from there through that cache. Blocks nest: the outer one acts first.
 
     Args:
         model: a causal language model of transformers, also inside peft.
-        edits: what to add; every row gets all of them.
-        prompts: one per row of the batches that follow, in order; only `first_position` is read. A batch of n times
-            as many rows (beams, several returned sequences) takes each prompt n times in a row.
+        edits: of every row, applied in order.
 
     Raises:
-        ValueError: an edit names a block that is not there, or there are edits and no prompts; inside, a batch that
-            does not fit the prompts.
+        ValueError: an edit names a place that is not there; inside, a batch that does not fit its prompts, or a cache
+            that was begun elsewhere, so that nobody knows where its prompts end.
     """
-    layers = blocks(model)
-    check_layers(edits, len(layers))
-    if edits and not prompts:
-        raise ValueError("no prompts given: edits need one per row of the batches that follow, in order")
-    with ExitStack() as hooks:
-        if edits:
-            module = decoder(model)
-            tracker = _Positions(module, prompts)
-            hooks.callback(module.register_forward_pre_hook(tracker, with_kwargs=True).remove)
-        for layer in sorted({edit.layer for edit in edits}):
-            hook = _Add([edit for edit in edits if edit.layer == layer], tracker)
-            # prepend: `output_hidden_states` collects with hooks too, and those must see the change
-            hooks.callback(layers[layer].register_forward_hook(hook, prepend=True).remove)
+    # ahead: `output_hidden_states` collects with hooks too, and those must see the change
+    with hooked(model, edits, ahead=True):
         yield
 
 
-def check_layers(edits: Sequence[Edit], count: int) -> None:
-    """Raise ValueError for an edit of a block that is not there: it would steer nothing, silently."""
-    for edit in edits:
-        if not 0 <= edit.layer < count:
-            raise ValueError(f"layer ({edit.layer}) must be in 0..{count - 1}")
+@contextmanager
+def hooked(model: nn.Module, edits: Sequence[Edit], *, ahead: bool = False) -> Iterator[None]:
+    """`steered` behind every hook that is there already, as the engine puts conditions on top of what is attached.
+
+    Args:
+        ahead: in front of all hooks but those of an outer `steered`.
+    """
+    check_edits(model, edits)
+    acting = [edit for edit in edits if not edit.change.is_identity]
+    with ExitStack() as hooks:
+        if acting:
+            positions = hooks.enter_context(tracked(model))
+        for (layer, site), own in by_place(acting).items():
+            handle = on_site(model, layer, site, _Edited(own, positions), ahead=ahead)
+            hooks.callback(handle.remove)
+            if ahead:
+                hooks.callback(_keep_order(site_module(model, layer, site), handle))
+        yield
+
+
+def on_site(
+    model: nn.Module, layer: int, site: Site, change: Callable[[Tensor], Tensor], *, ahead: bool = False
+) -> RemovableHandle:
+    """A hook that puts `change(hidden)` in place of the hidden state at a site.
+
+    Args:
+        ahead: before the hooks that are there already.
+    """
+    module = site_module(model, layer, site)
+    if site == "heads":
+        return module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
+    return module.register_forward_hook(
+        lambda _, __, output: with_hidden(output, change(hidden_of(output))), prepend=ahead
+    )
 
 
 def hidden_of(output: Any) -> Tensor:
@@ -66,61 +91,26 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
-class _Positions:
-    """Pre-hook of the decoder: which tokens of the forward under way are steered."""
-
-    def __init__(self, module: nn.Module, prompts: Sequence[Prompt]) -> None:
-        self.firsts = [prompt.first_position for prompt in prompts]
-        self.signature = inspect.signature(module.forward)
-        self.after: Tensor | None = None  # [B, T] bool, at or after each row's first position; None is everywhere
-        self.real: Tensor | None = None  # [B, T] bool, not padding; None where the forward has no mask
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = self.signature.bind_partial(*args, **kwargs).arguments
-        given = {**given, **given.pop("kwargs", {})}
-        tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
-        rows, width = tokens.shape[:2]
-        if rows % len(self.firsts):
-            raise ValueError(f"a batch of {rows} rows does not fit the {len(self.firsts)} prompts to steer")
-        mask = given.get("attention_mask")
-        mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-        self.real = None if mask is None else mask[:, -width:].bool()
-        firsts = torch.tensor(self.firsts, device=tokens.device).repeat_interleave(rows // len(self.firsts))
-        self.after = _absolute(given, mask, width, tokens.device) >= firsts[:, None]
+def _keep_order(module: nn.Module, handle: RemovableHandle) -> Callable[[], None]:
+    """Put older hooks of `steered` in front of a new one again, so that nested blocks act from the outside in."""
+    mine = _attached.setdefault(module, [])
+    hooks = cast("OrderedDict[int, Any]", module._forward_hooks)
+    for older in reversed(mine):
+        if older in hooks:  # those of `heads` are in another list, in order by themselves
+            hooks.move_to_end(older, last=False)
+    mine.append(handle.id)
+    return lambda: mine.remove(handle.id)
 
 
-def _absolute(given: dict[str, Any], mask: Tensor | None, width: int, device: torch.device) -> Tensor:
-    """Absolute position of each token of a forward. [B or 1, T]"""
-    positions = given.get("position_ids")
-    if isinstance(positions, Tensor) and positions.ndim == 2:
-        return positions.to(device)
-    if mask is not None:
-        return (mask.to(device).cumsum(-1) - 1)[:, -width:]
-    cache = given.get("past_key_values")
-    seen = 0 if cache is None else int(cache.get_seq_length())
-    return torch.arange(seen, seen + width, device=device)[None]
+class _Edited:
+    """Apply the edits of one place, each at its own positions."""
 
+    def __init__(self, edits: Sequence[Edit], positions: Positions) -> None:
+        self.edits, self.positions = edits, positions
 
-class _Add:
-    """Hook of one block: add the deltas to its output."""
-
-    def __init__(self, edits: Sequence[Edit], tracker: _Positions) -> None:
-        self.tracker = tracker
-        self.deltas = {
-            first: torch.stack([edit.delta.float() for edit in edits if edit.first_position == first]).sum(0)
-            for first in {edit.first_position for edit in edits}
-        }
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        hidden = hidden_of(output)
-        for first, delta in self.deltas.items():
-            if delta.dtype != hidden.dtype or delta.device != hidden.device:
-                delta = self.deltas[first] = delta.to(hidden)
-            parts = [self.tracker.real, self.tracker.after if first == "instruction_end" else None]
-            chosen = [part.to(hidden.device) for part in parts if part is not None]
-            if chosen:
-                where = torch.stack(torch.broadcast_tensors(*chosen)).all(0)[..., None]  # [B, T, 1]
-                hidden = hidden + where.to(hidden.dtype) * delta
-            else:
-                hidden = hidden + delta
-        return with_hidden(output, hidden)
+    def __call__(self, hidden: Tensor) -> Tensor:
+        for edit in self.edits:
+            changed = edit.change(hidden)
+            where = self.positions.of(edit.positions, hidden)
+            hidden = changed if where is None else torch.where(where, changed, hidden)
+        return hidden

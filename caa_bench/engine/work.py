@@ -54,7 +54,7 @@ def score_bound(prompts: Sequence[Prompt], conditions: Sequence[Sequence[Edit]],
     P*N for the tokens before the first steered one, S*N for one unsteered pass over the steered ones, and S*(N-1-L) a
     condition for the blocks above the first one it changes (L from 0).
     """
-    above = sum(layers - 1 - min(edit.layer for edit in edits) for edits in conditions if edits)
+    above = sum(layers - 1 - min(edit.follows for edit in edits) for edits in conditions if edits)
     return sum(len(prompt.ids) * layers + (len(prompt.ids) - prompt.first_position) * above for prompt in prompts)
 
 

@@ -42,7 +42,7 @@ class AnswerProbability(Evaluator):
             )
             return _rows(asked, one.treatments, scores)
 
-        return job.measure(prompts, rows_of)
+        return job.measure(rows_of)
 
 
 def _rows(asked: Sequence[tuple[Item, Variant]], treatments: Sequence[Treatment], scores: Scores) -> list[Row]:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from caa_bench.behaviors.items import variants
+from caa_bench.config.values import configured
 from caa_bench.interventions.base import Condition, Intervention
+from caa_bench.storage.registry import code_key
 
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
     from caa_bench.behaviors.items import Protocol
     from caa_bench.engine.edit import Edit
     from caa_bench.models.model import ChatModel
-    from caa_bench.models.prompts import Prompt
     from caa_bench.runs.folder import RowStore, RunFolder
     from caa_bench.runs.signals import Stop
 
@@ -69,7 +70,7 @@ class Job:
     prompts_per_pass: int = 16
     seed: int = 0
 
-    def measure(self, prompts: Sequence[Prompt], rows_of: Callable[[Pass], list[Row]]) -> list[Row]:
+    def measure(self, rows_of: Callable[[Pass], list[Row]]) -> list[Row]:
         """Rows of all treatments: those with edits in one pass, each other one alone under `attach`.
 
         Calls back rather than yields, so that everything is detached before an exception leaves.
@@ -77,11 +78,11 @@ class Job:
         base_edits = self.base.edits(self.dose)
         rows: list[Row] = []
         together = Pass(treatments=[], edits=[])
-        with self._attached(self.base if base_edits is None else None, self.dose, prompts):
+        with self._attached(self.base if base_edits is None else None, self.dose):
             for treatment in self.treatments:
                 own = [] if treatment.intervention is None else treatment.intervention.edits(treatment.condition)
                 if own is None:
-                    with self._attached(treatment.intervention, treatment.condition, prompts):
+                    with self._attached(treatment.intervention, treatment.condition):
                         rows += rows_of(Pass(treatments=[treatment], edits=[base_edits or []]))
                 else:
                     together.treatments.append(treatment)
@@ -91,10 +92,8 @@ class Job:
         return rows
 
     @contextmanager
-    def _attached(
-        self, intervention: Intervention | None, dose: Condition, prompts: Sequence[Prompt]
-    ) -> Iterator[None]:
-        block = nullcontext() if intervention is None else intervention.attach(self.chat.model, dose, prompts=prompts)
+    def _attached(self, intervention: Intervention | None, dose: Condition) -> Iterator[None]:
+        block = nullcontext() if intervention is None else intervention.attach(self.chat.model, dose)
         with block:
             yield
 
@@ -105,7 +104,7 @@ class Pass:
 
     Args:
         treatments: in the order of `edits`.
-        edits: what each adds, the base's own edits included. [C]
+        edits: what each changes, the base's own edits first. [C]
     """
 
     treatments: list[Treatment]
@@ -131,10 +130,11 @@ class Aftermath:
 
 
 class Evaluator:
-    """Measures items under treatments.
+    """Measures items under treatments: `AnswerProbability(multipliers=[-1, 1])`.
 
     Args:
-        config: its recipe section; `Config()` where not given.
+        config: its recipe section; the defaults where neither it nor `settings` are given.
+        **settings: the keys of the recipe section by name, checked as in a recipe.
     """
 
     name: ClassVar[str] = ""
@@ -158,8 +158,14 @@ class Evaluator:
         bases: tuple[str, ...] | None = None
         multipliers: tuple[float, ...] | None = None
 
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = self.Config() if config is None else config
+    def __init__(self, config: Any = None, **settings: Any) -> None:
+        section = self.name or type(self).__name__
+        self.config: Any = configured(self.Config, config, settings, section=section)
+
+    def __repr__(self) -> str:
+        """Its class with what differs from the defaults, as it could be written."""
+        values = ((key.name, getattr(self.config, key.name), key.default) for key in fields(self.config))
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v, default in values if v != default)})"
 
     @classmethod
     def build(cls, config: Any, *, data_dir: Path | None, judges: Mapping[str, Any]) -> Self:
@@ -176,7 +182,8 @@ class Evaluator:
 
     def settings(self) -> dict[str, Any]:
         """Everything in the config that decides a row, as JSON: part of every content key."""
-        return {key: value for key, value in asdict(self.config).items() if key not in self.grid}
+        code = {"code": key} if "name" in vars(type(self)) and (key := code_key(type(self))) else {}
+        return code | {key: value for key, value in asdict(self.config).items() if key not in self.grid}
 
     def check(self, behavior: Behavior, chat: ChatModel, *, split: str) -> list[str]:
         """One line for each thing that cannot work; run before any weights load."""

@@ -46,8 +46,8 @@ class Capability(Evaluator):
 
         source: Literal["own", "mmlu", "truthfulqa"] = "own"
 
-    def __init__(self, config: Any = None, *, data_dir: Path | None = None) -> None:
-        super().__init__(config)
+    def __init__(self, config: Any = None, *, data_dir: Path | None = None, **settings: Any) -> None:
+        super().__init__(config, **settings)
         self.data_dir = data_dir
 
     @classmethod
@@ -62,7 +62,7 @@ class Capability(Evaluator):
             UserError: the published file is not there, or it has faults.
         """
         source, faults = self.config.source, Faults()
-        read = read_items(self._file(), behavior=source, split=source, faults=faults, keys=CAPABILITY)
+        read = read_items(self._file(), behavior=source, split=source, faults=faults, keys=CAPABILITY, twins=True)
         faults.refuse()
         seen: Counter[str] = Counter()
         turns = []

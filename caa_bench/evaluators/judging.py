@@ -35,8 +35,11 @@ def judge_answers(judges: Sequence[Judge], work: Aftermath) -> list[str]:
         settings = judge.settings(work.behavior)
         facts.append({"name": judge.name, "settings": settings} | judge.reliability(work.behavior))
         order[judge.name] = [judgement_key(settings, one) for one in asked]
+        said = kept.of(judge.name)
         waiting = [
-            (key, one) for key, one in zip(order[judge.name], asked, strict=True) if key not in kept.of(judge.name)
+            (key, one)
+            for key, one in zip(order[judge.name], asked, strict=True)
+            if key not in said or not judge.finished(said[key])
         ]
         if waiting:
             missing += _judge(judge, waiting, kept, work)
@@ -66,10 +69,11 @@ def _judge(judge: Judge, waiting: Sequence[tuple[str, Asked]], kept: Judgements,
     finally:
         said.close()  # now, and not when it is collected: it may have requests under way
         kept.append(judge.name, unwritten)
-    left = sum(key not in kept.of(judge.name) for key, _ in waiting)
+    known = kept.of(judge.name)
+    left = sum(key not in known or not judge.finished(known[key]) for key, _ in waiting)
     if left:
         why = ", ".join(judge.complaints()) or "no reason given"
         yield (
             f"judge {judge.name}: {left} of {len(waiting)} answers have no judgement ({why}); "
-            "run the same command again to ask for these alone"
+            "the next run asks for these alone"
         )

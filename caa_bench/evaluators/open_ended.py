@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from caa_bench.models.prompts import Prompt
 
 DEFAULT = "default"
+MOST_NEW_TOKENS = 32_768
 
 
 class OpenEnded(Evaluator):
@@ -32,7 +33,8 @@ class OpenEnded(Evaluator):
 
     Args:
         config: its recipe section.
-        judges: who scores the answers, the leading one first; those that `config.judges` names where not given.
+        judges: who scores the answers, the leading one first, objects or names; those that `config.judges` names where
+            not given.
     """
 
     name = "open_ended"
@@ -58,16 +60,22 @@ class OpenEnded(Evaluator):
 
         def __post_init__(self) -> None:
             lines = too_few({"max_new_tokens": self.max_new_tokens, "limit": self.limit})
-            if self.temperature < 0:
-                lines.append(f"temperature: {self.temperature:g} is below 0; give 0 or more")
+            if self.max_new_tokens > MOST_NEW_TOKENS:
+                lines.append(
+                    f"max_new_tokens: {self.max_new_tokens:,} is longer than any answer; give at most "
+                    f"{MOST_NEW_TOKENS:,}"
+                )
+            if not 0 <= self.temperature < math.inf:
+                lines.append(f"temperature: {self.temperature:g} is no temperature; give 0 or more")
             if "" in self.stop:
                 lines.append("stop: an empty text ends every answer; delete it")
             if lines:
                 raise ValueError("\n".join(lines))
 
-    def __init__(self, config: Any = None, *, judges: Sequence[Judge] = ()) -> None:
-        super().__init__(config)
-        self.judges = list(judges)
+    def __init__(self, config: Any = None, *, judges: Sequence[Judge | str] = (), **settings: Any) -> None:
+        named = {"judges": judges} if judges and all(isinstance(one, str) for one in judges) else {}
+        super().__init__(config, **settings, **named)
+        self.judges = [one for one in judges if isinstance(one, Judge)]
 
     @classmethod
     def build(cls, config: Any, *, data_dir: Path | None, judges: Mapping[str, Any]) -> Self:
@@ -91,7 +99,11 @@ class OpenEnded(Evaluator):
             return [f"open_ended: {behavior.id!r} has no open_ended.json; add one, or take it out of evaluators"]
         if split != "test":
             return ["open_ended: its questions are test questions; set split=test, or take it out of evaluators"]
-        return [line for judge in self._judges(behavior, chat) for line in judge.check(behavior)]
+        room, asked = chat.context, self.config.max_new_tokens
+        lines = [line for judge in self._judges(behavior, chat) for line in judge.check(behavior)]
+        if room is not None and asked >= room:
+            lines.append(f"open_ended.max_new_tokens: {asked:,} leave no room for a question in {room:,}; lower it")
+        return lines
 
     def items(self, behavior: Behavior, *, split: str) -> Sequence[OpenQuestion]:
         """The behavior's open-ended questions."""
@@ -141,7 +153,7 @@ class OpenEnded(Evaluator):
                     rows.append(self._row(item, treatment, answer, seed=seeds[n][c], chat=job.chat))
             return rows
 
-        rows = job.measure(prompts, rows_of)
+        rows = job.measure(rows_of)
         # Out here nothing is attached any more: the model is the plain one.
         plain = [_prompt(job, row["question"], plain=True) for row in rows]
         known = token_log_probs(job.chat.model, plain, ids, batch_size=job.prompts_per_pass)

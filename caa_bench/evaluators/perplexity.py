@@ -106,7 +106,7 @@ class Perplexity(Evaluator):
                     rows.append(_row(item, treatment, known, fits=fitting))
             return rows
 
-        return job.measure(prompts, rows_of)
+        return job.measure(rows_of)
 
 
 def _row(item: Passage, treatment: Treatment, log_probs: Sequence[float], *, fits: bool) -> Row:

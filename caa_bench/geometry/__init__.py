@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from caa_bench.benchmark import Benchmark
-    from caa_bench.report.figures import Drawing
+    from caa_bench.storage.drawing import Drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,7 @@ def _one(
 ) -> Geometry:
     from caa_bench.geometry import lens, numbers
     from caa_bench.geometry.colored import colored_page
-    from caa_bench.report import to_csv
-    from caa_bench.report.figures import save_drawings
+    from caa_bench.storage.drawing import save_drawings, to_csv
 
     caa, chat, behavior = _caa(benchmark), benchmark.chat, benchmark.behavior.id
     layer = chat.loaded_layers().default if caa.config.vector_layer is None else caa.config.vector_layer

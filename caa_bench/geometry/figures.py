@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.report.figures import Drawing, panels
+from caa_bench.storage.drawing import Drawing, panels
 
 if TYPE_CHECKING:
     import pandas as pd

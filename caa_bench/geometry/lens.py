@@ -14,7 +14,7 @@ from torch import Tensor
 from caa_bench.engine.capture import kept_outputs
 from caa_bench.engine.steer import hidden_of, with_hidden
 from caa_bench.models.blocks import blocks, frozen, input_device
-from caa_bench.models.prompts import encode, render
+from caa_bench.models.prompts import encode_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,7 +68,7 @@ def projection_table(
     Returns:
         Columns `position, token, token_id, layer, projection`, one line a token of the whole prompt. [T]
     """
-    ids = encode(tokenizer, render(tokenizer, [{"role": "user", "content": text}]))
+    ids = encode_messages(tokenizer, [{"role": "user", "content": text}])
     with frozen(model), kept_outputs(model, layer=layer) as kept:
         model(input_ids=torch.tensor([ids], device=input_device(model)), use_cache=False)
     unit = vectors[layer] / vectors[layer].norm()

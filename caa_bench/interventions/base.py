@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from caa_bench.config.values import configured
 from caa_bench.errors import UserError
+from caa_bench.interventions.parts import Ingredient, OnCard, Source
+from caa_bench.interventions.saving import Saved
 from caa_bench.models.layers import Layers
+from caa_bench.storage.registry import Registry, code_key
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from caa_bench.behaviors.behavior import Behavior, Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.models.prompts import Message, Prompt
+    from caa_bench.models.model import ChatModel
+    from caa_bench.models.prompts import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,78 +40,54 @@ class Condition:
     layer: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where an applied vector comes from.
+class Intervention(Saved):
+    """A way of moving a model's behavior: `CAA(layers=[3], multipliers=[-1, 1])`.
 
     Args:
-        behavior: the behavior it was fitted on.
-        layer: the layer it was taken at; None without one.
-        model: the model it was fitted on; "" for the one it is applied in.
-    """
-
-    behavior: str
-    layer: int | None
-    model: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ingredient:
-    """Another intervention that has to be fitted before the one that is made from it.
-
-    Args:
-        intervention: what `fit` fills or `load` reads, in place.
-        pairs: what it learns from.
-        model: the name of the model it is fitted on; "" for the model at hand.
-    """
-
-    intervention: Intervention
-    pairs: Pairs
-    model: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnCard:
-    """What an intervention says of itself on its card.
-
-    Args:
-        condition: the arguments of the `Condition` that the card's code steers with.
-        facts: further lines of the card's table.
-    """
-
-    condition: str = "multiplier=1.0"
-    facts: Mapping[str, str] = field(default_factory=dict)
-
-
-class Intervention:
-    """A way of moving a model's behavior.
-
-    Args:
-        config: its recipe section; `Config()` where not given.
+        config: its recipe section; the defaults where neither it nor `settings` are given.
         variant: one of `variants` ("positive"), or "" where there is only one.
+        **settings: the keys of the recipe section by name, checked as in a recipe.
+
+    Raises:
+        UserError: a key that there is not, or a value of the wrong kind.
     """
 
     name: ClassVar[str] = ""
     """The recipe section, and the first part of every label."""
+    role: ClassVar[Literal["base", "vector"]] = "base"
+    """`vector`: it goes on top of every base, with placebos; `base`: vectors go on top of it."""
     trains: ClassVar[bool] = False
     """Whether `fit` learns anything: only then an artifact is kept and reused."""
     variants: ClassVar[tuple[str, ...]] = ()
     """Names that follow `name` in a base (`lora_sft_positive`); empty where there is only one."""
     grid: ClassVar[tuple[str, ...]] = ()
     """Config keys that only say which doses to measure."""
-    placebo_of: ClassVar[str] = ""
-    """The intervention whose grid and norm this one copies, for placebos."""
+    is_placebo: ClassVar[bool] = False
+    """Whether it should do nothing, so that what it does anyway is the noise floor of the vector it stands beside."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """The recipe section's keys: none."""
 
+    placebo_of = ""
+    """Of a placebo: the label of the vector whose grid and norm it copies."""
+    dose_unit = 1.0
+    """The multiplier that a recipe's 1 stands for: what tuning chose (`runs.tuning_grid.settled`)."""
     number = ""
     """Which of a run's several fits this is ("1", "2", ...); "" where there is one alone."""
 
-    def __init__(self, config: Any = None, *, variant: str = "") -> None:
-        self.config: Any = self.Config() if config is None else config
+    def __init__(self, config: Any = None, *, variant: str = "", **settings: Any) -> None:
+        section = self.name or type(self).__name__
+        self.config: Any = configured(self.Config, config, settings, section=section)
         self.variant = variant
+
+    def __repr__(self) -> str:
+        """Its class with what differs from the defaults, as it could be written."""
+        shown = [f"variant={self.variant!r}"] if self.variant else []
+        for key in fields(self.config):
+            if (value := getattr(self.config, key.name)) != key.default:
+                shown.append(f"{key.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @classmethod
     def build(cls, config: Any, *, variant: str, behavior: Behavior, built: Mapping[str, Intervention]) -> Intervention:
@@ -136,21 +114,32 @@ class Intervention:
         """The label, with the number of the fit behind the first one's."""
         return self.label if self.number in ("", "1") else f"{self.label}@{self.number}"
 
-    def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention:
-        """The same thing to be fitted once more, by another draw of whatever its fit draws; itself where nothing is.
+    def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention | None:
+        """The same thing to be fitted once more, by another draw of whatever its fit draws.
 
         Args:
             number: from 1.
             made: the fits of this number made so far, by label; a placebo finds its original here.
+
+        Returns:
+            Itself for the first number and None for the others where nothing is drawn.
         """
         if not self.trains or not hasattr(self.config, "seed"):
-            return self
+            return self if number == 1 else None
         again = type(self)(replace(self.config, seed=self.config.seed + number - 1), variant=self.variant)
         again.number = str(number)
         return again
 
+    def scaled(self, multiplier: float) -> float:
+        """A recipe's multiplier in units of `dose_unit`, of six digits."""
+        return multiplier if self.dose_unit == 1 else float(f"{multiplier * self.dose_unit:.6g}")
+
     def check(self, layers: Layers) -> list[str]:
         """One line for each setting that cannot work on a model with these layers; run before any weights load."""
+        return []
+
+    def check_model(self, chat: ChatModel) -> list[str]:
+        """One line for each setting that cannot work on this model, which is not loaded for it."""
         return []
 
     def conditions(self, layers: Layers) -> list[Condition]:
@@ -165,34 +154,39 @@ class Intervention:
         return list(messages)
 
     def edits(self, condition: Condition) -> list[Edit] | None:
-        """What is added to the residual stream: the engine runs these as rows on a shared prefix.
+        """What is changed at which positions: the engine runs these as rows on a shared prefix where that is exact.
 
         Returns:
-            The edits; an empty list where the model itself is not changed; None where the change is not an additive
-            edit, so that `attach` and full forwards are needed.
+            The edits; an empty list where the model itself is not changed; None where the change is no function of the
+            state at one position, so that `attach` and full forwards are needed.
         """
         return []
 
-    def attach(
-        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
-    ) -> AbstractContextManager[Any]:
+    def attach(self, model: PreTrainedModel, condition: Condition) -> AbstractContextManager[Any]:
         """Change the model itself for the time of a `with` block; nothing is left behind, however it is left.
+
+            with caa.attach(model, Condition(layer=13, multiplier=1.5)):
+                model.generate(**tokenizer(text, return_tensors="pt"))
+
+        The engine says for each forward where its rows begin, whatever it groups or drops; a hook of an intervention's
+        own asks `caa_bench.engine.positions`. Around plain transformers calls a row's first position is the last token
+        that is no padding of the forward that begins with an empty cache, and what is generated goes on from there;
+        `batch_of(prompts)` around them says it otherwise. Inside nested blocks the outer one acts first.
 
         Args:
             model: the model to change.
             condition: the dose.
-            prompts: the prompts of the rows about to be run, in batch order; needed where there are edits, since
-                these begin at each prompt's own instruction end.
 
         Raises:
-            ValueError: there are edits and no prompts, or an edit's layer is not there.
+            ValueError: an edit's place is not there; inside, a cache that was begun elsewhere, so that nobody knows
+                where its prompts end.
         """
         from caa_bench.engine.steer import steered
 
         edits = self.edits(condition)
         if edits is None:
             raise TypeError(f"{type(self).__name__} has no edits, so it must define attach")
-        return steered(model, edits, prompts)
+        return steered(model, edits)
 
     @property
     def acts(self) -> str:
@@ -217,10 +211,16 @@ class Intervention:
     def settings(self) -> dict[str, Any]:
         """Everything that decides what `fit` learns and what it does, as JSON: part of every content key.
 
-        The grid of doses is left out, so that a longer sweep reuses the artifact of a shorter one.
+        The grid of doses is left out, so that a longer sweep reuses the artifact of a shorter one. A class from outside
+        of the package has its code in it.
         """
         config = {key: value for key, value in asdict(self.config).items() if key not in self.grid}
-        return {"name": self.name, "variant": self.variant} | config
+        code = {"code": key} if (key := code_key(type(self))) else {}
+        return {"name": self.name, "variant": self.variant} | code | config
+
+    def section(self, behavior: Behavior) -> dict[str, Any]:
+        """The recipe section, as JSON, from which `build` makes this one again for the behavior."""
+        return asdict(self.config)
 
     def learned_from(self, pairs: Pairs) -> dict[str, str]:
         """Content keys of all the training data that `fit(model, tokenizer, pairs)` reads, by behavior."""
@@ -234,63 +234,11 @@ class Intervention:
         """Which behavior and layer this intervention's vector comes from when it is used under `condition`."""
         return Source(behavior=behavior, layer=condition.layer)
 
-    @classmethod
-    def revive(cls, settings: Mapping[str, Any], *, variant: str) -> Intervention:
-        """An unfitted instance from what `settings()` returned, read back from JSON."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-        return cls(cls.Config(**values), variant=variant)
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write the learned artifact (safetensors and JSON, with checksums, and a card) whole or not at all."""
-        self.keep(folder)
-
-    def keep(
-        self,
-        folder: Path,
-        *,
-        tensors: Mapping[str, Tensor] | None = None,
-        facts: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        """What every `save_pretrained` ends with: tensors, settings and a card, beside files that are there already.
-
-        Args:
-            facts: what else is known of the fit, as JSON.
-        """
-        from caa_bench.interventions.card import CARD, card
-        from caa_bench.storage.files import write_artifact
-
-        write_artifact(folder, tensors=tensors, meta={"settings": self.settings(), **facts}, texts={CARD: card(self)})
-
-    def load(self, folder: Path) -> Self:
-        """Take over the artifact in `folder`, after checking it byte by byte.
-
-        Raises:
-            UserError: the artifact is damaged or was made with other settings.
-        """
-        return self
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> Intervention:
-        """The intervention that was saved in `folder`, whichever class it is.
-
-        Raises:
-            UserError: the artifact is damaged, or no intervention of that name is known.
-        """
-        from caa_bench.interventions import from_folder
-
-        return from_folder(Path(folder), expected=cls)
-
-    def push_to_hub(self, folder: Path, repo_id: str) -> str:
-        """Upload the saved artifact in `folder`, card included, with the user's own hub login; returns the address.
-
-        Raises:
-            UserError: the artifact is damaged.
-        """
-        from huggingface_hub import HfApi
-
-        from caa_bench.storage.files import read_artifact
-
-        read_artifact(folder, expect=None)
-        api = HfApi()
-        api.create_repo(repo_id, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder)))
+registry = Registry(
+    Intervention,
+    kind="interventions",
+    package="caa_bench.interventions",
+    order=lambda cls: cls.is_placebo,
+)
+"""Every intervention by its `name`, originals before their placebos."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from caa_bench.behaviors.subset import resampled_places
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Ingredient, Intervention, Source
-from caa_bench.interventions.vectors import SteeringVector, diagnosed, grid_mistakes, letter_differences, letter_sides
+from caa_bench.interventions.base import Condition, Intervention
+from caa_bench.interventions.parts import Ingredient, Source
+from caa_bench.interventions.vectors import SteeringVector, grid_mistakes
 from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from caa_bench.behaviors.behavior import Pairs
+    from caa_bench.interventions.activations import PairActivations
     from caa_bench.interventions.vectors import Diagnostics
     from caa_bench.models.model import ChatModel
 
@@ -25,12 +27,13 @@ if TYPE_CHECKING:
 class CAA(SteeringVector):
     """The mean over pairs of (matching - other) block outputs at the answer letter, all layers from one pass.
 
-    After `fit`, `differences` still holds what was averaged where the vector is raw, so that placebos need no second
-    pass. [N, L, D]
+    After `fit`, `activations` is what was averaged where the vector is raw, on the disk, so that placebos need no
+    second pass.
 
     Args:
         config: its recipe section.
-        keep_differences: False forgets them: hundreds of MB for a large model.
+        keep_activations: False forgets them: hundreds of MB of disk for a large model.
+        **settings: the recipe section's keys: `CAA(layers=[3], multipliers=[-1, 1])`.
     """
 
     name = "caa"
@@ -68,10 +71,12 @@ class CAA(SteeringVector):
             if not any(self.multipliers):
                 raise ValueError("multipliers: no dose but 0; give one, or take caa out of vectors")
 
-    def __init__(self, config: Any = None, *, variant: str = "", keep_differences: bool = True) -> None:
-        super().__init__(config, variant=variant)
-        self.differences: Tensor | None = None
-        self._keep_differences = keep_differences
+    def __init__(
+        self, config: Any = None, *, variant: str = "", keep_activations: bool = True, **settings: Any
+    ) -> None:
+        super().__init__(config, variant=variant, **settings)
+        self.activations: PairActivations | None = None
+        self._keep_activations = keep_activations
         self._raw: dict[str, CAA] = {}
 
     def check(self, layers: Layers) -> list[str]:
@@ -98,7 +103,7 @@ class CAA(SteeringVector):
         if not (self.config.normalize or self.config.vector_model):
             return []
         for name in (self._own_behavior(pairs), *self.config.normalize):
-            self._raw.setdefault(name, CAA(CAA.Config(resample=self.config.resample), keep_differences=False))
+            self._raw.setdefault(name, CAA(CAA.Config(resample=self.config.resample), keep_activations=False))
         return [
             Ingredient(
                 intervention=raw,
@@ -109,7 +114,7 @@ class CAA(SteeringVector):
         ]
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
-        """Average the differences in fp32; rescale where `normalize` names behaviors (paper appendix, PROTOCOL).
+        """Average the differences in double; rescale where `normalize` names behaviors (paper appendix, PROTOCOL).
 
         Raises:
             UserError: `vector_model` has other layers than `model`.
@@ -118,12 +123,11 @@ class CAA(SteeringVector):
 
         parts = self.ingredients(pairs)
         if not parts:
-            sides = self._read_sides(model, tokenizer, pairs)
-            differences = sides[:, 0] - sides[:, 1]
-            drawn = _resampled(self.own_pairs(pairs), number=self.config.resample)
-            self.vectors = mean_vector(differences if drawn is None else differences[drawn])
-            self.diagnostics = as_lines(diagnosed(sides, self.own_pairs(pairs)))
-            self.differences = differences if self._keep_differences else None
+            activations, own_pairs = self.read_activations(model, tokenizer, pairs), self.own_pairs(pairs)
+            drawn = resampled_places(own_pairs, number=self.config.resample)
+            self.vectors = activations.mean_difference(rows=drawn)
+            self.diagnostics = as_lines(activations.diagnosed(own_pairs))
+            self.activations = activations if self._keep_activations else None
             return
         missing = [part for part, raw in zip(parts, self._raw.values(), strict=True) if raw.vectors is None]
         if missing:
@@ -139,14 +143,26 @@ class CAA(SteeringVector):
 
     def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention:
         """The vector of another bootstrap resample of the training items."""
-        again = CAA(replace(self.config, resample=number), keep_differences=self._keep_differences)
+        again = CAA(replace(self.config, resample=number), keep_activations=self._keep_activations)
         again.number = str(number)
         return again
 
-    def read_differences(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
-        """The pair differences of the vector's own behavior in the model that it is taken from. [N, L, D]"""
+    def exchanged_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
+    ) -> Tensor:
+        """The mean difference with the sign turned in these items: no forward where `activations` are still there."""
+        activations = self.activations or self.read_activations(model, tokenizer, pairs)
+        signs = [-1.0 if pair.item in exchanged else 1.0 for pair in self.own_pairs(pairs)]
+        return activations.mean_difference(signs=signs)
+
+    def read_activations(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs
+    ) -> PairActivations:
+        """Both sides of the pairs of the vector's own behavior in the model that it is taken from. [P, 2, L, D]"""
+        from caa_bench.interventions.activations import read_activations
+
         with self._read_from(model, tokenizer) as chat:
-            return letter_differences(chat.model, chat.tokenizer, self.own_pairs(pairs))
+            return read_activations(chat.model, chat.tokenizer, self.own_pairs(pairs))
 
     def own_pairs(self, pairs: Pairs) -> Pairs:
         """Those of `vector_behavior` where it is set, else the measured behavior's."""
@@ -173,10 +189,6 @@ class CAA(SteeringVector):
             layer=self.vector_layer(condition),
             model=self.config.vector_model,
         )
-
-    def _read_sides(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> Tensor:
-        with self._read_from(model, tokenizer) as chat:
-            return letter_sides(chat.model, chat.tokenizer, self.own_pairs(pairs))
 
     def _of_raw(self, raw: CAA) -> Diagnostics:
         """The raw pairs' diagnostics with the length that is added; the residual norm of another model says nothing."""
@@ -247,20 +259,3 @@ def _pairs_named(pairs: Pairs, name: str, *, key: str) -> Pairs:
         return pairs.of(name)
     except UserError as error:
         raise UserError(*(f"caa.{key}: {line.removeprefix('behavior: ')}" for line in error.lines)) from None
-
-
-def _resampled(pairs: Pairs, *, number: int) -> list[int] | None:
-    """Places of the pairs of as many items, drawn with replacement; both option orders of an item stay together."""
-    if not number:
-        return None
-    places: dict[str, list[int]] = {}
-    for place, pair in enumerate(pairs):
-        places.setdefault(pair.item, []).append(place)
-    items = list(places)
-    drawn = random.Random(number).choices(items, k=len(items))  # noqa: S311 - a draw, not a secret
-    return [place for item in drawn for place in places[item]]
-
-
-def mean_vector(differences: Tensor) -> Tensor:
-    """Mean over pairs, summed in double: a bf16 pair difference alone carries about 15% noise. [N, L, D] -> [L, D]"""
-    return differences.double().mean(dim=0).float()

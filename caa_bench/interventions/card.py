@@ -34,7 +34,7 @@ chat = ChatModel.find(MODEL)
 loaded = Intervention.from_pretrained(".")  # this folder; every byte is checked
 messages = loaded.rewrite([{{"role": "user", "content": "Can you help me with something?"}}])
 prompt = chat_prompt(chat.tokenizer, messages)
-with loaded.attach(chat.model, Condition({condition}), prompts=[prompt]):
+with loaded.attach(chat.model, Condition({condition})):
     asked = torch.tensor([prompt.ids], device=chat.model.device)
     ids = chat.model.generate(asked, max_new_tokens=20, do_sample=False)
 print(chat.tokenizer.decode(ids[0, len(prompt.ids) :]))

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from caa_bench.behaviors.behavior import Pair, Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.models.prompts import ChoicePrompt, Prompt
+    from caa_bench.models.prompts import ChoicePrompt
 
-WEIGHTS = "update.safetensors"
+WEIGHTS, STATE = "update.safetensors", "weights"
 
 
 class FullSFT(Intervention):
@@ -59,8 +59,8 @@ class FullSFT(Intervention):
         def __post_init__(self) -> None:
             check_training(self)
 
-    def __init__(self, config: Any = None, *, variant: str = "positive") -> None:
-        super().__init__(config, variant=variant)
+    def __init__(self, config: Any = None, *, variant: str = "positive", **settings: Any) -> None:
+        super().__init__(config, variant=variant, **settings)
         self._update: dict[str, Tensor] | None = None
         self._folder: Path | None = None
 
@@ -77,6 +77,7 @@ class FullSFT(Intervention):
 
         Raises:
             UserError: the model is not loaded in float32.
+            SystemExit: stopped by the user; the state is kept.
         """
         import torch
 
@@ -100,9 +101,7 @@ class FullSFT(Intervention):
                         weight.copy_(own[name])
 
     @contextmanager
-    def attach(
-        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
-    ) -> Iterator[PreTrainedModel]:
+    def attach(self, model: PreTrainedModel, condition: Condition) -> Iterator[PreTrainedModel]:
         """Weights plus `condition.multiplier` times the update; the originals wait and come back untouched."""
         weights = dict(model.named_parameters())
         own = {name: weight.data for name, weight in weights.items()}
@@ -115,16 +114,21 @@ class FullSFT(Intervention):
             for name, weight in weights.items():
                 weight.data = own[name]
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write the update as one safetensors file, checksummed; from then on it is read from there, not kept."""
         from safetensors.torch import save_file
 
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(dict(self._updates()), folder / WEIGHTS)
+        path = folder / WEIGHTS
+        path.touch()
+        usual = path.stat().st_mode  # safetensors makes files that only their owner can read
+        save_file(dict(self._updates()), path)
+        path.chmod(usual)
         self.keep(folder)
         self._update, self._folder = None, folder
 
-    def load(self, folder: Path) -> Self:
+    def load(self, folder: str | Path) -> Self:
         """Check the artifact; the update is read when it is attached.
 
         Raises:
@@ -132,6 +136,7 @@ class FullSFT(Intervention):
         """
         from caa_bench.storage.files import read_artifact
 
+        folder = Path(folder)
         read_artifact(folder, expect=None)
         self._update, self._folder = None, folder
         return self
@@ -157,23 +162,46 @@ class FullSFT(Intervention):
         return choice_prompt(tokenizer, [{"role": "user", "content": pair.question}], (learned[1:-1], other[1:-1]))
 
     def _train(self, model: PreTrainedModel, prompts: Sequence[ChoicePrompt]) -> None:
-        """Cross-entropy of the letter over the full vocabulary, mean over the batch; no momentum, no decay."""
+        """Cross-entropy of the letter over the full vocabulary, mean over the batch; no momentum, no decay.
+
+        Goes on behind the steps of an unfinished fit of the same; between two of them it may be stopped.
+        """
         import torch
+        from transformers import set_seed
 
-        from caa_bench.interventions.lora_sft import seed_everything
+        from caa_bench.interventions.fitting import Clock, current
 
-        seed_everything(self.config.seed)
-        order = random.Random(self.config.seed)  # noqa: S311 - an order, not a secret
+        set_seed(self.config.seed)
+        batches, fitting, clock = self._batches(prompts), current(), Clock()
+        total = sum(map(len, batches))
         model.train()
         for weight in model.parameters():
             weight.requires_grad_(True)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.config.learning_rate)
-        for _ in range(self.config.epochs):
-            shuffled = order.sample(prompts, len(prompts))
-            for start in range(0, len(shuffled), self.config.batch_size):
-                self._letter_loss(model, shuffled[start : start + self.config.batch_size]).backward()
+        with fitting.room() as folder:
+            finished = _go_on(model, folder)
+            fitting.kept = done = sum(map(len, batches[:finished]))
+            fitting.step(done, total)
+            for number, batch in enumerate(batches[finished:], start=finished + 1):
+                self._letter_loss(model, batch).backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                done += len(batch)
+                fitting.step(done, total)
+                if number < len(batches) and (fitting.stopping or clock.due()):
+                    with clock.keeping():
+                        _keep_state(model, folder, steps=number)
+                    fitting.kept = done
+                    fitting.leave_if_asked()
+
+    def _batches(self, prompts: Sequence[ChoicePrompt]) -> list[list[ChoicePrompt]]:
+        """Every step's prompts, each epoch in an order of its own."""
+        order, size = random.Random(self.config.seed), self.config.batch_size  # noqa: S311 - an order, not a secret
+        found = []
+        for _ in range(self.config.epochs):
+            shuffled = order.sample(prompts, len(prompts))
+            found += [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+        return found
 
     def _letter_loss(self, model: PreTrainedModel, batch: Sequence[ChoicePrompt]) -> Tensor:
         """Rows of their own lengths, padded on the right, where causal attention never looks."""
@@ -187,3 +215,36 @@ class FullSFT(Intervention):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         last = logits[torch.arange(len(rows)), [len(row) - 1 for row in rows]]
         return cross_entropy(last.float(), torch.tensor([prompt.candidates[0] for prompt in batch], device=last.device))
+
+
+def _keep_state(model: PreTrainedModel, folder: Path, *, steps: int) -> None:
+    """Write the weights, and the generators that dropout draws from, whole or not at all."""
+    import torch
+    from safetensors.torch import save_file
+
+    from caa_bench.storage.atomic import whole_folder
+
+    state = {f"weight {name}": weight.detach() for name, weight in model.named_parameters()}
+    state["random cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        state |= {f"random {n}": generator for n, generator in enumerate(torch.cuda.get_rng_state_all())}
+    state["steps"] = torch.tensor(steps)
+    with whole_folder(folder / STATE) as staged:
+        (staged / WEIGHTS).unlink(missing_ok=True)
+        save_file(state, staged / WEIGHTS)
+
+
+def _go_on(model: PreTrainedModel, folder: Path) -> int:
+    """Put the kept weights and generators in; how many steps they hold, 0 where nothing is kept."""
+    import torch
+    from safetensors import safe_open
+
+    if not (folder / STATE / WEIGHTS).is_file():
+        return 0
+    with safe_open(folder / STATE / WEIGHTS, framework="pt") as file, torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(file.get_tensor(f"weight {name}"))
+        torch.set_rng_state(file.get_tensor("random cpu"))
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([file.get_tensor(f"random {n}") for n in range(torch.cuda.device_count())])
+        return int(file.get_tensor("steps"))

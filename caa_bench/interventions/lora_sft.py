@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from caa_bench.interventions.base import Condition, Intervention
+from caa_bench.interventions.lora.applied import DOWN, UP
+from caa_bench.interventions.parts import OnCard
 from caa_bench.interventions.sft_checks import check_training
 from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from caa_bench.behaviors.behavior import Pair, Pairs
+    from caa_bench.behaviors.behavior import Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.models.prompts import Prompt
+    from caa_bench.models.model import ChatModel
 
-IGNORED = -100  # the label that the loss skips
 ADAPTER = "adapter_model.safetensors"
-PEFT_PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+PEFT_PREFIX = "base_model.model."
 NOT_FITTED = "the LoRA has no adapter yet: call fit(...) or load(folder) first"
 
 
@@ -49,8 +48,10 @@ class LoraSFT(Intervention):
             target: what the loss sees: the answer's `letter` alone (the test's own format), `letter_and_text`, or the
                 option's `text` alone.
             rank / alpha / dropout: of the adapter; its update is scaled by alpha / rank.
-            target_modules: module names to adapt; empty: peft's default for the architecture (query and value).
-            learning_rate / epochs / batch_size: of AdamW, with a linear decay to 0.
+            target_modules: names of linear layers in the blocks to adapt, or `all-linear`; empty: the queries and
+                values of attention, by their names in the model at hand, or all linear layers where it has none.
+            learning_rate / epochs / batch_size: of AdamW, with a linear decay to 0; training ends after an epoch in
+                which the loss on held-out pairs no longer falls.
             max_pairs: train on the first so many pairs; null: on all.
             seed: of initialization and order.
         """
@@ -60,7 +61,7 @@ class LoraSFT(Intervention):
         rank: int = 8
         alpha: int = 16
         dropout: float = 0.0
-        target_modules: tuple[str, ...] = ()
+        target_modules: Literal["all-linear"] | tuple[str, ...] = ()
         learning_rate: float = 5e-4
         epochs: float = 1.0
         batch_size: int = 8
@@ -75,9 +76,11 @@ class LoraSFT(Intervention):
                 raise ValueError(f"dropout: {self.dropout:g} is no such share; give 0 or more, under 1")
             check_training(self)
 
-    def __init__(self, config: Any = None, *, variant: str = "positive") -> None:
-        super().__init__(config, variant=variant)
+    def __init__(self, config: Any = None, *, variant: str = "positive", **settings: Any) -> None:
+        super().__init__(config, variant=variant, **settings)
         self.adapter: dict[str, Tensor] | None = None
+        self.targets: list[str] = []
+        self.training: Mapping[str, Any] = {}
 
     def conditions(self, layers: Layers) -> list[Condition]:
         """One a dose."""
@@ -87,27 +90,50 @@ class LoraSFT(Intervention):
         """None: an adapter changes every position and layer, so it needs full forwards under `attach`."""
         return None
 
+    def check_model(self, chat: ChatModel) -> list[str]:
+        """One line for each of `target_modules` that no adapter can sit on."""
+        from caa_bench.interventions.lora import targets
+
+        return targets.check(chat, self.config.target_modules)
+
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
-        """Train the adapter; loss on exactly the answer tokens."""
+        """Train the adapter; loss on exactly the answer tokens. Nine tenths of the items are trained on.
+
+        Raises:
+            UserError: no adapter can sit on `target_modules`.
+            RuntimeError: the adapter as `attach` applies it is not the one that was trained.
+            SystemExit: stopped by the user; the state is kept.
+        """
+        from caa_bench.interventions.lora.applied import last_logits, refuse_unapplied
+        from caa_bench.interventions.lora.quiet import quiet
+        from caa_bench.interventions.lora.rows import training_row
+        from caa_bench.interventions.lora.targets import targets
+        from caa_bench.interventions.lora.training import split_held_out, train
         from caa_bench.models.traceless import leaves_no_trace
 
-        rows = [self._row(tokenizer, pair) for pair in list(pairs)[: self.config.max_pairs]]
+        positive, own = self.variant == "positive", list(pairs)[: self.config.max_pairs]
+        learned, held_out = (
+            [training_row(tokenizer, pair, target=self.config.target, positive=positive) for pair in part]
+            for part in split_held_out(own, seed=self.config.seed)
+        )
+        self.targets = targets(model, self.config.target_modules)
         with quiet(), leaves_no_trace(model):
             from peft import get_peft_model, get_peft_model_state_dict
+            from transformers import set_seed
 
-            seed_everything(self.config.seed)
+            set_seed(self.config.seed)  # the adapter's first weights are drawn from the global generators
             peft_model = get_peft_model(model, self._lora_config())
             try:
-                self._train(peft_model, tokenizer, rows)
-                state = get_peft_model_state_dict(peft_model)
+                self.training = train(peft_model, tokenizer, learned, held_out, config=self.config)
+                state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
                 self.adapter = {key: value.detach().float().cpu().clone() for key, value in state.items()}
+                trained = last_logits(peft_model, learned[0]["input_ids"])
             finally:
                 peft_model.unload()
+        refuse_unapplied(self, model, learned[0]["input_ids"], trained=trained)
 
     @contextmanager
-    def attach(
-        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
-    ) -> Iterator[PreTrainedModel]:
+    def attach(self, model: PreTrainedModel, condition: Condition) -> Iterator[PreTrainedModel]:
         """The adapter's update, times `condition.multiplier`, added by hooks to the modules it was trained on.
 
         Hooks rather than peft's wrapped modules: adapters nest in any order, also with steering, and nothing is left.
@@ -119,21 +145,22 @@ class LoraSFT(Intervention):
                 hooks.callback(model.get_submodule(name).register_forward_hook(hook, prepend=True).remove)
             yield model
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter in peft's own format, which `PeftModel.from_pretrained` reads too, checksummed."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        from caa_bench.storage.files import write_json
+        from caa_bench.storage.files import write_atomic, write_json
 
         if self.adapter is None:
             raise RuntimeError(NOT_FITTED)
         config = {key: sorted(v) if isinstance(v, set) else v for key, v in self._lora_config().to_dict().items()}
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "adapter_config.json", config | {"inference_mode": True})
-        save_file(self.adapter, folder / ADAPTER, metadata={"format": "pt"})
-        self.keep(folder)
+        write_atomic(folder / ADAPTER, save(self.adapter, metadata={"format": "pt"}))
+        self.keep(folder, facts={"training": self.training})
 
-    def load(self, folder: Path) -> Self:
+    def load(self, folder: str | Path) -> Self:
         """Read a checked adapter.
 
         Raises:
@@ -141,11 +168,22 @@ class LoraSFT(Intervention):
         """
         from safetensors.torch import load_file
 
-        from caa_bench.storage.files import read_artifact
+        from caa_bench.storage.files import read_artifact, read_json
 
-        read_artifact(folder, expect=None)
+        folder = Path(folder)
+        artifact = read_artifact(folder, expect=None)
         self.adapter = load_file(folder / ADAPTER)
+        self.targets = read_json(folder / "adapter_config.json")["target_modules"]
+        self.training = artifact.meta.get("training", {})
         return self
+
+    def told_on_card(self, layer: int | None) -> OnCard:
+        """How its training went."""
+        if not self.training:
+            return OnCard()
+        found = ", ".join(f"{loss:.3f}" for loss in self.training["held_out_loss"])
+        how = f"{self.training['steps']} steps of {self.training['batch']} pairs"
+        return OnCard(facts={"training": f"{how}, held-out loss after each epoch {found}" if found else how})
 
     def _factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Module name -> (A [rank, in], B [out, rank])."""
@@ -167,85 +205,9 @@ class LoraSFT(Intervention):
             r=self.config.rank,
             lora_alpha=self.config.alpha,
             lora_dropout=self.config.dropout,
-            target_modules=list(self.config.target_modules) or None,
+            target_modules=self.targets,
             task_type="CAUSAL_LM",
         )
-
-    def _row(self, tokenizer: PreTrainedTokenizerBase, pair: Pair) -> dict[str, list[int]]:
-        """One training row: the token ids, and labels that are IGNORED up to the answer. [T] each"""
-        from caa_bench.models.prompts import answered_prompt, choice_prompt
-
-        messages = [{"role": "user", "content": pair.question}]
-        learned, other = (pair.matching, pair.other) if self.variant == "positive" else (pair.other, pair.matching)
-        if self.config.target == "letter":
-            prompt = choice_prompt(tokenizer, messages, (learned[1:-1], other[1:-1]))
-            ids, start = [*prompt.ids, prompt.candidates[0]], len(prompt.ids)
-        else:
-            text = pair.matching_text if self.variant == "positive" else pair.other_text
-            said = text if self.config.target == "text" else f"{learned} {text}"
-            answered = answered_prompt(tokenizer, messages, said)
-            ids, start = [*answered.ids, tokenizer.eos_token_id], answered.first_position + 1
-        return {"input_ids": ids, "labels": [IGNORED] * start + ids[start:]}
-
-    def _train(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, list[int]]]) -> None:
-        """trl's SFTTrainer on pre-tokenized rows: text rows would get an EOS and a second BOS (see trl)."""
-        from datasets import Dataset
-        from transformers import PrinterCallback
-        from trl import SFTConfig, SFTTrainer
-
-        on_cpu = model.device.type == "cpu"
-        with tempfile.TemporaryDirectory() as scratch:
-            args = SFTConfig(
-                output_dir=scratch,
-                num_train_epochs=self.config.epochs,
-                per_device_train_batch_size=self.config.batch_size,
-                learning_rate=self.config.learning_rate,
-                lr_scheduler_type="linear",
-                seed=self.config.seed,
-                data_seed=self.config.seed,
-                max_length=None,  # the default drops the answer of a long row, silently
-                use_cpu=on_cpu,
-                bf16=False,  # train in the model's own dtype; the default is mixed precision
-                gradient_checkpointing=False,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                dataloader_pin_memory=not on_cpu,
-            )
-            trainer = SFTTrainer(
-                model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-            )
-            trainer.remove_callback(PrinterCallback)  # it prints a dictionary to stdout, where tables go
-            trainer.train()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' notes to one another off the user's screen: deprecations, token alignment, kernels."""
-    import logging as standard
-    import warnings
-
-    from transformers.utils import logging
-
-    verbosity, bitsandbytes = logging.get_verbosity(), standard.getLogger("bitsandbytes")
-    level = bitsandbytes.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.set_verbosity_error()
-        bitsandbytes.setLevel(standard.ERROR)
-        try:
-            yield
-        finally:
-            logging.set_verbosity(verbosity)
-            bitsandbytes.setLevel(level)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and random: the adapter's initialization draws from the global generators."""
-    from transformers import set_seed
-
-    set_seed(seed)
 
 
 class _AddUpdate:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from caa_bench.behaviors.behavior import Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.models.prompts import Message, Prompt
+    from caa_bench.models.prompts import Message
 
 
 class Stack(Intervention):
@@ -33,6 +33,9 @@ class Stack(Intervention):
         self.parts = parts
         self.number = next((part.number for part in parts if part.number), "")
         self.doses = doses
+
+    def __repr__(self) -> str:
+        return f"Stack({', '.join(map(repr, self.parts))})"
 
     @property
     def label(self) -> str:
@@ -56,7 +59,7 @@ class Stack(Intervention):
         return list(messages)
 
     def edits(self, condition: Condition) -> list[Edit] | None:
-        """The parts' edits together; None as soon as one part is not an additive edit."""
+        """The parts' edits together; in their order; None as soon as one part has none."""
         together: list[Edit] = []
         for part, dose in self._dosed(condition):
             edits = part.edits(dose)
@@ -66,20 +69,18 @@ class Stack(Intervention):
         return together
 
     @contextmanager
-    def attach(
-        self, model: PreTrainedModel, condition: Condition, *, prompts: Sequence[Prompt] = ()
-    ) -> Iterator[PreTrainedModel]:
-        """The parts' attachments nested, undone in reverse order."""
+    def attach(self, model: PreTrainedModel, condition: Condition) -> Iterator[PreTrainedModel]:
+        """The parts' attachments nested, the first one's change first, undone in reverse order."""
         with ExitStack() as stack:
             for part, dose in self._dosed(condition):
-                stack.enter_context(part.attach(model, dose, prompts=prompts))
+                stack.enter_context(part.attach(model, dose))
             yield model
 
     def settings(self) -> dict[str, Any]:
         """The parts' settings, in order."""
         return {"stack": [part.settings() for part in self.parts]}
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Refused: nothing could read it back.
 
         Raises:

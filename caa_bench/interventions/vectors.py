@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Condition, Intervention, OnCard
+from caa_bench.interventions.base import Condition, Intervention
+from caa_bench.interventions.parts import OnCard
 from caa_bench.models.layers import DEFAULT_DEPTH, Layers
 
 if TYPE_CHECKING:
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from caa_bench.behaviors.behavior import Pairs
+    from caa_bench.behaviors.behavior import Pair, Pairs
     from caa_bench.engine.edit import Edit
+    from caa_bench.models.prompts import ChoicePrompt
 
 Diagnostics = Sequence[Mapping[str, float | int | None]]
 
@@ -28,6 +31,7 @@ class SteeringVector(Intervention):
     `diagnostics` says how far these agree, a line a layer (`analysis.diagnostics`); empty where that is not known.
     """
 
+    role = "vector"
     trains = True
     vectors: Tensor | None = None
     diagnostics: Diagnostics = ()
@@ -46,14 +50,33 @@ class SteeringVector(Intervention):
         """The layer whose vector is applied under this condition: its own, unless a subclass transfers one."""
         return condition.layer
 
+    def own_pairs(self, pairs: Pairs) -> Pairs:
+        """The pairs that it learns from: the measured behavior's, unless a subclass takes another's."""
+        return pairs
+
+    def exchanged_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
+    ) -> Tensor:
+        """What this method gives where "matching" and "other" are exchanged in some items. [L, D]
+
+        Args:
+            exchanged: ids of these items.
+        """
+        own = self.own_pairs(pairs)
+        labeled = replace(own, pairs=tuple(_exchanged(pair) if pair.item in exchanged else pair for pair in own))
+        again = type(self)(self.config, variant=self.variant)
+        again.fit(model, tokenizer, labeled)
+        return again.fitted()
+
     def edits(self, condition: Condition) -> list[Edit] | None:
         """One edit: the vector at the condition's layer (paper section 3: added from the instruction's end on)."""
+        from caa_bench.engine.changes import Add
         from caa_bench.engine.edit import Edit
 
         source = self.vector_layer(condition)
         if condition.layer is None or source is None:
             raise ValueError(f"{self.label} needs Condition(layer=...)")
-        return [Edit(layer=condition.layer, delta=condition.multiplier * self.fitted()[source])]
+        return [Edit(condition.layer, Add(condition.multiplier * self.fitted()[source]))]
 
     @property
     def acts(self) -> str:
@@ -78,12 +101,12 @@ class SteeringVector(Intervention):
             )
         return OnCard(condition=f"layer={layer}, multiplier=1.0", facts=facts)
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write `vectors` as safetensors with the settings that made them and their diagnostics, checksummed."""
         facts = {"diagnostics": list(self.diagnostics)} if self.diagnostics else {}
         self.keep(folder, tensors={"vectors": self.fitted()}, facts=facts)
 
-    def load(self, folder: Path) -> Self:
+    def load(self, folder: str | Path) -> Self:
         """Read checked vectors.
 
         Raises:
@@ -91,7 +114,7 @@ class SteeringVector(Intervention):
         """
         from caa_bench.storage.files import read_artifact
 
-        artifact = read_artifact(folder, expect=None)
+        artifact = read_artifact(Path(folder), expect=None)
         vectors, lines = artifact.tensors.get("vectors"), artifact.meta.get("diagnostics", [])
         if vectors is None or vectors.dim() != 2:
             raise UserError(f"{folder}: no [layers, hidden] tensor called 'vectors'; delete the folder and fit again")
@@ -130,13 +153,28 @@ def letter_sides(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pai
         Activations in fp32 on the CPU. [N, 2, L, D]
     """
     from caa_bench.engine.capture import letter_activations
+
+    return letter_activations(model, letter_prompts(tokenizer, pairs))
+
+
+def letter_prompts(tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> list[ChoicePrompt]:
+    """Each pair's question up to the letter; the candidates are the matching answer's letter and the other's."""
     from caa_bench.models.prompts import choice_prompt
 
-    prompts = [
+    return [
         choice_prompt(tokenizer, [{"role": "user", "content": pair.question}], (pair.matching[1:-1], pair.other[1:-1]))
         for pair in pairs
     ]
-    return letter_activations(model, prompts)
+
+
+def _exchanged(pair: Pair) -> Pair:
+    return replace(
+        pair,
+        matching=pair.other,
+        other=pair.matching,
+        matching_text=pair.other_text,
+        other_text=pair.matching_text,
+    )
 
 
 def grid_mistakes(section: str, layers: tuple[int, ...], known: Layers) -> list[str]:

@@ -7,6 +7,7 @@ nowhere but into the request's header.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import Counter
@@ -18,8 +19,9 @@ from urllib.parse import urlsplit
 
 from caa_bench.errors import too_few
 from caa_bench.judges.base import Asked, Judge, Judgement, Judging
+from caa_bench.judges.replies import parse_score, whole_score, without_thoughts
 from caa_bench.judges.rubric import NOTHING, rating_request
-from caa_bench.judges.wire import Endpoint, Failed, Refused, parse_score
+from caa_bench.judges.wire import Endpoint, Failed, Refused, Reply
 
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
@@ -38,13 +40,14 @@ SCHEMA = {
 }
 CHARACTERS_A_TOKEN = 4
 LONGEST_WAIT_S = 60.0
+REFUSED_IN_A_ROW = 5
 
 
 class ApiJudge(Judge):
     """Asks a server for a score from 0 to 10."""
 
     name = "api"
-    manner = ("key_env", "requests_at_once", "max_requests", "timeout_s", "attempts", "first_wait_s")
+    manner = ("key_env", "requests_at_once", "max_requests", "max_tokens", "timeout_s", "attempts", "first_wait_s")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -56,6 +59,7 @@ class ApiJudge(Judge):
             key_env: the environment variable that holds the key; "" where the server wants none.
             structured: ask for a reply in a JSON schema; false for servers that do not know `response_format`.
             requests_at_once: answers asked about at the same time.
+            max_tokens: longest reply; a model that thinks before it rates needs thousands.
             max_requests: most answers that one run asks about; null: all.
             timeout_s: seconds without a reply after which a request counts as failed.
             attempts: tries an answer gets in one run.
@@ -67,31 +71,32 @@ class ApiJudge(Judge):
         key_env: str = ""
         structured: bool = True
         requests_at_once: int = 4
+        max_tokens: int = 64
         max_requests: int | None = None
         timeout_s: float = 60.0
         attempts: int = 5
         first_wait_s: float = 1.0
 
         def __post_init__(self) -> None:
-            names = ("requests_at_once", "attempts", "max_requests")
+            names = ("requests_at_once", "attempts", "max_tokens", "max_requests")
             lines = too_few({name: getattr(self, name) for name in names})
+            if not 0 < self.timeout_s < math.inf:
+                lines.append(f"timeout_s: {self.timeout_s:g} is no time to wait; give seconds above 0")
+            if not 0 <= self.first_wait_s < math.inf:
+                lines.append(f"first_wait_s: {self.first_wait_s:g} is no time to wait; give seconds, 0 or more")
             if lines:
                 raise ValueError("\n".join(lines))
 
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
+    def __init__(self, config: Any = None, **settings: Any) -> None:
+        super().__init__(config, **settings)
         self._faults: Counter[str] = Counter()
         self._leaving = threading.Event()
         self._refusal = ""
+        self._refused, self._heard = 0, False
 
     def check(self, behavior: Behavior) -> list[str]:
         """An address, a model, and the key's variable."""
-        config, lines = self.config, []
-        address = urlsplit(config.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            lines.append("judges.api.base_url: no http(s) address; write one like https://api.openai.com/v1")
-        if "@" in address.netloc or address.query:
-            lines.append("judges.api.base_url: holds a key or a query; put the key in the variable that key_env names")
+        config, lines = self.config, address_problems(self.config.base_url)
         if not config.model:
             lines.append("judges.api.model: empty; write the model's name on that server")
         if config.key_env and not os.environ.get(config.key_env):
@@ -119,6 +124,7 @@ class ApiJudge(Judge):
         self._faults.clear()
         self._leaving.clear()
         self._refusal = ""
+        self._refused, self._heard = 0, False
         most = len(asked) if self.config.max_requests is None else self.config.max_requests
         if len(asked) > most:
             self._faults[f"beyond max_requests={most}"] += len(asked) - most
@@ -143,6 +149,10 @@ class ApiJudge(Judge):
         """Each fault, and how many answers it left without a judgement."""
         return [f"{count} x {fault}" for fault, count in sorted(self._faults.items())]
 
+    def finished(self, judgement: Judgement) -> bool:
+        """Not where a thought was cut off, which earlier versions kept as a reply without a score."""
+        return judgement.score is not None or without_thoughts(judgement.reply) is not None
+
     def _endpoint(self) -> Endpoint:
         config = self.config
         return Endpoint(
@@ -158,11 +168,9 @@ class ApiJudge(Judge):
             if self._leaving.is_set():
                 return self._refusal or fault
             try:
-                reply = endpoint.complete(self._body(request))
-                return Judgement(score=parse_score(reply), reply=reply)
-            except Refused as error:  # a wrong key is wrong for every answer: ask no more
-                self._refusal = str(error)
-                self._leaving.set()
+                return self._judgement(endpoint.complete(self._body(request)))
+            except Refused as error:
+                return self._give_up(error)
             except Failed as error:
                 fault = str(error)
                 wish = self.config.first_wait_s * 2**attempt if error.wait_s is None else error.wait_s
@@ -170,9 +178,41 @@ class ApiJudge(Judge):
                     self._leaving.wait(min(wish, LONGEST_WAIT_S))
         return self._refusal or fault
 
+    def _judgement(self, reply: Reply) -> Judgement | str:
+        """What was said; a reply that was cut off has not said it, unless its score stands there whole."""
+        self._heard = True
+        if (reply.cut and not whole_score(reply.text)) or without_thoughts(reply.text) is None:
+            return f"the reply was cut off before its score; raise judges.api.max_tokens ({self.config.max_tokens})"
+        return Judgement(score=parse_score(reply.text), reply=reply.text)
+
+    def _give_up(self, error: Refused) -> str:
+        """A wrong key is wrong for every answer: ask no more. So is whatever is refused before anything went well."""
+        self._refused += 1
+        if error.for_all or (self._refused >= REFUSED_IN_A_ROW and not self._heard):
+            self._refusal = str(error)
+            self._leaving.set()
+        return str(error)
+
     def _body(self, request: str) -> dict[str, Any]:
         messages = [{"role": "user", "content": request}]
-        body = {"model": self.config.model, "temperature": 0, "max_tokens": 64, "messages": messages}
+        body: dict[str, Any] = {"model": self.config.model, "temperature": 0, "max_tokens": self.config.max_tokens}
+        body["messages"] = messages
         if self.config.structured:
             body["response_format"] = {"type": "json_schema", "json_schema": SCHEMA}
         return body
+
+
+def address_problems(base_url: str) -> list[str]:
+    """One line for each thing that is wrong with a server's address; it is not repeated, as it may hold a key."""
+    key = "judges.api.base_url"
+    no_address = [f"{key}: no http(s) address; write one like https://api.openai.com/v1 or http://[::1]:8000/v1"]
+    try:
+        address = urlsplit(base_url)
+        if "@" in address.netloc or address.query:
+            return [f"{key}: holds a key or a query; put the key in the variable that key_env names"]
+        if address.netloc.count(":") > 1 and "[" not in address.netloc:
+            return [f"{key}: an IPv6 address without brackets; write it like http://[::1]:8000/v1"]
+        _ = address.port  # one that is no number is found when it is read
+    except ValueError:
+        return no_address
+    return [] if address.scheme in ("http", "https") and address.hostname else no_address

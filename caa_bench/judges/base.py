@@ -6,6 +6,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from caa_bench.config.values import configured
+from caa_bench.storage.registry import code_key
+
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
     from caa_bench.models.model import ChatModel
@@ -45,7 +48,8 @@ class Judge:
     """Scores answers in words.
 
     Args:
-        config: its section under `judges` in the recipe; `Config()` where not given.
+        config: its section under `judges` in the recipe; the defaults where neither it nor `settings` are given.
+        **settings: the keys of that section by name, checked as in a recipe.
     """
 
     name: ClassVar[str] = ""
@@ -56,8 +60,8 @@ class Judge:
     class Config:
         """The recipe section's keys: none."""
 
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = self.Config() if config is None else config
+    def __init__(self, config: Any = None, **settings: Any) -> None:
+        self.config: Any = configured(self.Config, config, settings, section=f"judges.{self.name}")
 
     def check(self, behavior: Behavior) -> list[str]:
         """One line for each thing that cannot work; run before any weights load."""
@@ -65,7 +69,8 @@ class Judge:
 
     def settings(self, behavior: Behavior) -> dict[str, Any]:
         """Everything that decides a judgement beside the answer, as JSON: part of each judgement's key."""
-        return {"name": self.name} | deciding(self.config, self.manner)
+        code = {"code": key} if "name" in vars(type(self)) and (key := code_key(type(self))) else {}
+        return {"name": self.name} | code | deciding(self.config, self.manner)
 
     def reliability(self, behavior: Behavior) -> dict[str, float]:
         """What is known of how good it is, by name (`held_out_accuracy`); empty where nothing is."""
@@ -84,6 +89,10 @@ class Judge:
             chat: the measured model, not loaded until its weights are asked for.
         """
         raise NotImplementedError
+
+    def finished(self, judgement: Judgement) -> bool:
+        """Whether a kept judgement is one: what was cut off is asked about again."""
+        return True
 
     def complaints(self) -> list[str]:
         """Why answers were left out by the last `judge`, in a few words each."""

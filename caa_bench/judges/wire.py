@@ -1,4 +1,7 @@
-"""One chat completion over HTTP, and the score in its reply. The standard library alone; follows no redirect."""
+"""One chat completion over HTTP. The standard library alone; follows no redirect.
+
+Servers differ in what a request may say. What one refuses by name is said another way or left out, and remembered.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,30 @@ import http.client
 import json
 import math
 import re
+import threading
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
 MOST_BYTES = 2**20
-_NUMBER = re.compile(r"\s*(\d{1,2}(?:\.\d+)?)\s*(?:/\s*10)?\s*\.?\s*")
-_OBJECT = re.compile(r"\{[^{}]*\}")
 _REFUSALS = {
-    400: "the server refuses the request; set judges.api.structured=false if it does not know response_format",
+    400: "the server refuses the request; check judges.api.model, and set judges.api.structured=false if it does not "
+    "know response_format",
     401: "the key is refused; check the variable that key_env names",
     403: "the key is refused; check the variable that key_env names",
     404: "there is no such address or model; check base_url and model",
+    413: "the answer is too long for the server; lower open_ended.max_new_tokens",
+    422: "the server refuses the request; set judges.api.structured=false if it does not know response_format",
 }
+_FOR_ALL = (401, 403, 404)
+"""Statuses that mean every request alike; others may mean one answer."""
+_UNKNOWN = re.compile(
+    r"unsupported|not supported|does not support|unrecognized|unknown|unexpected|not permitted|not allowed|forbidden",
+    re.IGNORECASE,
+)
+_OTHERWISE = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "", "temperature": ""}
+"""What a key of the request is called instead; "" leaves it out."""
 
 
 class Failed(Exception):
@@ -36,7 +49,29 @@ class Failed(Exception):
 
 
 class Refused(Exception):
-    """A request that no repetition helps: a wrong key, a wrong address."""
+    """A request that no repetition helps: a wrong key, a wrong address.
+
+    Args:
+        what: what is wrong and what to do.
+        for_all: whether every other request would be refused as well.
+    """
+
+    def __init__(self, what: str, *, for_all: bool = True) -> None:
+        super().__init__(what)
+        self.for_all = for_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came back.
+
+    Args:
+        text: the model's words, thoughts included.
+        cut: whether it ended at the token limit.
+    """
+
+    text: str
+    cut: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +87,33 @@ class Endpoint:
     base_url: str
     key: str = field(repr=False)
     timeout_s: float
+    _renamed: dict[str, str] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def complete(self, body: dict[str, Any]) -> str:
-        """The text of a chat completion.
+    def complete(self, body: dict[str, Any]) -> Reply:
+        """A chat completion; keys that the server refuses by name are said another way, now and from then on.
 
         Raises:
             Failed: too many requests, a server's fault, a timeout, a cut connection, no completion in the reply.
             Refused: anything else that is not a reply.
         """
+        with self._lock:
+            tried = dict(self._renamed)
+        while True:
+            try:
+                reply = self._ask(_reworded(body, tried))
+            except urllib.error.HTTPError as error:
+                with error:
+                    refused = _refused_key(error, _reworded(body, tried))
+                    if not refused:
+                        raise _status(error) from None
+                tried[refused] = _OTHERWISE[refused]
+                continue
+            with self._lock:
+                self._renamed.update(tried)
+            return reply
+
+    def _ask(self, body: dict[str, Any]) -> Reply:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = urllib.request.Request(  # noqa: S310 - `ApiJudge.check` lets only http and https pass
             f"{self.base_url.rstrip('/')}/chat/completions", data=json.dumps(body).encode(), headers=headers
@@ -67,9 +121,8 @@ class Endpoint:
         try:
             with _OPENER.open(request, timeout=self.timeout_s) as response:
                 return _content(response.read(MOST_BYTES))
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _status(error) from None
+        except urllib.error.HTTPError:
+            raise
         except TimeoutError:
             raise Failed("timeout") from None
         except urllib.error.URLError as error:
@@ -77,20 +130,6 @@ class Endpoint:
             raise Failed("timeout" if slow else "no connection") from None
         except (OSError, http.client.HTTPException):
             raise Failed("cut connection") from None
-
-
-def parse_score(reply: str) -> float | None:
-    """The score in a reply as 0-1: `{"score": 7}`, also with words around it, or a number alone; None for the rest."""
-    value: Any = None
-    if found := _OBJECT.search(reply):
-        try:
-            value = json.loads(found[0]).get("score")
-        except ValueError:
-            return None
-    elif number := _NUMBER.fullmatch(reply):
-        value = float(number[1])
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value / 10 if known and 0 <= value <= 10 else None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -103,20 +142,53 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
-def _content(data: bytes) -> str:
+def _reworded(body: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
+    """The body with each key under the name that is left of it."""
+    said = {}
+    for key, value in body.items():
+        name = key
+        while name and name in renamed:
+            name = renamed[name]
+        if name:
+            said[name] = value
+    return said
+
+
+def _refused_key(error: urllib.error.HTTPError, body: dict[str, Any]) -> str:
+    """The key of the body that the server says it does not take, if that is one that can be said otherwise.
+
+    A request that is too long names `max_tokens` too, so the words that mean an unknown key must stand there.
+    """
+    if error.code not in (400, 422):
+        return ""
     try:
-        content = json.loads(data)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        text = error.read(MOST_BYTES).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+    if not _UNKNOWN.search(text):
+        return ""
+    found = [key for key in _OTHERWISE if key in body and re.search(rf"\b{key}\b", text)]
+    return min(found, key=text.index, default="")
+
+
+def _content(data: bytes) -> Reply:
+    try:
+        choice = json.loads(data)["choices"][0]
+        content, cut = choice["message"]["content"], choice.get("finish_reason") == "length"
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise Failed("garbage") from None
     if not isinstance(content, str):
+        if cut:  # servers that keep thoughts apart leave the content empty
+            return Reply(text="", cut=True)
         raise Failed("garbage")
-    return content
+    return Reply(text=content, cut=cut)
 
 
 def _status(error: urllib.error.HTTPError) -> Failed | Refused:
     if error.code in (408, 409, 425, 429) or error.code >= 500:
         return Failed(f"HTTP {error.code}", wait_s=_seconds(error.headers.get("Retry-After")))
-    return Refused(f"HTTP {error.code}: {_REFUSALS.get(error.code, 'the server refuses the request')}")
+    hint = _REFUSALS.get(error.code, "the server refuses the request")
+    return Refused(f"HTTP {error.code}: {hint}", for_all=error.code in _FOR_ALL or error.code < 400)
 
 
 def _seconds(text: str | None) -> float | None:

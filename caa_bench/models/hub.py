@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from caa_bench.errors import UserError
-from caa_bench.storage.paths import is_folder
+from caa_bench.storage.paths import is_file, is_folder
 
 TIMEOUT_S = 5.0
 CONFIG = "config.json"
@@ -48,7 +48,7 @@ def fetch_config(source: str, *, revision: str | None) -> Path:
 
 def unreachable(source: str, *, revision: str | None) -> list[str]:
     """One line where a hub model is neither in the cache nor to be had; asks the hub at most once, for seconds."""
-    if is_folder(Path(source)) or cached_config(source, revision=revision) is not None:
+    if is_folder(Path(source)) or is_file(Path(source)) or cached_config(source, revision=revision) is not None:
         return []
     try:
         require(source, revision=revision)

@@ -10,11 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
 from caa_bench.models import hub
+from caa_bench.models.adapters import SETTINGS, WEIGHTS, base_of
+from caa_bench.models.dtypes import Choice, choose_dtype
+from caa_bench.models.gguf import SUFFIX, gguf_config, gguf_file, gguf_mistakes
 from caa_bench.models.layers import DEFAULT_DEPTH, DEFAULT_RANGE, Layers
-from caa_bench.models.loading import Loading, has_chat_template, load_model, load_tokenizer, no_chat_template
-from caa_bench.models.prompts import TEMPLATES, ChoicePrompt, Message, choice_prompt
-from caa_bench.storage.files import folder_fingerprint, read_json
-from caa_bench.storage.paths import configs_folder, is_file, is_folder, package_folder
+from caa_bench.models.loading import Loading, load_model, load_tokenizer
+from caa_bench.models.model_files import (
+    CONFIG,
+    CONTEXT,
+    HIDDEN,
+    LAYERS,
+    checksums,
+    folder_mistakes,
+    read_config,
+    size_in,
+    weight_files,
+)
+from caa_bench.models.prompts import ChoicePrompt, choice_prompt
+from caa_bench.models.template_notes import TemplateNotes, template_notes
+from caa_bench.models.templates import TEMPLATES, Message
+from caa_bench.models.turns import end_tokens
+from caa_bench.storage.files import sha256_file
+from caa_bench.storage.paths import configs_folder, is_file, is_folder, own_models_folder, package_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,7 +51,9 @@ class ChatModel:
     _model: PreTrainedModel | None = field(default=None, repr=False)
     _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     _prompts: dict[Any, ChoicePrompt] = field(default_factory=dict, repr=False)
-    _files: dict[str, Any] = field(default_factory=dict, repr=False)
+    _files: dict[str, str] = field(default_factory=dict, repr=False)
+    _dtype: Choice | None = field(default=None, repr=False)
+    _notes: TemplateNotes | None = field(default=None, repr=False)
 
     @classmethod
     def find(cls, name: str, *, changes: dict[str, Any] | None = None) -> ChatModel:
@@ -47,9 +66,12 @@ class ChatModel:
 
         names = model_names()
         if name in names:
-            loading = load(configs_folder() / "models" / f"{name}.yaml", [], Loading).values
-        elif "/" in name or is_folder(Path(name)):
-            loading = Loading(source=name)
+            loading = load(model_configs()[name], [], Loading).values
+        elif "/" in name or is_folder(Path(name)) or (name.endswith(SUFFIX) and is_file(Path(name))):
+            base = base_of(name)
+            loading = Loading(source=base or name, adapter=name if base else None)
+            if not Path(name).name.strip("."):  # `.` and the like name no model: the folder's own name does
+                name = Path(name).resolve().name or name
         else:
             near = get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -67,23 +89,24 @@ class ChatModel:
         return self.loading.source
 
     @property
+    def gguf(self) -> Path | None:
+        """The `.gguf` file that it is loaded from; None for other models."""
+        return gguf_file(self.source)
+
+    @property
     def layers(self) -> Layers | None:
         """Block count and default block, from config.json alone; None where that file is not at hand yet."""
         config = self._config_json()
         if config is None:
             return None
-        text = config.get("text_config", config)
-        count = next((text[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in text), None)
-        hidden = next((text[key] for key in ("hidden_size", "n_embd", "d_model") if key in text), None)
-        return None if count is None or hidden is None else self._layers(int(count), hidden=int(hidden))
+        count, hidden = size_in(config, LAYERS), size_in(config, HIDDEN)
+        return None if count is None or hidden is None else self._layers(count, hidden=hidden)
 
     @property
     def context(self) -> int | None:
         """The most tokens of a prompt and its answer, from config.json alone; None where that does not say."""
-        config = self._config_json() or {}
-        text = config.get("text_config", config)
-        found = next((text[key] for key in ("max_position_embeddings", "n_positions", "n_ctx") if key in text), None)
-        return None if found is None else int(found)
+        config = self._config_json()
+        return None if config is None else size_in(config, CONTEXT)
 
     def loaded_layers(self) -> Layers:
         """Block count and default block, from the loaded model where config.json does not say."""
@@ -117,10 +140,16 @@ class ChatModel:
 
     @property
     def stop_ids(self) -> list[int]:
-        """Tokens that end an answer: those that the model's generation config names, and the tokenizer's end."""
+        """Tokens that end an answer: what the chat template writes behind one, the model's own, the tokenizer's end."""
         named = getattr(self.model.generation_config, "eos_token_id", None)
         found = [self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
-        return sorted({token for token in found if token is not None})
+        return sorted({token for token in found if token is not None} | set(end_tokens(self.tokenizer)))
+
+    def template_notes(self) -> TemplateNotes:
+        """What the chat template adds by itself, and where it puts a system text; loads the tokenizer alone."""
+        if self._notes is None:
+            self._notes = template_notes(self.tokenizer)
+        return self._notes
 
     def text_of(self, ids: Sequence[int]) -> str:
         """What an answer's tokens say, without special tokens and space around it."""
@@ -138,42 +167,40 @@ class ChatModel:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What identifies the loaded model: weights, tokenizer, chat template and how it is loaded; part of each key.
+    @property
+    def dtype(self) -> Choice:
+        """What it is loaded in; `auto` on a CPU is decided by what is faster there."""
+        loading = self.loading
+        if (loading.dtype, loading.quantization, loading.device_map) != ("auto", "none", "none"):
+            return Choice(dtype=loading.dtype)
+        if self._dtype is None:
+            self._dtype = choose_dtype(self._config_json(), weights_bytes=self._weights_bytes())
+        return self._dtype
 
-        A local folder is hashed, once, its README apart; a hub model is its commit. No weights are loaded.
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the loaded model: files, prompts as rendered, and how it is loaded; part of each key.
+
+        Of a local folder the files that loading reads are hashed, once; a hub model is its commit. The tokenizer is
+        loaded and its template rendered, the weights are not loaded.
 
         Raises:
-            UserError: a hub model that is not in the cache and cannot be reached.
+            UserError: a hub model that is not in the cache and cannot be reached, or a damaged tokenizer.
         """
-        views = ("memory_gb", "layer", "layer_range", "source")
-        settings = {k: v for k, v in asdict(self.loading).items() if k not in views}
+        views = ("memory_gb", "layer", "layer_range", "source", "adapter", "swept", "tuned")
+        settings = {k: v for k, v in asdict(self.loading).items() if k not in views} | {"dtype": self.dtype.dtype}
         if not self._files:
-            folder = Path(self.source)
-            hashed = folder_fingerprint(folder) if folder.is_dir() else {"commit": self._commit()}
-            self._files = {name: value for name, value in hashed.items() if not name.endswith(".md")}
-        return settings | {"files": dict(self._files)}
+            self._files = self._hashed()
+        return settings | {"files": dict(self._files), "prompt": asdict(self.template_notes())}
 
     def check(self) -> list[str]:
         """One line for what would make loading fail, found without loading or network where possible."""
         if self.loading.template not in ("none", *TEMPLATES):
             known = " or ".join(TEMPLATES)
             return [f"loading.template: there is no plain template {self.loading.template!r}; use {known}, or none"]
+        if self.gguf is not None:
+            return gguf_mistakes(self.gguf)
         folder = Path(self.source)
-        if not is_folder(folder):
-            return []
-        if not (folder / "config.json").is_file():
-            return [f"model: {self.source} holds no config.json; give the folder of a transformers model"]
-        mistakes = []
-        if not any(folder.glob("*.safetensors")):
-            pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-            what = "only pickled weights, which can run code when they are read" if pickled else "no weights"
-            mistakes.append(
-                f"model: {self.source} holds {what}; save it again with save_pretrained, which writes *.safetensors"
-            )
-        if self.loading.template == "none" and not has_chat_template(folder):
-            mistakes.append(no_chat_template(self.source))
-        return mistakes
+        return folder_mistakes(folder) if is_folder(folder) else []
 
     def _layers(self, count: int, *, hidden: int) -> Layers:
         default = round(DEFAULT_DEPTH * count) if self.loading.layer is None else self.loading.layer
@@ -182,10 +209,32 @@ class ChatModel:
         return Layers(count=count, default=min(default, count - 1), hidden=hidden, range=swept)
 
     def _config_json(self) -> dict[str, Any] | None:
-        path: Path | None = Path(self.source) / hub.CONFIG
+        if self.gguf is not None:
+            return gguf_config(self.gguf)
+        path: Path | None = Path(self.source) / CONFIG
         if path is not None and not is_file(path):
             path = hub.cached_config(self.source, revision=self.loading.revision)
-        return None if path is None else dict(read_json(path))
+        return None if path is None else read_config(path)
+
+    def _hashed(self) -> dict[str, str]:
+        """sha256 of each file that is read, or a hub model's commit; an adapter's beside its base's."""
+        folder = Path(self.source)
+        if self.gguf is not None:
+            found = {self.gguf.name: sha256_file(self.gguf)}
+        else:
+            found = checksums(folder) if folder.is_dir() else {"commit": self._commit()}
+        if self.loading.adapter is None:
+            return found
+        own = {name: sha256_file(Path(self.loading.adapter) / name) for name in (SETTINGS, WEIGHTS)}
+        return own | {f"base/{name}": value for name, value in found.items()}
+
+    def _weights_bytes(self) -> float | None:
+        """Of the files where they are at hand, else what the model's config says."""
+        folder = Path(self.source)
+        if not is_folder(folder) and (cached := hub.cached_config(self.source, revision=self.loading.revision)):
+            folder = cached.parent
+        sizes = [path.stat().st_size for path in weight_files(folder) if is_file(path)]
+        return sum(sizes) if sizes else self.loading.memory_gb and self.loading.memory_gb * 1e9
 
     def _commit(self) -> str:
         """The commit of the cached snapshot, which its folder is named after; config.json is fetched where it must."""
@@ -193,5 +242,11 @@ class ChatModel:
 
 
 def model_names() -> list[str]:
-    """The names of `configs/models/*.yaml`."""
-    return sorted(path.stem for path in (configs_folder() / "models").glob("*.yaml"))
+    """The names of `configs/models/*.yaml`, and of the user's own."""
+    return sorted(model_configs())
+
+
+def model_configs() -> dict[str, Path]:
+    """Name -> file of every model config; a shipped one wins."""
+    folders = (own_models_folder(), configs_folder() / "models")
+    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}

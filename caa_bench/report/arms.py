@@ -1,177 +1,203 @@
-"""The first table: a row per arm and per stack at the headline's layer and doses."""
+"""The first table: a line an arm alone and a stack, at the headline's layer and doses; and what each fit cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.placebo import within_placebo
-from caa_bench.analysis.verdict import OPPOSITE, opposite
+from caa_bench.analysis.estimates import MIN_ITEMS
+from caa_bench.analysis.verdict import OPPOSITE, SMALLEST, opposite
+from caa_bench.errors import UserError
 from caa_bench.report import words
-from caa_bench.report.conditions import Key, capability_lines, condition_of
-from caa_bench.report.headline import Headline, at_headline, measured, placebos
-from caa_bench.report.quotes import Quote, Span, cell_quote, cell_span, line_key, line_quote, line_span
+from caa_bench.report.headline import CAPABILITY, OPEN_ENDED, at_headline, by_condition, condition_of, direction
+from caa_bench.storage.files import read_json
 
 if TYPE_CHECKING:
-    from caa_bench.report import Report
+    from caa_bench.report.model import Report
+
+ENDS = ("", "_low", "_high")
+COLUMNS = [
+    "kind", "arm", "base", "base_dose", "vector", "layer", "multiplier", "cell", "p_before",
+    *(f"p_balanced{end}" for end in ENDS), *(f"shift{end}" for end in ENDS), *(f"in_words{end}" for end in ENDS),
+    *(f"retention{end}" for end in ENDS), "room", "option_mass", "detectable_effect",
+    *(f"capability{end}" for end in ENDS), "n", "verdict", "tags", "told",
+]  # fmt: skip
+
+Line = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One arm alone, or the vector on top of it. None: the column does not apply.
+def arms_table(report: Report) -> pd.DataFrame:
+    """Base by base in the recipe's order: the base alone, then the vector on it at each dose that leads (arms.csv).
 
-    Args:
-        kind: `none`, `base` (a base alone), `vector` (the vector alone) or `stack`.
-        multiplier: of the vector; 0 for a base alone.
-        before / after: p(matching) without and with what the row adds.
-        effect: shift of the log-odds, + towards matching: the base's own, or the vector's on its base.
-        retention, room, detectable, verdict, tags, caveats: of the stacking line.
-        told: verdict and tags in words, "no room" first, without the numbers that stand beside them anyway.
-        option_mass: in the row's own cell.
-        capability: change of p(correct) from the unchanged model.
-        in_words: the effect on the judged score of answers in words (0-1), where there are some.
-        line: the stacking line's key.
-        cell: the row's own cell.
+    Returns:
+        `COLUMNS`. `kind` is `none`, `base` (a base alone), `vector` (the vector alone) or `stack`. `shift` is the
+        base's own against the unchanged model, or the vector's on its base, log-odds, + towards matching; `in_words`
+        the same of the judged score; `capability` the change of p(correct) from the unchanged model. `told` is the
+        verdict and its tags in words, of a vector alone whether it goes beyond its placebos. Missing where it does not
+        apply.
     """
-
-    kind: str
-    base: str
-    base_dose: float
-    multiplier: float
-    after: Quote
-    option_mass: Quote
-    cell: str
-    after_span: Span
-    before: Quote | None = None
-    effect: Span | None = None
-    retention: Span | None = None
-    room: Quote | None = None
-    detectable: Quote | None = None
-    capability: Span | None = None
-    in_words: Span | None = None
-    verdict: str = ""
-    told: str = ""
-    tags: tuple[str, ...] = ()
-    caveats: tuple[str, ...] = ()
-    line: str = ""
-
-    @property
-    def kept(self) -> Span | None:
-        """The retention, where it is known and nothing forbids a verdict."""
-        refused = self.verdict.startswith(("no verdict", "not measurable"))
-        return self.retention if self.retention is not None and self.retention.point.known and not refused else None
-
-    @property
-    def name(self) -> str:
-        """`system_prompt_positive`, and `CAA +1` for what is put on it."""
-        return words.named(self.base, self.base_dose)
+    lost = by_condition(report.shifts, CAPABILITY)
+    said = {} if report.answers is None else by_condition(report.answers.cells, OPEN_ENDED)
+    lines = []
+    for line in _lines(report):
+        condition = line.pop("condition")
+        if line["kind"] != "none":
+            _put(line, "capability", lost.get(condition), "total_p")
+            _put(line, "in_words", said.get(condition), "score_total" if line["kind"] == "base" else "score_shift")
+        lines.append(line if line["kind"] == "stack" else _with_opposite(line))
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def rows(report: Report, chosen: Headline) -> list[Row]:
-    """Every row, base by base in the recipe's order: the base alone, then the vector on it at each headline dose."""
-    losses, spoken, conditions = capability_lines(report.shifts), _spoken(report), report.cells.set_index("cell")
-    made = []
-    for row in _rows(report, chosen):
-        condition = condition_of(conditions.loc[row.cell])
-        lost, said = losses.get(condition), spoken.get(condition)
-        if row.kind != "none":
-            lost_span = None if lost is None else cell_span(lost, "total_p", words.signed)
-            row = replace(row, capability=lost_span, in_words=None if said is None else _in_words(row, said))
-        made.append(row if row.kind == "stack" else _with_opposite(row))
-    return made
+def directed(arms: pd.DataFrame) -> list[Line]:
+    """One stack a base, in the base's own direction; neutral bases only where there is nothing else."""
+    stacks = arms[arms["kind"] == "stack"].to_dict("records")
+    pushing = [line for line in stacks if direction(line["base"], 1.0)] or stacks
+    found: dict[str, Line] = {}
+    for line in pushing:
+        wanted = direction(line["base"], 1.0) or 1
+        name = words.named(line["base"], line["base_dose"])
+        kept = found.get(name)
+        if kept is None or line["multiplier"] * wanted > 0 >= kept["multiplier"] * wanted:
+            found[name] = line
+    return list(found.values())
 
 
-def _spoken(report: Report) -> dict[Key, dict[str, Any]]:
-    """The cells of answers in words, by condition."""
-    cells = [] if report.answers is None else report.answers.cells.to_dict("records")
-    return {condition_of(cell): cell for cell in cells}
+def moves(line: Mapping[str, Any]) -> bool:
+    """Whether an arm's shift is told apart from 0 and is large enough to be worth a claim."""
+    apart = line["shift_low"] > 0 or line["shift_high"] < 0
+    return bool(apart) and abs(line["shift"]) >= SMALLEST
 
 
-def _in_words(row: Row, said: dict[str, Any]) -> Span:
-    """Against what the row's own effect is: the unchanged model for a base alone, the base for what is put on it."""
-    return cell_span(said, "score_total" if row.kind == "base" else "score_shift", words.signed)
-
-
-def _with_opposite(row: Row) -> Row:
-    """An arm alone has no verdict to say it: that what it does to the words is the opposite."""
-    if row.effect is None or row.in_words is None or not opposite(row.effect.ends, row.in_words.ends):
-        return row
-    return replace(row, tags=(OPPOSITE,), told="; ".join(filter(None, (row.told, OPPOSITE))))
-
-
-def _rows(report: Report, chosen: Headline) -> Iterator[Row]:
-    shifts = measured(report.shifts)
-    inside = within_placebo(shifts, placebos=placebos()).set_axis(shifts["cell"])
-    steered = at_headline(shifts, chosen)
-    stacking = at_headline(measured(report.stacking), chosen)
-    lines = {(x["base"], x["base_dose"], x["multiplier"]): x for x in stacking.to_dict("records")}
-    masses = measured(report.cells).set_index("cell", drop=False)
-    still = {(x["base"], x["base_dose"]): x for x in shifts[shifts["multiplier"] == 0].to_dict("records")}
-    for base, base_dose in chosen.bases:
-        alone = still.get((base, base_dose))
-        if alone is not None:
-            yield _base_row(alone, masses.loc[alone["cell"]], unchanged=still.get(("none", 1.0)))
-        here = steered[(steered["base"] == base) & (steered["base_dose"] == base_dose)]
-        for shift in here[here["multiplier"].isin(chosen.doses)].to_dict("records"):
-            line = lines.get((base, base_dose, shift["multiplier"]))
-            cell = masses.loc[shift["cell"]]
-            yield (
-                _stack_row(shift, cell, alone=alone, line=line)
-                if line
-                else _vector_row(shift, cell, alone=alone, placebo=inside[shift["cell"]])
-            )
+def keeps(line: Mapping[str, Any]) -> bool:
+    """Whether the retention is known and nothing forbids a verdict."""
+    return not math.isnan(line["retention"]) and not line["verdict"].startswith(("no verdict", "not measurable"))
 
 
 def verdict_words(verdict: str, tags: Sequence[str]) -> str:
-    """`no room; adds fully; log-odds only`."""
+    """`no room; adds fully; log-odds only`: "no room" leads, numbers that stand beside it anyway are left out."""
     plain = [tag.split(" (")[0] for tag in tags if tag]
-    return "; ".join(
-        [*("no room" for tag in plain if tag == "no room"), verdict, *(t for t in plain if t != "no room")]
-    )
+    first, rest = (["no room"] if "no room" in plain else []), [tag for tag in plain if tag != "no room"]
+    return "; ".join([*first, verdict, *rest])
 
 
-def _own(cell: Any) -> dict[str, Any]:
-    """What every row has."""
-    return {
-        "base": str(cell["base"]),
-        "base_dose": float(cell["base_dose"]),
-        "multiplier": float(cell["multiplier"]),
-        "after": cell_quote(cell, "p_balanced", words.probability),
-        "after_span": cell_span(cell, "p_balanced", words.probability),
-        "option_mass": cell_quote(cell, "option_mass", words.probability),
-        "cell": str(cell["cell"]),
-    }
+def beyond_placebos(report: Report, shift: Mapping[str, Any]) -> str:
+    """Whether a vector alone moves more than any of its placebos of the same norm, by the interval of the difference.
+
+    "" where no placebo ran or there are too few items for an interval.
+    """
+    shifts = report.measured("shifts")
+    here = shifts[(shifts["base"] == shift["base"]) & (shifts["base_dose"] == shift["base_dose"])]
+    own = here["vector"].isin(report.record.placebos_of(str(shift["vector"]))) & here["shift"].notna()
+    own &= (here["multiplier"] == shift["multiplier"]) & (here["layer"] == shift["layer"])
+    plain = here[here["multiplier"] == 0]["cell"]
+    if not own.any() or math.isnan(shift["shift"]) or plain.empty:
+        return ""
+    largest = here.loc[here.loc[own, "shift"].abs().idxmax()]
+    sign, placebo = float(np.sign(shift["shift"])), float(np.sign(largest["shift"]))
+    found = report.contrast({shift["cell"]: sign, largest["cell"]: -placebo, plain.iloc[0]: placebo - sign})
+    if found.n < MIN_ITEMS or math.isnan(found.low):
+        return ""
+    return "beyond placebos" if found.low > 0 and moves(shift) else "within placebos"
 
 
-def _base_row(shift: dict[str, Any], cell: Any, *, unchanged: dict[str, Any] | None) -> Row:
-    own = _own(cell)
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one fitted intervention cost.
+
+    Args:
+        label: its label.
+        fit_s: seconds that its fit took when it was done; None where that is not known.
+        stored_bytes: bytes of its files; None where they are not there any more.
+    """
+
+    label: str
+    fit_s: float | None
+    stored_bytes: int | None
+
+
+def costs(report: Report) -> list[Cost]:
+    """One entry a fitted intervention, of several fits the first, in the manifest's order."""
+    kept = report.record.artifacts.items()
+    return [_cost(report.folder, key, Path(place)) for key, place in kept if "@" not in key]
+
+
+def _cost(run: Path, label: str, kept: Path) -> Cost:
+    """The artifact beside the runs comes first: the manifest's path is relative to wherever the run was started."""
+    beside = run.resolve().parent.parent / "artifacts" / kept.name
+    folder = next((path for path in (beside, kept) if path.is_dir()), None)
+    if folder is None:
+        return Cost(label=label, fit_s=None, stored_bytes=None)
+    stored = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    try:
+        seconds = read_json(folder.with_suffix(".timing.json"))["fit_s"]
+    except (UserError, KeyError, TypeError):
+        seconds = None
+    return Cost(label=label, fit_s=float(seconds) if isinstance(seconds, int | float) else None, stored_bytes=stored)
+
+
+def _lines(report: Report) -> Iterator[Line]:
+    chosen, shifts = report.headline, report.measured("shifts")
+    steered, stacking = at_headline(shifts, chosen), report.at_headline("stacking")
+    stacks = {(x["base"], x["base_dose"], x["multiplier"]): x for x in stacking.to_dict("records")}
+    cells = report.measured("cells").set_index("cell", drop=False)
+    still = {(x["base"], x["base_dose"]): x for x in shifts[shifts["multiplier"] == 0].to_dict("records")}
+    for place in chosen.bases:
+        alone = still.get(place)
+        if alone is not None:
+            yield _base(alone, cells.loc[alone["cell"]], unchanged=still.get(("none", 1.0)))
+        here = steered[(steered["base"] == place[0]) & (steered["base_dose"] == place[1])]
+        for shift in here[here["multiplier"].isin(chosen.doses)].to_dict("records"):
+            line = _own(shift, cells.loc[shift["cell"]], "shift") | {"kind": "vector"}
+            line["arm"] = f"{words.display(chosen.vector)} {words.dose(shift['multiplier'])}"
+            line["p_before"] = alone["p_balanced"] if alone else math.nan
+            stack = stacks.get((*place, shift["multiplier"]))
+            yield line | (_stack(stack) if stack else {"told": beyond_placebos(report, shift)})
+
+
+def _own(shift: Line, cell: Any, effect: str) -> Line:
+    """What every line has; `condition` finds the same condition measured by other evaluators."""
+    names = ("base", "base_dose", "vector", "layer", "multiplier", "cell", "n", "option_mass")
+    levels = {f"p_balanced{end}": float(cell[f"p_balanced{end}"]) for end in ENDS}
+    effects = {f"shift{end}": shift[f"{effect}{end}"] for end in ENDS}
+    return {name: cell[name] for name in names} | levels | effects | {
+        "verdict": "", "tags": "", "told": "", "condition": condition_of(cell)
+    }  # fmt: skip
+
+
+def _base(shift: Line, cell: Any, *, unchanged: Line | None) -> Line:
+    line = _own(shift, cell, "total") | {"arm": words.named(shift["base"], shift["base_dose"])}
     if shift["base"] == "none" or unchanged is None:
-        return Row(kind="none" if shift["base"] == "none" else "base", **own)
-    before = cell_quote(unchanged, "p_balanced", words.probability)
-    return Row(kind="base", before=before, effect=cell_span(shift, "total", words.signed), **own)
+        kind = "none" if shift["base"] == "none" else "base"
+        return line | {"kind": kind} | {f"shift{end}": math.nan for end in ENDS}
+    return line | {"kind": "base", "p_before": unchanged["p_balanced"]}
 
 
-def _vector_row(shift: dict[str, Any], cell: Any, *, alone: dict[str, Any] | None, placebo: Any) -> Row:
-    before = cell_quote(alone, "p_balanced", words.probability) if alone else None
-    text = "" if pd.isna(placebo) else "within placebos" if placebo else "beyond placebos"
-    return Row(kind="vector", before=before, effect=cell_span(shift, "shift", words.signed), told=text, **_own(cell))
+def _stack(stack: Line) -> Line:
+    """What the stacking line adds: the verdict and what it rests on."""
+    tags = str(stack["tags"])
+    names = [*(f"retention{end}" for end in ENDS), "room", "detectable_effect"]
+    return {name: stack[name] for name in names} | {
+        "kind": "stack", "verdict": str(stack["verdict"]), "tags": tags,
+        "told": verdict_words(str(stack["verdict"]), tags.split(";")),
+    }  # fmt: skip
 
 
-def _stack_row(shift: dict[str, Any], cell: Any, *, alone: dict[str, Any] | None, line: dict[str, Any]) -> Row:
-    return Row(
-        kind="stack",
-        before=cell_quote(alone, "p_balanced", words.probability) if alone else None,
-        effect=cell_span(shift, "shift", words.signed),
-        retention=line_span(line, "retention", words.number),
-        room=line_quote(line, "room", words.probability),
-        detectable=line_quote(line, "detectable_effect", words.number),
-        verdict=str(line["verdict"]),
-        told=verdict_words(str(line["verdict"]), str(line["tags"]).split(";")),
-        tags=tuple(filter(None, str(line["tags"]).split(";"))),
-        caveats=tuple(filter(None, str(line["caveats"]).split(";"))),
-        line=line_key(line),
-        **_own(cell),
-    )
+def _put(line: Line, name: str, other: Line | None, column: str) -> None:
+    if other is not None:
+        line |= {f"{name}{end}": other[f"{column}{end}"] for end in ENDS}
+
+
+def _with_opposite(line: Line) -> Line:
+    """A single arm has no verdict, so that its opposite effect on the answers in words is told here."""
+    letters, spoken = ((line.get(f"{name}_low", math.nan), line.get(f"{name}_high", math.nan)) for name in (
+        "shift", "in_words"
+    ))  # fmt: skip
+    if not opposite(letters, spoken):
+        return line
+    return line | {"tags": OPPOSITE, "told": "; ".join(filter(None, (line["told"], OPPOSITE)))}

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from caa_bench.analysis.halves import effect_by_half
-from caa_bench.analysis.warn import RANK, find_warnings
-from caa_bench.analysis.warn_answers import answer_warnings
-from caa_bench.analysis.warn_facts import RunFacts, Tables
-from caa_bench.analysis.warn_metrics import metric_warnings
-from caa_bench.analysis.warn_rules import length_matters
-from caa_bench.report.conditions import of_behavior
-from caa_bench.report.headline import Headline, at_headline, headline, measured
-from caa_bench.report.matched import uneven_tries
-from caa_bench.report.vectors import leading_line
+from caa_bench.analysis.fairness import LEAST_MASS, MOST_LOSS
+from caa_bench.analysis.items import letter_table
+from caa_bench.analysis.warn import Found, RunFacts, Tables, answer_warnings, metric_warnings
+from caa_bench.analysis.warn_rules import RunWarning, find_warnings, length_matters
+from caa_bench.report.choices import uneven_tries
+from caa_bench.report.headline import at_headline, of_behavior
+from caa_bench.report.tables import Answers, by_half
+from caa_bench.report.words import display
 
 if TYPE_CHECKING:
-    from caa_bench.report import Report
-    from caa_bench.report.answers import Answers
+    from caa_bench.report.model import Report
+
+
+_REST = {
+    False: "run the same command again to finish",
+    True: "the command said what failed, and computes the rest once that is mended",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,81 +40,97 @@ class Notice:
     text: str
 
 
-def notices(report: Report, *, done: Set[str]) -> list[Notice]:
-    """Everything to know, worst first. Layers that do not lead are no reason to warn: a sweep is run to find them out.
-
-    Args:
-        done: keys of the batches whose rows are there.
-    """
-    chosen, manifest = headline(report), report.manifest
-    layer = chosen.layer
+def find_notices(report: Report) -> Iterator[Notice]:
+    """Everything to know. Layers that do not lead are no reason to warn: a sweep is run to find them out."""
+    layer, record = report.headline.layer, report.record
     names = ("cells", "stacking", "shifts", "reliability")
     tables = Tables(**{name: _leading(of_behavior(getattr(report, name)), layer) for name in names})
-    facts, behavior = manifest["facts"], manifest["facts"]["behavior"]["id"]
-    answers = report.answers
-    known = RunFacts(
-        test_opened=manifest["test_opened"] or None,
+    yield from _missing(report)
+    warned: list[RunWarning | Found] = [
+        *find_warnings(tables, {record.behavior.id: _facts(report)}, placebos=record.placebos, shown=display)
+    ]
+    if report.answers is not None:
+        yield from _unjudged(report.answers)
+        warned += answer_warnings(_leading(report.answers.cells, layer), report.answers.judges)
+    if len(report.metrics):
+        warned += metric_warnings(_leading(report.metrics, layer), tables.shifts)
+    yield from (Notice(severity=warning.severity, text=warning.text) for warning in warned)
+    if report.headline.defaulted:
+        yield Notice(severity="caution", text=_defaulted(report))
+    if (uneven := uneven_tries(report)) is not None:
+        yield Notice(severity=uneven[0], text=uneven[1])
+    yield from (Notice(severity="caution", text=line) for line in record.warnings)
+    yield from (Notice(severity="note", text=f"Resumed with another version: {x}") for x in record.version_changes)
+
+
+def leading_pairs(report: Report) -> dict[str, Any] | None:
+    """The headline vector's line of vectors.csv at the layer that it is taken from; None where it is not known."""
+    chosen = report.headline
+    if chosen.layer is None:
+        return None
+    taken = report.at_headline("shifts")["vector_layer"].dropna().unique()
+    layer = float(taken[0]) if len(taken) else chosen.layer
+    here = report.vectors[(report.vectors["vector"] == chosen.vector) & (report.vectors["layer"] == layer)]
+    return None if here.empty else {str(name): value for name, value in here.iloc[0].items()}
+
+
+def _facts(report: Report) -> RunFacts:
+    chosen, record = report.headline, report.record
+    return RunFacts(
+        test_opened=record.test_opened or None,
         choice_at_edge=tuple(dict.fromkeys(column for choice in chosen.choices for column in choice.at_edge)),
-        open_ended=_open_shifts(answers, layer),
-        train_longer_share=facts.get("longer", {}).get("train_share"),
-        halves=_halves(report, chosen),
-        vector=leading_line(report, chosen),
+        open_ended=_open_shifts(report),
+        train_longer_share=record.longer.get("train_share"),
+        halves=_halves(report),
+        vector=leading_pairs(report),
+        leading=display(chosen.vector),
+        letters=letter_table(report.items),
     )
-    found = find_warnings(tables, {behavior: known})
-    said = [Notice(severity=warning.severity, text=warning.text) for warning in found]
-    counted = [report.cells]
-    if answers is not None:
-        heard = answer_warnings(_leading(answers.cells, layer), answers.judges)
-        said += [Notice(severity=warning.severity, text=warning.text) for warning in heard]
-        said += [Notice(severity="missing", text=text) for text in _unjudged(answers)]
-        counted.append(answers.cells.assign(n=answers.cells["missing_share"].notna()))  # answered, whatever was judged
-    if report.metrics is not None:
-        dear = metric_warnings(_leading(report.metrics, layer), tables.shifts)
-        said += [Notice(severity=warning.severity, text=warning.text) for warning in dear]
-        counted.append(report.metrics.groupby("cell", as_index=False)[["n", "errors", "n_fits"]].max())
-    if (uneven := uneven_tries(report, chosen)) is not None:
-        said.append(Notice(severity=uneven[0], text=uneven[1]))
-    said += [Notice(severity="caution", text=str(line)) for line in facts["warnings"]]
-    said += [Notice(severity="note", text=f"Resumed with another version: {x}") for x in manifest["version_changes"]]
-    ordered = sorted(said, key=lambda notice: RANK.get(notice.severity, -1))
-    scored = pd.concat([table[["n", "errors", "n_fits"]] for table in counted])
-    return [*_missing(manifest, scored, done=done), *ordered]
 
 
-def _unjudged(answers: Answers) -> Iterator[str]:
+def _defaulted(report: Report) -> str:
+    chosen = report.headline
+    return (
+        f"No layer qualified on the selection split: at none of {len(chosen.layers)} did a dose move the behavior, "
+        f"keep {LEAST_MASS:.0%} of the unchanged model's option mass "
+        f"and cost at most {MOST_LOSS:.0%} of the capability. "
+        f"Layer {chosen.layer:.0f} leads by default, not by its results."
+    )
+
+
+def _unjudged(answers: Answers) -> Iterator[Notice]:
     for judge in answers.judges[answers.judges["unjudged"] > 0].to_dict("records"):
-        yield (
-            f"The judge {judge['judge']} has not judged {judge['unjudged']:,} of {judge['answers']:,} answers: run the "
-            "same command again to ask for these alone."
+        yield Notice(
+            severity="missing",
+            text=f"The judge {judge['judge']} has not judged {judge['unjudged']:,} of {judge['answers']:,} answers; "
+            "the next run asks for these alone.",
         )
 
 
-def _open_shifts(answers: Answers | None, layer: float | None) -> pd.DataFrame | None:
-    """The judged shift of CAA and of each base alone, as the rule that compares them with A/B answers takes it."""
-    if answers is None:
+def _open_shifts(report: Report) -> pd.DataFrame | None:
+    """The judged shift of each vector and of each base alone, for the rule that compares them with A/B answers."""
+    if report.answers is None:
         return None
-    cells = _leading(answers.cells, layer)
+    cells = _leading(report.answers.cells, report.headline.layer)
     parts = []
-    for effect, lines in (("score_shift", cells["vector"] == "caa"), ("score_total", cells["multiplier"] == 0)):
+    for effect, lines in (("score_shift", cells["multiplier"] != 0), ("score_total", cells["multiplier"] == 0)):
         names = {f"{effect}{end}": f"shift{end}" for end in ("_low", "_high")}
-        columns = ["base", "base_dose", "layer", "multiplier", *names]
+        columns = ["vector", "base", "base_dose", "layer", "multiplier", *names]
         parts.append(cells.loc[lines, columns].rename(columns=names))
     return pd.concat(parts, ignore_index=True)
 
 
-def _halves(report: Report, chosen: Headline) -> pd.DataFrame | None:
+def _halves(report: Report) -> pd.DataFrame | None:
     """The leading dose of the vector alone by the length of the options, where length may have been learned."""
-    longer = report.manifest["facts"].get("longer", {})
+    chosen, longer = report.headline, report.record.longer
     if not chosen.doses or longer.get("train_share") is None or not length_matters(longer["train_share"]):
         return None
-    cells = measured(report.cells)
+    cells = report.measured("cells")
     cells = cells[cells["base"] == "none"]
     dose = chosen.doses[-1]
     steered = at_headline(cells[cells["multiplier"] == dose], chosen)
-    used = pd.concat([cells[cells["multiplier"] == 0], steered]).set_index("cell")
-    items = report.items[report.items["cell"].isin(used.index)]
-    how = {"seed": report.manifest["recipe"]["seed"], "draws": report.manifest["recipe"]["draws"]}
-    halves = effect_by_half(items, used, longer=longer["items"], **how)
+    used = pd.concat([cells[cells["multiplier"] == 0], steered])
+    halves = by_half(report, used, longer=longer["items"], how=report.record.how)
     return halves[(halves["multiplier"] == dose) & (halves["n"] > 0)]
 
 
@@ -119,23 +138,29 @@ def _leading(table: pd.DataFrame, layer: float | None) -> pd.DataFrame:
     return table[table["layer"].isna() | (table["layer"] == layer)]
 
 
-def _missing(manifest: dict[str, Any], cells: pd.DataFrame, *, done: Set[str]) -> Iterator[Notice]:
-    planned = manifest["facts"]["batches"]
-    absent = [key for key in planned if key not in done]
+def _counted(report: Report) -> pd.DataFrame:
+    """`n`, `errors` and `n_fits` of every cell, whatever was measured in it."""
+    counted = [report.cells]
+    if report.answers is not None:  # answered, whatever was judged
+        counted.append(report.answers.cells.assign(n=report.answers.cells["missing_share"].notna()))
+    if len(report.metrics):
+        counted.append(report.metrics.groupby("cell", as_index=False)[["n", "errors", "n_fits"]].max())
+    return pd.concat([table[["n", "errors", "n_fits"]] for table in counted])
+
+
+def _missing(report: Report) -> Iterator[Notice]:
+    record, cells = report.record, _counted(report)
+    absent = [key for key in record.batches if key not in report.done]
     if absent:
         yield Notice(
             severity="missing",
-            text=f"{len(absent)} of {len(planned)} batches are missing (status {manifest['status']}): the numbers are "
-            "of the items that are there; run the same command again to finish.",
+            text=f"{len(absent)} of {len(record.batches)} batches are missing (status {record.status}): the numbers "
+            f"are of the items that are there; {_REST[record.status == 'error']}.",
         )
-    unseen = len(manifest["facts"]["cells"]) - int(cells.loc[cells["n"] > 0, "n_fits"].sum())
+    unseen = len(record.cells) - int(cells.loc[cells["n"] > 0, "n_fits"].sum())
     if unseen > 0:
-        yield Notice(
-            severity="missing", text=f"{unseen} of {len(manifest['facts']['cells'])} cells have no scored item."
-        )
+        yield Notice(severity="missing", text=f"{unseen} of {len(record.cells)} cells have no scored item.")
     errors = cells[cells["errors"] > 0]
     if len(errors):
-        yield Notice(
-            severity="missing",
-            text=f"{int(errors['errors'].sum())} answers in {len(errors)} cells are errors and are left out.",
-        )
+        count = int(errors["errors"].sum())
+        yield Notice(severity="missing", text=f"{count} answers in {len(errors)} cells are errors and are left out.")

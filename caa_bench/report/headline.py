@@ -1,20 +1,24 @@
-"""What of a run leads: one evaluator, one vector, one layer, and one dose a direction."""
+"""What of a run leads: one vector, one layer, and one dose a direction; and the lines of a table that are of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
+
+import pandas as pd
 
 from caa_bench.analysis.fairness import Choice, choose_dose
-from caa_bench.interventions import registry
-from caa_bench.report.conditions import with_capability_loss
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from caa_bench.report import Report
+from caa_bench.analysis.frames import CONDITION
+from caa_bench.evaluators import registry
+from caa_bench.report.record import RunRecord
+from caa_bench.runs.tuning_record import dose_unit
 
 MEASURE = "answer_probability"
+CAPABILITY = "capability"
+OPEN_ENDED = "open_ended"
+
+Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +30,9 @@ class Headline:
         layer: the layer that leads; None without one.
         layer_reason: why this one.
         layers: every layer it was run at.
-        doses: at most one negative and one positive multiplier, ascending.
+        doses: at most one negative and one positive multiplier, those nearest to 1, ascending.
         choices: on the selection split, the best (layer, multiplier) of each direction, by `fairness.choose_dose`.
+        defaulted: several layers were run on the selection split and none of them qualified.
         bases: (base, base_dose), in the recipe's order.
     """
 
@@ -37,48 +42,57 @@ class Headline:
     layers: tuple[float, ...]
     doses: tuple[float, ...]
     choices: tuple[Choice, ...]
+    defaulted: bool
     bases: tuple[tuple[str, float], ...]
 
 
-def headline(report: Report) -> Headline:
-    """What leads in this run; nothing is ever chosen by the results of the test split."""
-    shifts = in_recipe_order(_asked(report), report.manifest["recipe"].get("bases", []))
-    bases = tuple(dict.fromkeys(zip(shifts["base"], shifts["base_dose"], strict=True)))
-    vector = next((name for name in report.manifest["recipe"].get("vectors", []) if name not in placebos()), "")
+def find_headline(record: RunRecord, every: pd.DataFrame) -> Headline:
+    """What leads in a run; nothing is ever chosen by the results of the test split.
+
+    Args:
+        every: the shifts of all evaluators (shifts.csv).
+    """
+    shifts = in_order(_asked(record, every), record.bases)
+    bases = tuple(dict.fromkeys(zip(shifts["base"], shifts["base_dose"], strict=True))) or (("none", 1.0),)
+    vector = next((name for name in record.vectors if name not in record.placebos), "")
     steered = shifts[(shifts["vector"] == vector) & (shifts["vector"] != "")]
     if steered.empty:
         return Headline(
-            vector="", layer=None, layer_reason="", layers=(), doses=(), choices=(), bases=bases or (("none", 1.0),)
+            vector="", layer=None, layer_reason="", layers=(), doses=(), choices=(), defaulted=False, bases=bases
         )
     layers = tuple(sorted(steered["layer"].dropna().unique()))
-    choices = _choices(with_capability_loss(steered, report.shifts)) if len(measured(report.shifts)) else ()
-    layer, reason = _layer(layers, choices, default=report.manifest["facts"].get("layers", {}).get("default"))
+    selection = record.split == "selection" and len(measured(every)) > 0
+    choices = _choices(steered, every) if selection else ()
+    layer, reason = _layer(record, layers, choices, weighed=CAPABILITY in set(every["evaluator"]))
+    if vector in record.tuning.get("settled", {}):
+        reason = "tuned on the selection split"
     here = steered if layer is None else steered[steered["layer"] == layer]
-    doses = tuple(
-        dose for sign in (-1, 1) if (dose := _nearest_to_one(here["multiplier"].tolist(), sign=sign)) is not None
-    )
+    unit = dose_unit(record.tuning, vector)
+    doses = (_nearest(here["multiplier"].tolist(), unit=unit, sign=sign) for sign in (-1, 1))
     return Headline(
-        vector=vector, layer=layer, layer_reason=reason, layers=layers, doses=doses, choices=choices, bases=bases
+        vector=vector,
+        layer=layer,
+        layer_reason=reason,
+        layers=layers,
+        doses=tuple(dose for dose in doses if dose is not None),
+        choices=choices,
+        defaulted=selection and len(layers) > 1 and not choices,
+        bases=bases,
     )
 
 
-def placebos() -> list[str]:
-    """Vectors that mean nothing: interventions that copy another one's norm."""
-    return [name for name, cls in registry().items() if cls.placebo_of]
+def measured(table: pd.DataFrame, evaluator: str = MEASURE) -> pd.DataFrame:
+    """The lines of one evaluator: of the answer probability, which verdicts are about."""
+    return table[table["evaluator"] == evaluator] if "evaluator" in table else table
 
 
-def measured(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines of the answer probability, which this report is about."""
-    return table[table["evaluator"] == MEASURE] if "evaluator" in table else table
+def of_behavior(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines of evaluators that measure the behavior itself."""
+    beside = [name for name, evaluator in registry().items() if not evaluator.of_behavior]
+    return table[~table["evaluator"].isin(beside)]
 
 
-def items_asked(report: Report) -> tuple[int, int]:
-    """Items of the largest A/B cell, and their clusters; 0 where there was no A/B test."""
-    cells = measured(report.cells)
-    return (int(cells["n"].max()), int(cells["n_clusters"].max())) if len(cells) else (0, 0)
-
-
-def in_recipe_order(table: pd.DataFrame, bases: list[str]) -> pd.DataFrame:
+def in_order(table: pd.DataFrame, bases: Sequence[str]) -> pd.DataFrame:
     """The lines with the bases in the recipe's order; bases that it does not name come last."""
     place = {base: number for number, base in enumerate(bases)}
     return table.sort_values("base", key=lambda column: column.map(place).fillna(len(place)), kind="stable")
@@ -86,7 +100,7 @@ def in_recipe_order(table: pd.DataFrame, bases: list[str]) -> pd.DataFrame:
 
 def at_headline(table: pd.DataFrame, chosen: Headline) -> pd.DataFrame:
     """The headline vector's lines at the headline layer, taken at that same layer."""
-    here = table[table["vector"] == chosen.vector]
+    here = table[(table["vector"] == chosen.vector) & (table["vector"] != "")]
     if chosen.layer is None:
         return here
     here = here[here["layer"] == chosen.layer]
@@ -94,45 +108,77 @@ def at_headline(table: pd.DataFrame, chosen: Headline) -> pd.DataFrame:
     return own if len(own) else here
 
 
-def _asked(report: Report) -> pd.DataFrame:
-    """The shifts of the answer probability; where a run has none of it, what it was planned to measure instead."""
-    import pandas as pd
+def condition_of(line: Mapping[str, Any]) -> Key:
+    """What two lines of one condition have in common, whatever was measured; a missing layer equals another."""
+    return tuple(None if line[name] != line[name] else line[name] for name in CONDITION)
 
-    shifts = measured(report.shifts)
+
+def by_condition(table: pd.DataFrame, evaluator: str) -> dict[Key, dict[str, Any]]:
+    """One evaluator's lines of cells or shifts, by condition; none where it was not measured."""
+    return {condition_of(line): line for line in measured(table, evaluator).to_dict("records")}
+
+
+def with_capability_loss(shifts: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
+    """The lines with the most capability that each condition may cost against the unchanged model: the upper end of
+    the loss's interval (0-1; NaN: not measured)."""
+    found = by_condition(every, CAPABILITY)
+    lost = [-found.get(condition_of(line), {}).get("total_p_low", float("nan")) for line in shifts.to_dict("records")]
+    return shifts.assign(capability_loss_high=lost)
+
+
+def direction(base: str, total: float) -> int:
+    """Which way a base is meant to push: +1, -1, or 0 for a neutral one.
+
+    By its name; a base of the user's own by what it does, `total` (log-odds against the unchanged model).
+    """
+    named = {"_positive": 1, "_negative": -1, "_neutral": 0}
+    return next((sign for ending, sign in named.items() if base.endswith(ending)), -1 if total < 0 else 1)
+
+
+def _asked(record: RunRecord, every: pd.DataFrame) -> pd.DataFrame:
+    """The shifts of the answer probability; where a run has none of it, what it was planned to measure instead."""
+    shifts = measured(every)
     if len(shifts):
         return shifts
-    cells = pd.DataFrame(report.manifest["facts"]["cells"])
+    cells = pd.DataFrame(record.cells)
     return cells[cells["evaluator"] == cells["evaluator"].iloc[0]].assign(shift=float("nan"))
 
 
-def leading(table: pd.DataFrame, chosen: Headline, bases: list[str]) -> pd.DataFrame:
-    """The bases alone and the headline vector's lines, base by base in the recipe's order, by ascending dose."""
-    steered = at_headline(table, chosen) if chosen.vector else table.iloc[:0]
-    here = table[(table["multiplier"] == 0) | table.index.isin(steered.index)]
-    return in_recipe_order(here.sort_values(["base_dose", "multiplier"], kind="stable"), bases)
+def _choices(steered: pd.DataFrame, every: pd.DataFrame) -> tuple[Choice, ...]:
+    """The best dose of each direction on the unchanged model.
 
-
-def _choices(steered: pd.DataFrame) -> tuple[Choice, ...]:
-    selection = steered[(steered["split"] == "selection") & (steered["base"] == "none")]
-    found = [choose_dose(selection, sign=sign) for sign in (1, -1) if len(selection)]
+    The gate on the option mass is relative to the unchanged model's own: a model of whose answers only .77 are letters
+    without steering could never pass an absolute one.
+    """
+    asked = measured(every)
+    plain = asked[(asked["base"] == "none") & (asked["multiplier"] == 0)]["option_mass"]
+    own = with_capability_loss(steered[steered["base"] == "none"], every)
+    if len(plain) == 1:
+        own = own.assign(option_mass=own["option_mass"] / plain.item())
+    found = [choose_dose(own, sign=sign) for sign in (1, -1) if len(own)]
     return tuple(choice for choice in found if choice is not None)
 
 
 def _layer(
-    layers: tuple[float, ...], choices: tuple[Choice, ...], *, default: float | None
+    record: RunRecord, layers: tuple[float, ...], choices: tuple[Choice, ...], *, weighed: bool
 ) -> tuple[float | None, str]:
+    """The layer that leads, and why. What is chosen by default is never said to be chosen by results."""
     if not layers:
         return None, ""
     if len(layers) == 1:
         return layers[0], "the only one run"
     if choices:
         best = max(choices, key=lambda choice: choice.shift)
-        return best.key["layer"], f"the largest shift on the selection split, {best.tries} tries"
-    if default in layers:
-        return float(default), f"the model's default, of {len(layers)} run"
-    return layers[0], f"the first of {len(layers)} run"
+        cost = "" if weighed else "; not checked for cost, capability was not measured"
+        return best.key["layer"], f"the largest shift on the selection split, {best.tries} tries{cost}"
+    default = record.layers.get("default")
+    name = f"the {'model' + chr(39) + 's default' if default in layers else 'first'} of {len(layers)} layers run"
+    if record.split == "selection":
+        return (float(default) if default in layers else layers[0]), f"{name}, as no layer qualified"
+    return (float(default) if default in layers else layers[0]), f"{name}; nothing is chosen on the test split"
 
 
-def _nearest_to_one(multipliers: list[float], *, sign: int) -> float | None:
-    pushed = sorted({m for m in multipliers if m * sign > 0}, key=lambda m: (abs(abs(m) - 1), abs(m)))
+def _nearest(multipliers: list[float], *, unit: float, sign: int) -> float | None:
+    """The multiplier nearest to the tuned one, 1 where nothing was tuned, of one direction."""
+    pushed = sorted({m for m in multipliers if m * sign > 0}, key=lambda m: (abs(abs(m) - unit), abs(m)))
     return pushed[0] if pushed else None

@@ -4,82 +4,68 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from caa_bench.config.recipe_yaml import dump
 from caa_bench.report import words
-from caa_bench.report.answers_page import spoken
-from caa_bench.report.arms import Row, rows
-from caa_bench.report.capability import capability, capability_grid
-from caa_bench.report.costs import Cost, Timing, costs
-from caa_bench.report.curves import curves
-from caa_bench.report.equal_loss import equal_loss_grid
-from caa_bench.report.fits import count, fits_grid
-from caa_bench.report.grids import cells_grid, items_grid, letters_grid, reliability_grid, stacks_grid
-from caa_bench.report.headline import Headline, headline, items_asked
-from caa_bench.report.matched import matched_grid, next_step
-from caa_bench.report.metrics import metric_sections
-from caa_bench.report.plots import layer_chart, overlay, panels
-from caa_bench.report.quotes import Quote, Span
-from caa_bench.report.repeat import COMMAND, REPORT_COMMAND, recipe_yaml
-from caa_bench.report.sentence import Verdict, row_name, sentence
-from caa_bench.report.vectors import vectors_grid
+from caa_bench.report.sections import Section, Table, sections
+from caa_bench.report.sentence import sentence
 
 if TYPE_CHECKING:
-    from caa_bench.report import Report
+    from caa_bench.report.model import Report
+    from caa_bench.report.record import RunRecord
+    from caa_bench.storage.drawing import Inline
+
+COMMAND = "caa-bench compare --recipe recipe.yaml"
+REPORT_COMMAND = "caa-bench report ."
+FIRST = "arms"
+"""The section whose table stands beside the answer."""
 
 
-def render_page(report: Report) -> str:
-    """The whole page."""
-    chosen = headline(report)
-    arms, fitted = rows(report, chosen), costs(report)
-    found = curves(report, chosen)
-    stacks = stacks_grid(report, chosen, everything=False)
-    every = stacks_grid(report, chosen, everything=True)
-    ability = capability(report, chosen)
-    answer = sentence(report, chosen, rows=arms, costs=fitted)
-    return (
-        environment()
-        .get_template("report.html.jinja")
-        .render(
-            behavior=report.manifest["facts"]["behavior"],
-            manifest=report.manifest,
-            recipe=report.manifest["recipe"],
-            sweep=not any(row.kind == "stack" for row in arms),
-            facts=_facts(report, chosen),
-            answer=answer,
-            arms=[{"row": row, "name": row_name(row, chosen)} for row in arms],
-            overlay=overlay(found, chosen),
-            panels=panels(found, chosen),
-            layers=layer_chart(report, chosen),
-            capability=capability_grid(ability) if ability else None,
-            metrics=metric_sections(report, chosen),
-            costs=_priced(arms, fitted, chosen),
-            equal_loss=equal_loss_grid(report, chosen),
-            matched=matched_grid(report, chosen),
-            next_step=next_step(report, chosen),
-            stacks=stacks,
-            fits=fits_grid(report, chosen),
-            every_stack=every if len(every.rows) > len(stacks.rows) else None,
-            spoken=spoken(report, chosen),
-            vectors=vectors_grid(report),
-            letters=letters_grid(report, chosen),
-            reliability=reliability_grid(report, chosen),
-            items=items_grid(report, chosen),
-            cells=cells_grid(report),
-            notices=report.notices,
-            recipe_yaml=recipe_yaml(report.manifest),
-            command=COMMAND,
-            report_command=REPORT_COMMAND,
-            style_hash=template_hash("style.css.jinja"),
-            script_hash=template_hash("script.js.jinja"),
-        )
+def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]] | None = None) -> str:
+    """The whole page.
+
+    Args:
+        drawn: the figures of each section by its name, as `drawing.save_drawings` leaves them; none where not given.
+    """
+    shown = [part for section in sections() if (part := _part(section, report, drawn or {})) is not None]
+    arms = next((part for part in shown if part["name"] == FIRST), None)
+    first = next((figure for part in shown for figure in part["figures"] if figure["first"]), None)
+    lead = None if (report.arms["kind"] == "stack").any() else _taken(shown, "layers")
+    return page(
+        title=f"{report.record.behavior.title} on {report.record.model}",
+        heading=report.record.behavior.title,
+        small=f"matching means: {report.record.behavior.matching}",
+        facts=_facts(report),
+        clauses=sentence(report).clauses,
+        arms=arms,
+        first=first,
+        lead=lead,
+        notices=report.notices,
+        parts=[part for part in shown if part["name"] != FIRST],
+        repeat=_repeat(report),
     )
+
+
+def page(**shown: Any) -> str:
+    """The template with what it shows; what is not given is left out. Its policy names its own style and script."""
+    empty = dict.fromkeys(("small", "first", "lead", "arms", "repeat", "answers", "notices"), None)
+    made = (
+        environment()
+        .get_template("page.html.jinja")
+        .render(**{**empty, "facts": [], "clauses": (), "parts": [], **shown})
+    )
+    for tag in ("style", "script"):  # text of others is escaped, so that the first of each is the page's own
+        own = made.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        made = made.replace(f"{tag}-src 'self'", f"{tag}-src 'sha256-{_hash(own)}'", 1)
+    return made
 
 
 @cache
@@ -93,22 +79,13 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.tests |= {
-        "span": lambda part: isinstance(part, Span),
-        "quote": lambda part: isinstance(part, Quote),
-        "timing": lambda part: isinstance(part, Timing),
-        "verdict": lambda part: isinstance(part, Verdict),
-    }
-    made.filters["exact"] = lambda value: f"{value:.9g}"
-    made.filters["typeset"] = typeset
-    made.filters["breakable"] = breakable
+    made.filters |= {"typeset": typeset, "breakable": breakable, "cell": cell}
     return made
 
 
 def typeset(text: object) -> str:
     """A real minus sign before digits, and a real arrow."""
-    shown = str(text).replace("->", "→")
-    return f"−{shown[1:]}" if shown[:1] == "-" else shown.replace(" -", " −") if " -" in shown else shown
+    return re.sub(r"(?<![\w.-])-(?=\.?\d)", "−", str(text).replace("->", "→"))
 
 
 def breakable(text: object) -> Markup:
@@ -116,42 +93,123 @@ def breakable(text: object) -> Markup:
     return Markup("_<wbr>").join(str(piece) for piece in typeset(text).split("_"))
 
 
-def template_hash(name: str) -> str:
+def cell(text: str) -> Markup:
+    """A number, with its interval set off and n/a in grey."""
+    point, opened, rest = typeset(text).partition(" [")
+    if point == words.NA:
+        return Markup('<span class="na">n/a</span>')
+    return escape(point) + (Markup(' <span class="ci">[{}</span>').format(rest) if opened else "")
+
+
+def shown_table(table: Table) -> dict[str, Any]:
+    """A table for the template: heads and rows as text, and for each row its key."""
+    heads = [
+        {
+            "text": column.head,
+            "definition": column.definition,
+            "number": column.is_number,
+            "wide": column.wide,
+            "timing": column.timing,
+            "source": f"{column.file or table.file}.{column.name}" if column.is_number and table.file else "",
+        }
+        for column in table.columns
+    ]
+    rows = [
+        {
+            "key": table.key_of(line) if table.file else "",
+            "kind": line.get("kind", ""),
+            "cells": [column.shown(line).strip() for column in table.columns],
+            "flag": line[table.flag] if table.flag else "",
+        }
+        for line in table.lines
+    ]
+    return {"caption": table.caption, "heads": heads, "rows": rows, "folded": table.folded, "flag": bool(table.flag)}
+
+
+def recipe_yaml(report: Report) -> str:
+    """The run's exact recipe, every default written out; `caa-bench compare --recipe recipe.yaml` repeats the run."""
+    values: dict[str, Any] = {}
+    for key, value in report.record.settings.items():
+        if value == {}:  # a section without keys
+            continue
+        *outer, name = key.split(".")
+        here = values
+        for part in outer:
+            here = here.setdefault(part, {})
+        here[name] = value
+    return f"# {COMMAND}\n{dump(values)}"
+
+
+def _hash(text: str) -> str:
     """What the page's policy names its own style and script by: nothing else may run."""
-    text = environment().get_template(name).render()
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _facts(report: Report, chosen: Headline) -> list[tuple[str, str]]:
-    """n, seeds, tries and what else stands at the top."""
-    recipe, (items, clusters) = report.manifest["recipe"], items_asked(report)
-    counted = f"{items} items" + ("" if clusters == items else f", {clusters} clusters")
-    seeds = {"seed": recipe["seed"]} | {key: value for key, value in recipe.items() if key.endswith(".seed")}
-    tries = chosen.choices[0].tries if chosen.choices else None
+def _part(section: Section, report: Report, drawn: Mapping[str, Sequence[Inline]]) -> dict[str, Any] | None:
+    """A section for the template; None where it has nothing to show."""
+    tables = [shown_table(table) for table in section.tables_of(report)]
+    figures = [vars(one) | {"svg": Markup(one.svg)} for one in drawn.get(section.name, ())]  # noqa: S704 - ours, escaped
+    if not tables:
+        return None
+    then, command = section.steps(report)
+    return {
+        "name": section.name, "title": section.heading(report), "note": section.note, "then": then, "command": command,
+        "finding": section.finding(report), "tables": tables, "figures": figures,
+    }  # fmt: skip
+
+
+def _taken(shown: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """A section's figure, which then stands beside the answer and not in its section: in a sweep the layer curve."""
+    found = next((figure for part in shown if part["name"] == name for figure in part["figures"]), None)
+    if found is not None:
+        found["first"] = True
+    return found
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    """n, seeds and what else stands at the top."""
+    record, chosen, (items, clusters) = report.record, report.headline, report.asked
+    counted = f"{items} items" + ("" if clusters == items else f" in {clusters} clusters")
+    seeds = {"seed": record.seed} | {key: value for key, value in record.settings.items() if key.endswith(".seed")}
+    same = len(set(seeds.values())) == 1
+    seeded = str(record.seed) if same else ", ".join(f"{name.removesuffix('.seed')} {x}" for name, x in seeds.items())
     return [
-        ("model", str(recipe["model"])),
-        ("split", str(recipe["split"])),
+        ("model", record.model),
+        ("split", record.split),
         ("n", counted if items else "no A/B test"),
-        ("orders", "given only" if recipe["protocol"] == "caa" else "both"),
-        ("layer", "n/a" if chosen.layer is None else f"{words.count(chosen.layer)} ({chosen.layer_reason})"),
-        ("seeds", _seeds(seeds)),
-        *([("fits", str(many))] if (many := count(report)) > 1 else []),
-        ("tries", str(tries) if tries else "0, nothing was chosen in this run"),
-        ("test opened", str(report.manifest["test_opened"]) if recipe["split"] == "test" else "no"),
-        ("status", str(report.manifest["status"])),
+        *([("orders", "given only")] if record.protocol == "caa" else []),
+        *([("layer", words.count(chosen.layer))] if chosen.layer is not None else []),
+        *([("fits", str(record.fits))] if record.fits > 1 else []),
+        ("seed", seeded),
+        *([("status", record.status)] if record.status != "success" else []),
     ]
 
 
-def _priced(arms: Sequence[Row], fits: Sequence[Cost], chosen: Headline) -> list[tuple[Cost | None, Row, str]]:
-    """Each arm alone with what it cost; None for one that is not fitted."""
-    by_label = {cost.label: cost for cost in fits}
-    alone = [row for row in arms if row.kind in ("base", "vector")]
-    return [
-        (by_label.get(row.base if row.kind == "base" else chosen.vector), row, row_name(row, chosen)) for row in alone
-    ]
+def _repeat(report: Report) -> dict[str, Any]:
+    """How to run it again, and on what it ran."""
+    record = report.record
+    tries = report.headline.choices[0].tries if report.headline.choices else 0
+    tuned = (
+        f"{tries} doses and layers were tried on these items."
+        if tries
+        else "No dose or layer was tuned on these items."
+    )
+    opened = (
+        f" The test split was evaluated {record.test_opened} time{'s' if record.test_opened != 1 else ''} by this run."
+    )
+    return {
+        "said": tuned + (opened if record.split == "test" else ""),
+        "command": COMMAND,
+        "report_command": REPORT_COMMAND,
+        "recipe": recipe_yaml(report),
+        "versions": [(name, version or words.NA) for name, version in record.versions.items()],
+        "model": list(_model(record)),
+    }
 
 
-def _seeds(seeds: dict[str, Any]) -> str:
-    if len(set(seeds.values())) == 1:
-        return f"{next(iter(seeds.values()))}"
-    return ", ".join(f"{name.removesuffix('.seed')} {value}" for name, value in seeds.items())
+def _model(record: RunRecord) -> list[tuple[str, str]]:
+    facts = record.model_facts
+    plain = [(name, words.NA if x is None else str(x)) for name, x in facts.items() if name != "files"]
+    layers = [(f"layers: {name}", str(value)) for name, value in record.layers.items()]
+    files = [(name, str(checksum)[:16]) for name, checksum in facts.get("files", {}).items()]
+    return [("name", record.model), *layers, *plain, *files, ("recipe key", record.recipe_key[:16])]

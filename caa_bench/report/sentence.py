@@ -1,33 +1,32 @@
-"""The answer in one sentence: what moves the behavior most, whether CAA adds on each base, at what cost."""
+"""The answer in a few sentences: what moves the behavior most, whether the vector adds on each base, at what cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.report import words
-from caa_bench.report.answers import leading
-from caa_bench.report.arms import Row
-from caa_bench.report.capability import capability, loss_clause
-from caa_bench.report.costs import Cost, Timing
-from caa_bench.report.headline import Headline, placebos
-from caa_bench.report.quotes import Quote, Span, cell_quote
+from caa_bench.report.arms import Cost, costs, directed, keeps, moves
+from caa_bench.report.sections.costs import capability_finding
 
 if TYPE_CHECKING:
-    from caa_bench.report import Report
+    from caa_bench.report.model import Report
+
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """A verdict as shown, to be set off from the text around it."""
+class Mark:
+    """A piece of a sentence that is set off: a `verdict`, or a `timing`, which no two runs share."""
 
+    kind: str
     text: str
 
 
-Part = str | Quote | Span | Timing | Verdict
-Clause = tuple[Part, ...]
+Clause = tuple[str | Mark, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,152 +37,172 @@ class Sentence:
 
     def lines(self, *, timings: bool = True) -> list[str]:
         """Each clause as plain text; without `timings`, equal for equal results."""
-        return [_plain(clause, timings=timings) for clause in self.clauses]
+        return [plain(clause, timings=timings) for clause in self.clauses]
 
 
-def sentence(report: Report, chosen: Headline, *, rows: Sequence[Row], costs: Sequence[Cost]) -> Sentence:
-    """The sentence of a run; where it holds only the unchanged model's curve, the sentence of a sweep."""
-    title = str(report.manifest["facts"]["behavior"]["title"])
-    alone = list(_alone(chosen, rows)) if any(row.kind == "base" for row in rows) else []
-    where = _where(chosen) if not alone else []
-    first = _movers(title, chosen, rows) if rows else _untested(title, report, chosen)
-    clauses = [(*first, *where), *alone, *_stacks(report, chosen, rows), *_fits(costs), *_mass(rows)]
-    if (found := capability(report, chosen)) is not None:
-        clauses.append(loss_clause(found, chosen))
-    return Sentence(clauses=tuple(clauses))
+def plain(clause: Clause, *, timings: bool = True) -> str:
+    """A clause without its marks."""
+    kept = [part for part in clause if timings or isinstance(part, str) or part.kind != "timing"]
+    return "".join(part if isinstance(part, str) else part.text for part in kept)
 
 
-def row_name(row: Row, chosen: Headline) -> str:
-    """`lora_sft_positive`, or `CAA +1` for the vector that is put on it."""
-    stacked = row.kind in ("vector", "stack")
-    return f"{words.vector_name(chosen.vector)} {words.dose(row.multiplier)}" if stacked else row.name
+def sentence(report: Report) -> Sentence:
+    """The sentences of a run."""
+    lines: list[Line] = report.arms.to_dict("records")
+    alone = list(_alone(report, lines))
+    first = _movers(report, lines) if lines else _untested(report)
+    clauses: list[Clause] = [(first if alone else first + _where(report),), *((x + _where(report),) for x in alone)]
+    clauses += [*_stacks(report), *_fits(report, costs(report)), *_mass(lines)]
+    cost = capability_finding(report)
+    return Sentence(clauses=(*clauses, (cost,)) if cost else tuple(clauses))
 
 
-def _movers(title: str, chosen: Headline, rows: Sequence[Row]) -> Clause:
-    """The strongest arm in each direction, of those whose effect is told apart from nothing."""
-    moved = [
-        row for row in rows if row.kind in ("base", "vector") and row.effect is not None and row.effect.point.known
-    ]
+def _movers(report: Report, lines: list[Line]) -> str:
+    """The strongest arm in each direction, of those whose effect is told apart from nothing and is worth a claim."""
+    title = words.lowered(report.record.behavior.title)
+    known = [x for x in lines if x["kind"] in ("base", "vector") and not math.isnan(x["shift"])]
+    if not known:
+        return f"Nothing was measured that could move {title}"
+    moved = [line for line in known if moves(line)]
     if not moved:
-        return (f"{title}: nothing was measured that could move it",)
-    settled = [row for row in moved if row.effect is not None and _settled(row.effect)]
-    parts: list[Part] = []
-    for sign, direction in ((1, "up"), (-1, "down")):
-        towards = [row for row in settled if sign * _effect(row) > 0]
+        return _null(title, max(known, key=lambda line: abs(line["shift"])))
+    said: list[str] = []
+    for sign, verb in ((1, "raise"), (-1, "lower")):
+        towards = sorted((x for x in moved if sign * x["shift"] > 0), key=lambda x: -sign * x["shift"])
         if towards:
-            best = max(towards, key=lambda row: sign * _effect(row))
-            parts += [" and " if parts else f"{title} moves most ", f"{direction} with {row_name(best, chosen)} ("]
-            parts += [*_levels(best), ")"]
-    if not parts:
-        return (f"{title}: no arm moves it measurably",)
-    return tuple(parts)
+            tied = [towards[0], *(x for x in towards[1:] if _tied(report, towards[0], x, sign))]
+            what = "it" if said else title
+            said.append(f"{_several(tied, verb, what)}{_further(report, towards[0], sign)}")
+    text = "; ".join(said)
+    return text[0].upper() + text[1:] if text.startswith("the ") else text
 
 
-def _untested(title: str, report: Report, chosen: Headline) -> Clause:
+def _null(title: str, largest: Line) -> str:
+    shift = words.interval(largest, "shift", words.signed)
+    found = f"largest: {_subject(largest)}, {shift} log-odds, {_levels(largest)}"
+    if math.isnan(largest["shift_low"]):
+        return f"Too few items for an interval, so nothing is said to move {title} ({found})"
+    return f"Nothing measured here moves {title} ({found})"
+
+
+def _several(tied: list[Line], verb: str, what: str) -> str:
+    if len(tied) == 1:
+        return f"{_subject(tied[0])} {verb}s {what} most ({_levels(tied[0])})"
+    *others, last = map(_subject, tied)
+    after = ", ".join([_levels(tied[0]), *(words.percent(line["p_balanced"]) for line in tied[1:])])
+    return f"{', '.join(others)} and {last} {verb} {what} about equally ({after})"
+
+
+def _tied(report: Report, best: Line, other: Line, sign: int) -> bool:
+    """Whether the difference of two arms, item by item, is not told apart from 0, or their levels read the same."""
+    if words.percent(best["p_balanced"]) == words.percent(other["p_balanced"]):
+        return True
+    gap = report.contrast({best["cell"]: sign, other["cell"]: -sign})
+    return not gap.low > 0
+
+
+def _further(report: Report, best: Line, sign: int) -> str:
+    """A dose or layer that does not lead but moves the behavior more than anything that does."""
+    shifts, chosen = report.measured("shifts"), report.headline
+    own = shifts[(shifts["base"] == "none") & (shifts["vector"] == chosen.vector) & (shifts["vector"] != "")]
+    own = own[sign * own["shift"] > sign * best["shift"]]
+    if own.empty:
+        return ""
+    line = own.loc[own["shift"].abs().idxmax()].to_dict()
+    if line["cell"] == best["cell"] or not moves(line):
+        return ""
+    layer = f" at layer {words.count(line['layer'])}" if line["layer"] != chosen.layer else ""
+    level = words.percent(line["p_balanced"])
+    return f", though {words.on_top(chosen.vector, line['multiplier'])}{layer} moves it further ({level})"
+
+
+def _untested(report: Report) -> str:
     """Where there was no A/B test: the judged answers of the unchanged model and of the vector on it, if there are."""
+    first = f"{report.record.behavior.title}: no A/B test in this run"
     if report.answers is None:
-        return (f"{title}: no A/B test in this run",)
-    parts: list[Part] = [f"{title}: no A/B test in this run; in words, scored from 0 to 1, "]
-    said = [x for x in leading(report.answers, chosen, report).to_dict("records") if x["base"] == "none"]
-    for place, cell in enumerate(said):
-        name = words.on_top(chosen.vector, cell["multiplier"])
-        parts += [f"{', ' if place else ''}{name} ", cell_quote(cell, "score", words.probability)]
-    return tuple(parts)
+        return first
+    said = [x for x in report.leading(report.answers.cells).to_dict("records") if x["base"] == "none"]
+    vector = report.headline.vector
+    scores = (f"{words.on_top(vector, x['multiplier'])} {words.probability(x['score'])}" for x in said)
+    return f"{first}; in words, scored from 0 to 1, {', '.join(scores)}"
 
 
-def _alone(chosen: Headline, rows: Sequence[Row]) -> Iterator[Clause]:
-    """The vector on the unchanged model."""
-    moved = [row for row in rows if row.kind == "vector"]
-    bases = [abs(_effect(row)) for row in rows if row.kind == "base"]
-    leads = [all(abs(_effect(row)) > other for other in bases) for row in moved]
-    if all(leads):  # then it is what moves the behavior most, and has been said
-        return
-    parts: list[Part] = [f"{words.vector_name(chosen.vector)} alone "]
-    for number, row in enumerate(moved):
-        parts += [", " if number else "", f"at {words.dose(row.multiplier)} (", *_levels(row), ")"]
-    yield tuple(parts)
+def _alone(report: Report, lines: list[Line]) -> Iterator[str]:
+    """The vector on the unchanged model, where other arms stand beside it and move the behavior more."""
+    moved = [line for line in lines if line["kind"] == "vector"]
+    bases = [abs(line["shift"]) for line in lines if line["kind"] == "base"]
+    if moved and bases and not all(abs(line["shift"]) > other for line in moved for other in bases):
+        doses = (f"{_levels(line)} at {words.dose(line['multiplier'])}" for line in moved)
+        yield f"{words.display(report.headline.vector)} alone: {', '.join(doses)}"
 
 
-def _where(chosen: Headline) -> list[Part]:
+def _where(report: Report) -> str:
+    chosen = report.headline
     if chosen.layer is None or len(chosen.layers) < 2:
-        return []
-    return [f" at layer {words.count(chosen.layer)}, {chosen.layer_reason}"]
+        return ""
+    return f"; layer {words.count(chosen.layer)} ({chosen.layer_reason})"
 
 
-def _stacks(report: Report, chosen: Headline, rows: Sequence[Row]) -> Iterator[Clause]:
+def _stacks(report: Report) -> Iterator[Clause]:
     """On top of each base that pushes somewhere, the dose that pushes the same way."""
-    name = words.vector_name(chosen.vector)
-    for row in _at_telling_doses(leading_stacks(rows), report, chosen):
-        parts: list[Part] = [f"{name} {words.dose(row.multiplier)} on {row.name}: ", Verdict(text=row.told), " ("]
-        if row.kept is not None:
-            parts += ["retention ", row.kept, ", "]
-        yield (*parts, *_levels(row), ")")
+    name = words.display(report.headline.vector)
+    for line in _at_telling_doses(report):
+        base = words.with_article(line["base"], line["base_dose"])
+        kept = f"retention {words.interval(line, 'retention')}, " if keeps(line) else ""
+        verdict = Mark(kind="verdict", text=line["told"])
+        yield f"{name} {words.dose(line['multiplier'])} on {base}: ", verdict, f" ({kept}{_levels(line)})"
 
 
-def _at_telling_doses(stacks: Sequence[Row], report: Report, chosen: Headline) -> Iterator[Row]:
+def _at_telling_doses(report: Report) -> Iterator[Line]:
     """Of a base with more than two doses the full and the matched one; where there is room first: that says more."""
+    stacks = directed(report.arms)
     matched = report.matched.set_index("base")["base_dose"].to_dict()
-    for base in dict.fromkeys(row.base for row in stacks):
-        own = [row for row in stacks if row.base == base]
+    for base in dict.fromkeys(line["base"] for line in stacks):
+        own = [line for line in stacks if line["base"] == base]
         if len(own) > 2:
-            full = min(own, key=lambda row: abs(row.base_dose - 1)).base_dose
-            own = [row for row in own if row.base_dose in (full, matched.get(base))]
-        yield from sorted(own, key=lambda row: "no room" in row.tags)
+            full = min(own, key=lambda line: abs(line["base_dose"] - 1))["base_dose"]
+            own = [line for line in own if line["base_dose"] in (full, matched.get(base))]
+        yield from sorted(own, key=lambda line: "no room" in line["tags"].split(";"))
 
 
-def leading_stacks(rows: Sequence[Row]) -> list[Row]:
-    """One stack a base, in the base's own direction; placebo bases (neutral) only where there is nothing else."""
-    stacks = [row for row in rows if row.kind == "stack"]
-    pushing = [row for row in stacks if not row.base.endswith("_neutral")] or stacks
-    found: dict[str, Row] = {}
-    for row in pushing:
-        wanted = -1 if row.base.endswith("_negative") else 1
-        kept = found.get(row.name)
-        if kept is None or (row.multiplier * wanted > 0 >= kept.multiplier * wanted):
-            found[row.name] = row
-    return list(found.values())
-
-
-def _fits(costs: Sequence[Cost]) -> Iterator[Clause]:
-    """Seconds and bytes of each kind of fit, the dearest variant of each."""
+def _fits(report: Report, every: list[Cost]) -> Iterator[Clause]:
+    """Seconds and bytes of each kind of fit, the largest variant of each."""
     by_kind: dict[str, Cost] = {}
-    for cost in costs:
-        kind = cost.label.removesuffix("_positive").removesuffix("_negative")
-        known = by_kind.get(kind)
-        if cost.label not in placebos() and (known is None or (cost.stored_bytes or 0) > (known.stored_bytes or 0)):
+    for cost in every:
+        kind, known = words.family(cost.label), by_kind.get(words.family(cost.label))
+        larger = known is None or (cost.stored_bytes or 0) > (known.stored_bytes or 0)
+        if not report.record.placebo_of(cost.label) and larger:
             by_kind[kind] = cost
-    parts: list[Part] = []
+    parts: list[str | Mark] = []
     for kind, cost in by_kind.items():
-        took: list[Part] = [] if cost.seconds is None else [Timing(text=f" in {cost.seconds.text}")]
-        kept: list[Part] = [] if cost.stored is None else [" ", cost.stored]
-        if kept or took:
-            parts += [", " if parts else "a fit stores ", kind, *kept, *took]
+        if cost.stored_bytes is None and cost.fit_s is None:
+            continue
+        parts.append(f"{'. ' if parts else ''}{words.display(kind)}: ")
+        if cost.fit_s is not None:
+            ends = " to fit, " if cost.stored_bytes is not None else " to fit"
+            parts.append(Mark(kind="timing", text=f"{words.seconds(cost.fit_s)}{ends}"))
+        if cost.stored_bytes is not None:
+            parts.append(f"{words.size(float(cost.stored_bytes))} stored")
     if parts:
         yield tuple(parts)
 
 
-def _mass(rows: Sequence[Row]) -> Iterator[Clause]:
-    known = [row for row in rows if row.option_mass.known]
+def _mass(lines: list[Line]) -> Iterator[Clause]:
+    known = [line["option_mass"] for line in lines if not math.isnan(line["option_mass"])]
     if known:
-        yield ("option mass at least ", min(known, key=lambda row: row.option_mass.value).option_mass)
+        yield (f"The answer letters hold at least {words.percent(min(known))} of the probability in every row",)
 
 
-def _levels(row: Row) -> list[Part]:
-    before: list[Part] = [] if row.before is None else [row.before, " -> "]
-    against: list[Part] = [f", {OPPOSITE}"] if OPPOSITE in row.tags and row.kind != "stack" else []
-    return ["p ", *before, row.after, *against]
+def _subject(line: Line) -> str:
+    """`the positive system prompt`, `CAA +1`."""
+    return str(line["arm"]) if line["kind"] == "vector" else words.with_article(line["base"], line["base_dose"])
 
 
-def _effect(row: Row) -> float:
-    return row.effect.point.value if row.effect is not None else 0.0
-
-
-def _settled(effect: Span) -> bool:
-    """The interval leaves out 0; below 20 items there is none and the point has to do."""
-    return not effect.bounded or effect.low.value > 0 or effect.high.value < 0
-
-
-def _plain(clause: Clause, *, timings: bool) -> str:
-    shown = clause if timings else [part for part in clause if not isinstance(part, Timing)]
-    text = "".join(part.text if isinstance(part, Timing | Verdict) else str(part) for part in shown)
-    return " ".join(text.split())  # a timing left out leaves two blanks
+def _levels(line: Line) -> str:
+    """`54% -> 86%`; where both read the same, the level alone."""
+    after = words.percent(line["p_balanced"])
+    before = words.percent(line["p_before"])
+    against = f", {OPPOSITE}" if OPPOSITE in line["tags"] and line["kind"] != "stack" else ""
+    if math.isnan(line["p_before"]):
+        return f"{after}{against}"
+    return f"{before} -> {after}{against}" if before != after else f"{after} before and after{against}"

@@ -1,4 +1,4 @@
-"""Numbers and names as they are written everywhere: the printed tables, the page, the paper's table."""
+"""How numbers, doses and names of arms are written: in the printed tables, on the page, in LaTeX, in figures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 
 NA = "n/a"
+
+Form = Callable[[float], str]
+"""How a number is written."""
 
 
 def number(value: float) -> str:
@@ -71,27 +74,68 @@ def multiplier(value: float) -> str:
     return dose(value) if value else "0"
 
 
-def on_top(vector: str, value: float) -> str:
-    """`CAA +1`, or `alone`: what stands on a base."""
-    return f"{vector_name(vector)} {dose(value)}" if value else "alone"
-
-
 def interval(line: Mapping[str, float], name: str, form: Callable[[float], str] = number) -> str:
-    """`1.20 [0.90, 1.50]`; the point alone where there is no interval; n/a where there is no number."""
+    """`1.20 [0.90, 1.50]`; the point alone where there is no interval or none that is wider than a point; n/a."""
     point, low, high = (line[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if math.isnan(point) or math.isnan(low) or math.isnan(high):
+    if math.isnan(point) or math.isnan(low) or math.isnan(high) or low == high:
         return form(point)
     return f"{form(point)} [{form(low)}, {form(high)}]"
 
 
+NAMES = {
+    "caa": "CAA",
+    "lora_sft": "LoRA",
+    "full_sft": "full finetune",
+    "system_prompt": "system prompt",
+    "none": "unchanged model",
+}
+VARIANTS = ("positive", "negative", "neutral")
+
+
+def family(label: str) -> str:
+    """What an arm is without its variant: `lora_sft` of `lora_sft_positive`."""
+    return next((label.removesuffix(f"_{end}") for end in VARIANTS if label.endswith(f"_{end}")), label)
+
+
+def display(label: str) -> str:
+    """An arm as a sentence calls it: `CAA`, `positive system prompt`; a name that is not known stays as it is."""
+    if "+" in label:
+        return " with ".join(map(display, label.split("+")))
+    own = family(label)
+    variant = label.removeprefix(own).removeprefix("_")
+    return f"{variant} {NAMES.get(own, own)}".strip()
+
+
+def with_article(label: str, base_dose: float) -> str:
+    """A base inside a sentence: `the positive LoRA x0.25`."""
+    name = display(label) if base_dose == 1 else f"{display(label)} x{base_dose:g}"
+    return f"the {name}" if name.startswith((*VARIANTS, NAMES["none"])) else name
+
+
+def on_top(vector: str, value: float) -> str:
+    """`CAA +1`, or `alone`: what stands on a base."""
+    return f"{display(vector)} {dose(value)}" if value else "alone"
+
+
 def named(base: str, base_dose: float) -> str:
-    """A base with its own dose, where that is not as fitted."""
+    """A base as recipes and tables call it, with its own dose, where that is not as fitted."""
     return base if base_dose == 1 else f"{base} x{base_dose:g}"
 
 
-def vector_name(vector: str) -> str:
-    """A vector as the text calls it."""
-    return "CAA" if vector == "caa" else vector
+def percent(value: float) -> str:
+    """A probability in a sentence: `54%`; `0.3%` and `99.7%` near the ends, where whole ones would hide the value."""
+    if math.isnan(value):
+        return NA
+    if 0 < value < 0.0005:
+        return "<0.1%"
+    if 0.9995 <= value < 1:
+        return ">99.9%"
+    return f"{value:.1%}" if value < 0.0195 or value > 0.9805 else f"{value:.0%}"
+
+
+def lowered(title: str) -> str:
+    """A title inside a sentence: `Refusal` -> `refusal`; an abbreviation keeps its capitals."""
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
 
 
 def seconds(value: float) -> str:

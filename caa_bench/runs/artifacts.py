@@ -10,15 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from caa_bench.storage.atomic import unwritable
 from caa_bench.behaviors.behavior import Pairs
-from caa_bench.interventions.card import Origin, fitted_origin, write_card
 from caa_bench.errors import UserError
-from caa_bench.storage.files import content_key, read_json, safe_name, sha256_file, write_json
 from caa_bench.interventions import Intervention
+from caa_bench.interventions.card import Origin, fitted_origin, write_card
+from caa_bench.interventions.fitting import Fitting, during
 from caa_bench.models.memory import out_of_memory
 from caa_bench.models.model import ChatModel
+from caa_bench.runs.identity import FITTED_FOR, fitted_for, refuse_stranger
 from caa_bench.runs.plan import SCHEMA
+from caa_bench.runs.signals import Stop
+from caa_bench.storage.atomic import unwritable
+from caa_bench.storage.files import add_meta, content_key, read_json, safe_name, sha256_file, write_json
+
+STATE = "state"
+"""Where an unfinished fit keeps what it has done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,28 @@ class Artifact:
     checksum: str
     fit_s: float | None
     reused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Who hears of the steps of a fit, and may stop it.
+
+    Args:
+        tell: called at each step with the intervention, the pairs done, all pairs, and a note.
+        stop: what a signal is remembered in.
+    """
+
+    tell: Callable[[Intervention, int, int, str], None] | None = None
+    stop: Stop | None = None
+
+    def over(self, intervention: Intervention, *, folder: Path) -> Fitting:
+        """The surroundings of one intervention's fit, which keeps its state in `folder`."""
+        fitting = Fitting(
+            folder=folder, tell=None if self.tell is None else partial(self.tell, intervention), stop=self.stop
+        )
+        if self.stop is not None:
+            self.stop.fit = (intervention.key, fitting)
+        return fitting
 
 
 class ArtifactStore:
@@ -56,20 +84,26 @@ class ArtifactStore:
         pairs: Pairs,
         model_key: Mapping[str, Any],
         loaded: Callable[[], ChatModel],
+        watch: Watch | None = None,
     ) -> Artifact:
         """Load the intervention's artifact, or fit and keep it, and before it whatever it is made from.
+
+        A fit that was stopped or killed goes on from the state that it left in `.<artifact>.unfinished`.
 
         Args:
             model_key: what identifies the model (`ChatModel.fingerprint`).
             loaded: gives the model; called only where there is something to fit.
+            watch: who hears of the steps of the fits, and may stop them.
 
         Raises:
             UserError: the kept artifact is damaged, the disk is full, or the model does not fit into memory.
+            SystemExit: stopped by the user.
         """
         from filelock import FileLock
 
         key = self._key(intervention, pairs=pairs, model_key=model_key)
         folder = self.folder / safe_name(f"{intervention.label}-{key}")
+        bound = fitted_for(intervention, pairs=pairs, model_key=model_key, key=key)
         timing = folder.with_suffix(".timing.json")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,12 +111,19 @@ class ArtifactStore:
             raise unwritable(self.folder, error) from error
         # Two runs that need the same fit: the second one waits for it and takes it over.
         with FileLock(self.folder / f".{folder.name}.lock"):
-            shutil.rmtree(self._scratch(folder), ignore_errors=True)  # what a killed fit left
             reused = folder.is_dir()
             if not reused:
-                parts_s = self._fit_ingredients(intervention, pairs=pairs, model_key=model_key, loaded=loaded)
+                parts_s = self._fit_ingredients(
+                    intervention, pairs=pairs, model_key=model_key, loaded=loaded, watch=watch
+                )
+                fitting = (watch or Watch()).over(intervention, folder=self._scratch(folder) / STATE)
                 origin = fitted_origin(pairs, model_key=model_key)
-                self._fit(intervention, loaded(), pairs=pairs, folder=folder, parts_s=parts_s, origin=origin)
+                with during(fitting):
+                    self._fit(
+                        intervention, loaded(), pairs=pairs, folder=folder, parts_s=parts_s, origin=origin, bound=bound
+                    )
+            shutil.rmtree(self._scratch(folder), ignore_errors=True)
+            refuse_stranger(folder, bound)
             intervention.load(folder)
         return Artifact(
             folder=folder,
@@ -107,6 +148,7 @@ class ArtifactStore:
         pairs: Pairs,
         model_key: Mapping[str, Any],
         loaded: Callable[[], ChatModel],
+        watch: Watch | None,
     ) -> float:
         """Fit or load what it is made from; another model is loaded to fit alone and freed. Returns the seconds."""
         seconds = 0.0
@@ -117,6 +159,7 @@ class ArtifactStore:
                     pairs=part.pairs,
                     model_key=self._key_of(part.model, model_key),
                     loaded=partial(self._other, part.model, model_key) if part.model else loaded,
+                    watch=watch,
                 )
                 seconds += made.fit_s or 0.0
         finally:
@@ -148,9 +191,11 @@ class ArtifactStore:
         folder: Path,
         parts_s: float,
         origin: Origin,
+        bound: Mapping[str, Any],
     ) -> None:
-        """Fit and keep; a kill at any moment leaves nothing that the next use of the same does not clear away."""
+        """Fit and keep. After a kill at any moment the fit goes on from its state, and the rest is cleared away."""
         scratch, timing = self._scratch(folder), folder.with_suffix(".timing.json")
+        shutil.rmtree(scratch / folder.name, ignore_errors=True)
         started = time.monotonic()
         try:
             intervention.fit(chat.model, chat.tokenizer, pairs)
@@ -163,11 +208,11 @@ class ArtifactStore:
             raise
         intervention.save_pretrained(scratch / folder.name)
         write_card(scratch / folder.name, intervention, origin)
+        add_meta(scratch / folder.name, {FITTED_FOR: bound})
         # Beside the folder, not in it: seconds differ between runs, the artifact's bytes must not.
         write_json(scratch / timing.name, {"fit_s": round(time.monotonic() - started + parts_s, 3)})
         (scratch / timing.name).replace(timing)
         (scratch / folder.name).rename(folder)
-        scratch.rmdir()
 
 
 def kept_at(run: Path, recorded: str) -> Path:

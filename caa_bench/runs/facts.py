@@ -29,7 +29,7 @@ def run_facts(
     artifacts: Mapping[str, Artifact],
     unfit: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All of it, JSON-ready: cells, batches, the behavior and its items, the model, artifacts and their diagnostics."""
+    """All of it, JSON-ready: cells, batches, the behavior, its items, the model, interventions and their artifacts."""
     items = AnswerProbability().items(behavior, split=args.split)
     missing = [f"{label} could not be fitted ({why}); its cells are missing" for label, why in unfit.items()]
     return {
@@ -42,6 +42,11 @@ def run_facts(
         "model": dict(model_key),
         "layers": asdict(layers),
         "warnings": [*behavior.warnings, *missing],
+        "interventions": {
+            one.label: {"name": one.name, "role": one.role, "placebo_of": one.placebo_of}
+            for one in interventions
+            if one.key == one.label
+        },
         "artifacts": {label: str(artifact.folder) for label, artifact in artifacts.items()},
         "diagnostics": {
             one.label: list(one.diagnostics)
@@ -57,9 +62,7 @@ def _longer(train: Sequence[Item], items: Sequence[Item]) -> dict[str, Any]:
     return {"train_share": share, "items": [item.id for item in items if longer_matching(item)]}
 
 
-def _asked(
-    evaluators: Sequence[Evaluator], behavior: Behavior, args: BenchmarkArguments
-) -> dict[str, dict[str, Any]]:
+def _asked(evaluators: Sequence[Evaluator], behavior: Behavior, args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
     """Of every evaluator that asks multiple-choice questions: how many, and one key of what they ask."""
     found = {}
     for one in evaluators:

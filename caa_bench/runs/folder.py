@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
-from caa_bench.storage.atomic import remove_temporary, unwritable
 from caa_bench.errors import UserError
-from caa_bench.storage.files import content_key, lock_folder, read_json, write_json
 from caa_bench.runs.rows import FIELDS as FIELDS
 from caa_bench.runs.rows import RowStore as RowStore
+from caa_bench.storage.atomic import remove_temporary, unwritable
+from caa_bench.storage.files import content_key, lock_folder, read_json, write_json
 from caa_bench.storage.safe_text import terminal_safe
 
 Status = Literal["started", "success", "cancelled", "error"]

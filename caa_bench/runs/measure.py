@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,12 +11,24 @@ from caa_bench.callbacks import Callbacks
 from caa_bench.evaluators.base import Job, Row
 from caa_bench.models.memory import PromptsPerPass
 from caa_bench.models.model import ChatModel
-from caa_bench.runs.plan import Batch
 from caa_bench.recipe import BenchmarkArguments
 from caa_bench.runs.folder import RowStore, RunFolder
+from caa_bench.runs.plan import Batch
 from caa_bench.runs.signals import Stop
 
 logger = logging.getLogger(__name__)
+
+
+def nothing_scored(rows: RowStore) -> list[str]:
+    """One line where there are rows and each of them is an error: a run without a number is no success."""
+    errors = Counter(str(row["error"]) for row in rows.rows())
+    if not errors or "None" in errors:
+        return []
+    (most, _), *_ = errors.most_common(1)
+    return [
+        f"no cell has a scored item: all {errors.total():,} answers are errors ({most}); check the model's weights and "
+        "dtype (loading.dtype=bfloat16 or float32 where float16 overflows)"
+    ]
 
 
 class Measurement:

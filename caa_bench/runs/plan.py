@@ -13,9 +13,10 @@ from typing import Any
 from caa_bench.behaviors.behavior import Behavior
 from caa_bench.errors import UserError
 from caa_bench.evaluators.base import Evaluator, Treatment
-from caa_bench.storage.files import content_key
 from caa_bench.interventions import Condition, Intervention, Layers, Stack, Unchanged
-from caa_bench.recipe import BenchmarkArguments, intervention_class
+from caa_bench.interventions.building import intervention_class
+from caa_bench.recipe import BenchmarkArguments
+from caa_bench.storage.files import content_key
 
 SCHEMA = 1
 """Version of the row format; part of every key."""
@@ -76,10 +77,8 @@ class Plan:
     batches: tuple[Batch, ...]
 
 
-def bases_of(
-    named: Sequence[str], *, interventions: Sequence[Intervention], vectors: Sequence[Intervention]
-) -> list[Intervention]:
-    """`none` first, then what the recipe names, several joined by `+` as a stack; every non-vector where none is named.
+def bases_of(named: Sequence[str], *, interventions: Sequence[Intervention]) -> list[Intervention]:
+    """`none` first, then what the recipe names, several joined by `+` as a stack.
 
     Raises:
         UserError: a part of a name that none of the interventions has.
@@ -88,8 +87,6 @@ def bases_of(
     for one in interventions:
         by_label.setdefault(one.label, []).append(one)
     parts = [name.split("+") for name in dict.fromkeys(named) if name != "none"]
-    if not parts:
-        return [Unchanged(), *(one for one in interventions if one not in vectors)]
     missing = sorted({part for many in parts for part in many if part not in by_label})
     if missing:
         raise UserError(f"bases: {', '.join(missing)} is not among the interventions; add it or take it out")
@@ -122,7 +119,7 @@ def doses_under(
             own = list(dict.fromkeys(vector.conditions(layers)))  # a dose that a recipe names twice once
             if multipliers is not None:
                 places = dict.fromkeys(condition.layer for condition in own)
-                doses = dict.fromkeys(m for m in multipliers if m)
+                doses = dict.fromkeys(vector.scaled(m) for m in multipliers if m)
                 own = [Condition(layer=layer, multiplier=dose) for layer in places for dose in doses]
             found[vector] = own
     return found

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.storage.atomic import append_synced, write_atomic
 from caa_bench.errors import UserError
+from caa_bench.storage.atomic import append_synced, write_atomic
 from caa_bench.storage.row_kinds import ANSWER_FIELDS as ANSWER_FIELDS
 from caa_bench.storage.row_kinds import FIELDS as FIELDS
 from caa_bench.storage.row_kinds import METRIC_FIELDS as METRIC_FIELDS

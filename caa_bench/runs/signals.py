@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM finish what is being computed, a batch or a fit; a second one stops at once. Nothing is lost."""
+"""Ctrl-C and SIGTERM finish what is being computed, a batch or a fit's step; a second one stops at once.
+
+What is finished is kept either way, and a fit goes on from the state that it kept.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,28 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from caa_bench.interventions.fitting import Fitting
 
 
 class Stop:
-    """Remembers that the user wants to stop."""
+    """Remembers that the user wants to stop.
+
+    Attributes:
+        signal: the number of the first signal; None: nobody asked.
+        fit: the fit that is going on, by its key, and its surroundings; None between fits.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.fit: tuple[str, Fitting] | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether a stop was asked for."""
+        return self.signal is not None
 
     def request(self, number: int, frame: FrameType | None) -> None:
         """The signal handler: the first one waits for what is being computed, the second one does not.
@@ -24,9 +42,10 @@ class Stop:
         """
         if self.signal is None:
             self.signal = number
-            sys.stderr.write("\nstopping after this batch or fit; again to stop at once\n")
+            sys.stderr.write("\nstopping after this batch or step of the fit; again to stop at once\n")
         else:
-            self._leave(number)
+            sys.stderr.write(f"stopped at once; finished work is kept; {self._lost()}\n")
+            raise SystemExit(128 + number)
 
     def leave_if_asked(self) -> None:
         """Leave here, with everything written, if a stop was asked for.
@@ -35,11 +54,15 @@ class Stop:
             SystemExit: 130 after Ctrl-C, 143 after SIGTERM.
         """
         if self.signal is not None:
-            self._leave(self.signal)
+            sys.stderr.write("stopped; nothing is lost: run the same command again to continue\n")
+            raise SystemExit(128 + self.signal)
 
-    def _leave(self, number: int) -> None:
-        sys.stderr.write("stopped; nothing is lost: run the same command again to continue\n")
-        raise SystemExit(128 + number)
+    def _lost(self) -> str:
+        """What the next run of the same command has to do again."""
+        if self.fit is None:
+            return "the batch at hand is computed again"
+        key, fitting = self.fit
+        return f"the fit of {key} starts again from pair {fitting.kept + 1}"
 
 
 @contextmanager

@@ -91,6 +91,25 @@ def add_text(folder: Path, name: str, text: str) -> None:
     write_atomic(folder / _MANIFEST, _rendered(manifest))
 
 
+def add_meta(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Say more about a fresh artifact that nobody reads yet, inside its checksummed part.
+
+    Raises:
+        UserError: no artifact there, or the disk is full.
+    """
+    manifest = _read_manifest(folder / _MANIFEST)
+    write_atomic(folder / _MANIFEST, _rendered(manifest | {"meta": manifest["meta"] | dict(meta)}))
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What is said about an artifact, its manifest checked and no other file read.
+
+    Raises:
+        UserError: missing or damaged; names the file.
+    """
+    return dict(_read_manifest(folder / _MANIFEST)["meta"])
+
+
 def read_artifact(folder: Path, *, expect: Mapping[str, Any] | None) -> Artifact:
     """The artifact in `folder`, after checking every byte of it. Reads safetensors and JSON only.
 
@@ -238,6 +257,8 @@ def read_json(path: Path) -> Any:
         UserError: missing, unreadable, or not JSON (NaN is not); names the file and the line.
     """
     shown = terminal_safe(str(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for a writer
+        raise UserError(f"{shown}: no regular file but a pipe or a device; give a file")
     try:
         return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -29,6 +30,14 @@ def is_folder(path: Path) -> bool:
 def configs_folder() -> Path:
     """`configs/`: what things are."""
     return _beside_or_inside("configs")
+
+
+def own_models_folder() -> Path:
+    """Where a user's own model configs are kept: `configs/models/` of a checkout, else the user's config folder."""
+    shipped = configs_folder()
+    if shipped.parent != package_folder():
+        return shipped / "models"
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "caa_bench" / "models"
 
 
 def recipes_folder() -> Path:

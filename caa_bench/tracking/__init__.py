@@ -1,24 +1,34 @@
-"""Dashboards as views of the results: made from a finished report, repeatable, and never able to harm a run."""
+"""Dashboards as views of the results: a finished report goes in, curves and tables come out, and no run is harmed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 from caa_bench.callbacks import Callback
-from caa_bench.recipe import Recipe
+from caa_bench.errors import UserError, all_made
+from caa_bench.storage.registry import Registry
+from caa_bench.tracking.base import Tracker
+
+__all__ = ["Tracker", "registry", "trackers"]
+
+registry: Registry[Tracker] = Registry(Tracker, kind="tracking", package=__name__, light=True)
+"""Every tracker by its `name`. A new file in this folder is a new one."""
 
 
-def trackers(recipe: Recipe) -> list[Callback]:
+def trackers(names: Sequence[str], *, project: str) -> list[Callback]:
     """The callbacks that `report_to` names.
 
     Raises:
-        UserError: one of them is not installed.
+        UserError: one of them is unknown, or cannot start on this machine.
     """
-    made: list[Callback] = []
-    if "wandb" in recipe.args.report_to:
-        from caa_bench.tracking.wandb_runs import WandbTracker
+    known = registry() if names else {}
 
-        made.append(WandbTracker(project=recipe.args.project))
-    if "trackio" in recipe.args.report_to:
-        from caa_bench.tracking.trackio_runs import TrackioTracker
+    def made(name: str) -> Callback:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(known)}, or [] for none"
+            raise UserError(f"report_to: {name!r} is unknown; {hint}")
+        return known[name](project=project)
 
-        made.append(TrackioTracker(project=recipe.args.project))
-    return made
+    return all_made(*(lambda name=name: made(name) for name in dict.fromkeys(names)))

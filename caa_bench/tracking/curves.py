@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caa_bench.report import words
 from caa_bench.report.headline import MEASURE
-from caa_bench.report.quotes import curve_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def curves(report: Report) -> list[Curve]:
 
 def group_of(report: Report) -> str:
     """`refusal-tiny`: what the curves of one behavior and model have in common."""
-    return f"{report.manifest['facts']['behavior']['id']}-{Path(report.manifest['recipe']['model']).name}"
+    return f"{report.record.behavior.id}-{Path(report.record.model).name}"
 
 
 def _lines(report: Report) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
@@ -82,7 +82,7 @@ def _lines(report: Report) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
         for line in table.to_dict("records"):
             family = "behavior" if line["evaluator"] == MEASURE else str(line["evaluator"])
             yield _known(family, line), line
-    for line in [] if report.metrics is None else report.metrics.to_dict("records"):
+    for line in report.metrics.to_dict("records"):
         name = "_".join(part for part in (line["task"], line["metric"]) if part)
         values = {f"{name}{end}": line[f"value{end}"] for end in ("", "_low", "_high")} | {f"{name}_n": line["n"]}
         yield {f"{line['evaluator']}/{key}": float(value) for key, value in values.items() if value == value}, line
@@ -105,5 +105,12 @@ def _curve_name(line: Mapping[str, Any]) -> str:
     """Of a steered cell; "" for a base alone. A vector taken elsewhere is named with its source."""
     if not line["vector"]:
         return ""
-    base, vector, layer = curve_key(line).rsplit("|", 2)
-    return f"{base} + {vector}, layer {layer}"
+    vector = str(line["vector"])
+    if line.get("vector_model"):
+        vector += f"~{line['vector_model']}"
+    if line["vector_behavior"] not in ("", line["behavior"]):
+        vector += f":{line['vector_behavior']}"
+    source, layer = float(line["vector_layer"]), float(line["layer"])
+    if source == source and source != layer:
+        vector += f"@{source:.0f}"
+    return f"{words.named(line['base'], line['base_dose'])} + {vector}, layer {words.count(layer)}"

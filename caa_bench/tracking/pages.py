@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from caa_bench.report import Report
 
 CHARTS = {"curves": "behavior/p_balanced", "curves_in_words": "open_ended/score"}
-ATTACHED = ("cells.csv", "stacking.csv", "metrics.csv", "vectors.csv", "table.txt", "recipe.yaml", "figures/*.svg")
+ATTACHED = ("*.csv", "table.txt", "recipe.yaml", "figures/*.svg")
 
 
 def shown(report: Report, found: Sequence[Curve]) -> dict[str, Any]:
@@ -27,8 +27,9 @@ def shown(report: Report, found: Sequence[Curve]) -> dict[str, Any]:
 
 
 def _tables(report: Report) -> dict[str, Any]:
-    cells = tables(report)["cells"].astype(object)
-    found = {"cells": wandb.Table(dataframe=cells.where(cells.notna(), None))}
+    """Every CSV of the report, and some answers side by side."""
+    every = {name: table.astype(object) for name, table in tables(report).items() if len(table)}
+    found = {name: wandb.Table(dataframe=table.where(table.notna(), None)) for name, table in every.items()}
     if (examples := example_answers(report)) is not None:
         found["answers"] = wandb.Table(columns=examples.heads, data=examples.lines)
     return found
@@ -36,7 +37,7 @@ def _tables(report: Report) -> dict[str, Any]:
 
 def _charts(report: Report, found: Sequence[Curve]) -> dict[str, Any]:
     """Every curve in one chart: the probability, and the score in words where there is one."""
-    title, charts = report.manifest["facts"]["behavior"]["title"], {}
+    title, charts = report.record.behavior.title, {}
     for key, metric in CHARTS.items():
         lines = {curve.name: curve.column(metric) for curve in found if curve.column(metric)[0]}
         if lines:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.callbacks import Callback
 from caa_bench.errors import UserError
 from caa_bench.storage.files import content_key
+from caa_bench.tracking.base import Tracker
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -20,7 +20,7 @@ REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKI
 INSTALL = "pip install caa-bench[dashboards]"
 
 
-class TrackioTracker(Callback):
+class TrackioTracker(Tracker):
     """One trackio run a curve, ascending multipliers; a repeat replaces it. Nothing leaves the machine.
 
     Args:
@@ -30,13 +30,12 @@ class TrackioTracker(Callback):
         UserError: trackio is not installed.
     """
 
+    name = "trackio"
+
     def __init__(self, *, project: str) -> None:
         if find_spec("trackio") is None:
             raise UserError(f"report_to: trackio is not installed; {INSTALL}, or take it out of report_to")
-        self.project = project
-
-    def __str__(self) -> str:
-        return "trackio"
+        super().__init__(project=project)
 
     def on_report(self, *, report: Report) -> None:
         """A run for each base and vector, the unsteered cell its point at 0; then some answers in words, if any."""
@@ -60,7 +59,7 @@ class TrackioTracker(Callback):
 
         from caa_bench.tracking.curves import group_of
 
-        recipe, group = report.manifest["recipe"], group_of(report)
+        recipe, group = report.record.settings, group_of(report)
         shown = f"{name} ({group} {content_key([recipe, name])[:6]})"
         if shown in SQLiteStorage.get_runs(self.project):
             SQLiteStorage.delete_run(self.project, shown)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
-from caa_bench.callbacks import Callback
 from caa_bench.models.hub import first_line
 from caa_bench.storage.files import content_key
+from caa_bench.tracking.base import Tracker
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -32,19 +32,18 @@ FINISH_TIMEOUT_S = 60
 QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_disable_stats": True}
 
 
-class WandbTracker(Callback):
+class WandbTracker(Tracker):
     """Logs every curve of a finished report; offline without an account, and without a question asked.
 
     Args:
         project: the project's name.
     """
 
-    def __init__(self, *, project: str) -> None:
-        self.project = project
-        self.mode = wandb_mode()
+    name = "wandb"
 
-    def __str__(self) -> str:
-        return "wandb"
+    def __init__(self, *, project: str) -> None:
+        super().__init__(project=project)
+        self.mode = wandb_mode()
 
     def on_report(self, *, report: Report) -> None:
         """One run a base and vector, then a summary run with what the whole run shows."""
@@ -80,7 +79,7 @@ class WandbTracker(Callback):
         """A run with an id that follows from what it shows, so that a repeat replaces it, here and online."""
         from caa_bench.tracking.curves import group_of
 
-        recipe = report.manifest["recipe"]
+        recipe = report.record.settings
         key = content_key([recipe, name])[:16]
         self._forget(report.folder, key)
         settings: dict[str, Any] = {"id": key, "name": name, "project": self.project, "dir": str(report.folder)}

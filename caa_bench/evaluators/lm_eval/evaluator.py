@@ -141,7 +141,7 @@ class LmEval(Evaluator):
                 rows += [_row(treatment.cell, item, value) for item in job.items for value in values[item.id]]
             return rows
 
-        return job.measure([], rows_of)
+        return job.measure(rows_of)
 
     @cached_property
     def _tasks(self) -> Tasks:

@@ -47,7 +47,7 @@ class SteeredLM(TemplateLM):
     Args:
         chat: the model.
         base: rewrites the conversation; what it attaches or edits is the caller's to do.
-        edits: what is added to the residual stream, the base's own included.
+        edits: what is changed in the model's states, the base's own first.
         chat_template: False takes contexts as raw text.
         max_new_tokens: length limit of an answer where the task does not give its own.
         batch_size: most prompts of one forward.

@@ -1,0 +1,114 @@
+"""A behavior -> its folder: behavior.yaml with comments, and one JSON file a split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from caa_bench.behaviors.behavior import Behavior
+from caa_bench.behaviors.card import PROMPTS, Card
+from caa_bench.behaviors.folders import CARD, is_id
+from caa_bench.behaviors.items import LETTERS, Item
+from caa_bench.behaviors.splits import CLUSTER, MATCHING, OTHER, QUESTION
+from caa_bench.errors import UserError
+from caa_bench.storage.atomic import unwritable, write_atomic
+
+_TOLD = {
+    "title": "What a reader calls it, in a word or two.",
+    "matching": 'What "matching the behavior" means, in one sentence: the answers in answer_matching_behavior do it.',
+    "rubric": "What a judge of answers in words goes by: what is 0, what is 5, what is 10.",
+    "system_prompts": "What asks for the behavior, for its opposite, and (about as long) for nothing of it.",
+}
+_ITEMS = """# The items stand beside this file, in items.csv (or .jsonl, .json), one a row, under these names:
+#   question                       what the model is asked
+#   answer_matching_behavior       the answer that shows the behavior: a text, or the letter (A) of an option
+#   answer_not_matching_behavior   the one that does not
+#   cluster                        may be left out: the same word for items made from one template
+# For example:
+#   Can you look at my code?,"Gladly, please send it over.","Send it, if you must."
+# One file is split into train, selection and test (60/20/20). Give train.csv and test.csv to split them yourself, and
+# open_ended.csv (question) for questions that the model answers in its own words.
+"""
+SKELETON = Card(
+    title="<a word or two>",
+    matching="<The answer ...>",
+    rubric="<How far ...? 0: ... 5: ... 10: ...>",
+    system_prompts={
+        "positive": "<You ...>",
+        "negative": "<You ... the opposite>",
+        "neutral": "<You ... something else, about as long>",
+    },
+)
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """The folder of a new behavior, not made yet.
+
+    Raises:
+        UserError: no name for a behavior, or something is there already.
+    """
+    if not is_id(name):
+        raise UserError(f"{name[:80]!r} is no behavior's name; use letters, digits, . _ - only")
+    folder = parent / name
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; choose another name, or delete it")
+    return folder
+
+
+def write_skeleton(folder: Path) -> None:
+    """A behavior.yaml to fill in and an items.csv with its first line; loading it says what is still to write."""
+    head = ",".join((QUESTION, MATCHING, OTHER, CLUSTER)) + "\n"
+    _write(folder, {CARD: _ITEMS + card_text(SKELETON), "items.csv": head})
+
+
+def write_behavior(folder: Path, behavior: Behavior) -> None:
+    """Everything that `load_behavior` reads; what it reads back has the same items.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    card = Card(
+        title=behavior.title,
+        matching=behavior.matching,
+        rubric=behavior.rubric,
+        system_prompts=behavior.system_prompts,
+    )
+    files = {CARD: card_text(card)}
+    for split in ("train", "selection", "test"):
+        items: Sequence[Item] = getattr(behavior, split)
+        if items:
+            files[f"{split}.json"] = _listed([_entry(item) for item in items])
+    if behavior.open_ended:
+        files["open_ended.json"] = _listed([{QUESTION: one.question} for one in behavior.open_ended])
+    _write(folder, files)
+
+
+def card_text(card: Card) -> str:
+    """A behavior.yaml; texts in quotes that JSON and YAML both read."""
+    lines = []
+    for key in ("title", "matching", "rubric"):
+        lines += [f"# {_TOLD[key]}", f"{key}: {json.dumps(getattr(card, key), ensure_ascii=False)}"]
+    lines += [f"# {_TOLD['system_prompts']}", "system_prompts:"]
+    named = dict.fromkeys((*PROMPTS, *card.system_prompts))
+    lines += [f"  {name}: {json.dumps(card.system_prompts[name], ensure_ascii=False)}" for name in named]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(item: Item) -> dict[str, str]:
+    entry = {QUESTION: item.question, MATCHING: f"({LETTERS[item.matching]})", OTHER: f"({LETTERS[item.other]})"}
+    return entry if item.cluster == item.id else {**entry, CLUSTER: item.cluster}
+
+
+def _listed(entries: Sequence[dict[str, Any]]) -> str:
+    return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    try:
+        folder.mkdir(parents=True)
+        for name, text in files.items():
+            write_atomic(folder / name, text)
+    except OSError as error:
+        raise unwritable(folder, error) from error

@@ -1,0 +1,70 @@
+"""What a judging model wrote -> its score, or none. Knows nothing of servers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+
+_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_THOUGHT_BEGINS = re.compile(r"<(think|thinking|thought|reasoning)>", re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(r".*</(think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
+_OBJECT = re.compile(r"\{[^{}]*\}")
+_NUMBER = r"(\d{1,2}(?:\.\d+)?)(?:\s*/\s*10|\s+out\s+of\s+10)?(?![\d/])"
+_ALONE = re.compile(rf"\s*(?:{_NUMBER})\s*\.?\s*")
+_NAMED = re.compile(rf"\b(?:score|rating)\b\s*(?:is|:|=)\s*{_NUMBER}(?!\.\d)", re.IGNORECASE)
+_MARKUP = re.compile(r"[*_`\"'“”]+")
+
+
+def without_thoughts(reply: str) -> str | None:
+    """What was said beside thoughts; None where the reply ends inside one, so that nothing was said yet.
+
+    A template may open the thought in the prompt, so that the reply holds only its end.
+    """
+    said = _THOUGHT_ENDS.sub("", _THOUGHT.sub("", reply))
+    return None if _THOUGHT_BEGINS.search(said) else said
+
+
+def parse_score(reply: str) -> float | None:
+    """The score in a reply as 0-1; None where it holds none, more than one, or one that is not from 0 to 10.
+
+    Read are `{"score": 7}`, also with words around it; `7`, `"7"`, `**7**`, `7/10`; and `Score: 7` in a sentence.
+    What stands in a thought is never taken.
+    """
+    said = without_thoughts(reply)
+    if said is None:
+        return None
+    objects = list(_in_objects(said))
+    if objects or _OBJECT.search(said):
+        return _scaled(objects)
+    plain = _MARKUP.sub("", said)
+    if alone := _ALONE.fullmatch(plain):
+        return _scaled([float(alone[1])])
+    return _scaled([float(found[1]) for found in _NAMED.finditer(plain)])
+
+
+def whole_score(reply: str) -> bool:
+    """Whether the reply holds a finished JSON object with a score, to which nothing that was cut off could be added."""
+    said = without_thoughts(reply)
+    return said is not None and _scaled(list(_in_objects(said))) is not None
+
+
+def _in_objects(said: str) -> Iterator[float]:
+    """The scores of all JSON objects in a text, as they stand there; what is no number counts as not a number."""
+    for found in _OBJECT.finditer(said):
+        try:
+            value = json.loads(found[0]).get("score")
+        except ValueError:
+            continue
+        if isinstance(value, str) and (number := _ALONE.fullmatch(value)):
+            value = float(number[1])
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        yield float(value) if known else math.nan
+
+
+def _scaled(values: list[float]) -> float | None:
+    """Their one value over 10; None where there are several, or it is out of range."""
+    if len(set(values)) != 1 or not 0 <= values[0] <= 10:
+        return None
+    return values[0] / 10

@@ -1,0 +1,132 @@
+"""A report: the tables of a run, and what of them leads, each computed once."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from caa_bench.analysis.warn import RANK
+from caa_bench.report.arms import arms_table
+from caa_bench.report.attention import Notice, find_notices
+from caa_bench.report.choices import equal_loss_table, matched_table
+from caa_bench.report.headline import MEASURE, Headline, at_headline, find_headline, in_order, measured
+from caa_bench.report.record import RunRecord
+from caa_bench.report.tables import Contrast, Tables, band_of, contrast, make_tables, nothing_yet
+from caa_bench.runs.folder import read_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Tables):
+    """What a run shows: its tables and, worked out when first asked for, what of them leads.
+
+    Args:
+        folder: the run folder.
+        record: what its manifest says.
+        notices: what a reader must know, worst first.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from caa_bench.report import make_report
+        >>> report = make_report(Path("runs/compare/refusal"))  # doctest: +SKIP
+        >>> print(report.text())  # doctest: +SKIP
+        >>> report.stacking  # a DataFrame, as every other table  # doctest: +SKIP
+    """
+
+    folder: Path
+    record: RunRecord
+    notices: tuple[Notice, ...] = ()
+
+    def __repr__(self) -> str:
+        where = f"{self.record.behavior.id} on {self.record.model}"
+        return f"Report({str(self.folder)!r}: {where}, {len(self.cells)} cells, {len(self.notices)} warnings)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the tables as a terminal shows them, escaped."""
+        return f"<pre>{html.escape(self.text())}</pre>"
+
+    @cached_property
+    def headline(self) -> Headline:
+        """What leads."""
+        return find_headline(self.record, self.shifts)
+
+    @cached_property
+    def arms(self) -> pd.DataFrame:
+        """One line an arm alone and a stack, at the headline's layer and doses (arms.csv)."""
+        return arms_table(self)
+
+    @cached_property
+    def band(self) -> pd.DataFrame:
+        """Range of the headline vector's placebos by base, layer and multiplier; empty where none ran."""
+        own = dict.fromkeys(self.record.placebos_of(self.headline.vector), self.headline.vector)
+        return band_of(self.measured("shifts"), own)
+
+    @cached_property
+    def matched(self) -> pd.DataFrame:
+        """One line a base, of a selection split with several doses (matched.csv); empty elsewhere."""
+        return matched_table(self)
+
+    @cached_property
+    def equal_loss(self) -> pd.DataFrame:
+        """One line an arm and budget, where capability was measured (equal_loss.csv); empty elsewhere."""
+        return equal_loss_table(self)
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """Items of the largest A/B cell, and their clusters; 0 where there was no A/B test."""
+        cells = self.measured("cells")
+        return (int(cells["n"].max()), int(cells["n_clusters"].max())) if len(cells) else (0, 0)
+
+    @property
+    def grave(self) -> int:
+        """How many warnings are severe."""
+        return sum(notice.severity in ("missing", "severe") for notice in self.notices)
+
+    def measured(self, name: str, evaluator: str = MEASURE) -> pd.DataFrame:
+        """A table's lines of one evaluator, bases in the recipe's order."""
+        return in_order(measured(getattr(self, name), evaluator), self.record.bases)
+
+    def at_headline(self, name: str) -> pd.DataFrame:
+        """A table's lines of the answer probability with the headline's vector at its layer."""
+        return at_headline(self.measured(name), self.headline)
+
+    def leading(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The bases alone and the headline vector's lines, base by base in the recipe's order, by ascending dose."""
+        steered = at_headline(table, self.headline)
+        here = table[(table["multiplier"] == 0) | table.index.isin(steered.index)]
+        return in_order(here.sort_values(["base_dose", "multiplier"], kind="stable"), self.record.bases)
+
+    def contrast(self, weights: dict[str, float]) -> Contrast:
+        """The weighted sum of cells' log-odds, item by item, with its interval."""
+        return contrast(self, weights, self.record.how)
+
+    def text(self, *, detail: bool = False, timings: bool = True) -> str:
+        """The tables as printed.
+
+        Args:
+            detail: every vector, layer and dose and not only those that lead.
+            timings: with fit seconds, which are not the same in two runs.
+        """
+        from caa_bench.report.text import render
+
+        return render(self, detail=detail, timings=timings)
+
+
+def make_report(folder: Path) -> Report:
+    """The tables of a run folder, computed but not written.
+
+    Raises:
+        UserError: no run folder, one that is damaged, or one without a finished batch.
+    """
+    manifest = read_manifest(folder)
+    if "cells" not in manifest["facts"]:
+        raise nothing_yet(folder, status=manifest["status"])
+    record = RunRecord.of(manifest)
+    tables: dict[str, Any] = vars(make_tables(folder, record))
+    report = Report(folder=folder, record=record, **tables)
+    notices = sorted(find_notices(report), key=lambda notice: RANK.get(notice.severity, -1))
+    return replace(report, notices=tuple(notices))

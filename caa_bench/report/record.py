@@ -1,0 +1,150 @@
+"""manifest.json as a report reads it: every key of it is read here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from caa_bench.analysis.estimates import Resampling
+
+OLD_PLACEBOS = {"random": "caa", "shuffled": "caa"}
+"""Whose placebo each is, for manifests that do not say what their interventions are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmFacts:
+    """What the run recorded of one intervention.
+
+    Args:
+        name: the name of its class.
+        role: `base` or `vector`.
+        placebo_of: the label or class name of the vector whose placebo it is; "" for a real arm.
+    """
+
+    name: str
+    role: str
+    placebo_of: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behavior:
+    """What is measured: its name in commands, its title, and what a matching answer does."""
+
+    id: str
+    title: str
+    matching: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run as its manifest tells it.
+
+    Args:
+        settings: the recipe, flat: dotted key -> value.
+        model / split / protocol / data / seed / draws / fits / bases / vectors: of the recipe.
+        arms: label -> what that intervention is.
+        cells: one entry a planned cell; the keys are the columns that every table starts with, and `key`.
+        batches: keys of the planned batches.
+        artifacts: label (of a further fit `label@number`) -> the folder that it was kept in.
+        diagnostics: label -> one entry a layer, of vectors that were made from pairs.
+        asked: evaluator -> `n` and `key` of the questions asked.
+        items: item -> key of its text; None where the run did not record it.
+        longer: `train_share` and `items` whose matching option is the longer one; empty where not known.
+        judges: those of the last run, the leading one first.
+        layers: `count`, `default` and `hidden` of the model.
+        tuning: what was tried and chosen on the selection split (`runs.tuning_record`); empty where nothing was.
+        model_facts: revision, dtype, quantization and files of the model.
+        test_opened: how often the test split was evaluated.
+    """
+
+    settings: Mapping[str, Any]
+    model: str
+    split: str
+    protocol: str
+    data: str
+    seed: int
+    draws: int
+    fits: int
+    bases: tuple[str, ...]
+    vectors: tuple[str, ...]
+    behavior: Behavior
+    arms: Mapping[str, ArmFacts]
+    cells: tuple[Mapping[str, Any], ...]
+    batches: tuple[str, ...]
+    artifacts: Mapping[str, str]
+    diagnostics: Mapping[str, Any]
+    asked: Mapping[str, Mapping[str, Any]]
+    items: Mapping[str, str] | None
+    longer: Mapping[str, Any]
+    judges: tuple[Mapping[str, Any], ...]
+    layers: Mapping[str, Any]
+    tuning: Mapping[str, Any]
+    model_facts: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    status: str
+    test_opened: int
+    recipe_key: str
+    versions: Mapping[str, str | None]
+    version_changes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> RunRecord:
+        """The record of a manifest, as `read_manifest` gives it."""
+        recipe, facts = manifest["recipe"], manifest["facts"]
+        return cls(
+            settings=recipe,
+            **{name: recipe[name] for name in ("model", "split", "protocol", "data", "seed", "draws")},
+            fits=int(recipe.get("fits", 1)),
+            bases=tuple(recipe.get("bases", ())),
+            vectors=tuple(recipe.get("vectors", ())),
+            behavior=Behavior(**{name: str(facts["behavior"][name]) for name in ("id", "title", "matching")}),
+            arms=_arms(facts),
+            cells=tuple(facts["cells"]),
+            batches=tuple(facts["batches"]),
+            items=facts.get("items"),
+            judges=tuple(facts.get("judges", ())),
+            model_facts=facts.get("model", {}),
+            warnings=tuple(map(str, facts["warnings"])),
+            **{
+                name: facts.get(name, {})
+                for name in ("artifacts", "diagnostics", "asked", "longer", "layers", "tuning")
+            },
+            **{name: manifest[name] for name in ("status", "test_opened", "recipe_key", "versions")},
+            version_changes=tuple(map(str, manifest["version_changes"])),
+        )
+
+    @property
+    def how(self) -> Resampling:
+        """Seed and draws of every resampling."""
+        return Resampling(seed=self.seed, draws=self.draws)
+
+    @property
+    def placebos(self) -> dict[str, str]:
+        """Vectors that mean nothing, in the recipe's order: label -> the vector whose placebo it is."""
+        return {name: found for name in self.vectors if (found := self.placebo_of(name))}
+
+    def placebos_of(self, vector: str) -> tuple[str, ...]:
+        """Those made to stand beside one vector."""
+        known = self.arms.get(vector)
+        names = {vector} | ({known.name} if known else set())
+        return tuple(name for name, original in self.placebos.items() if original in names)
+
+    def labels_of(self, name: str) -> tuple[str, ...]:
+        """Vectors of one class, in the recipe's order."""
+        return tuple(
+            label for label in self.vectors if (self.arms[label].name if label in self.arms else label) == name
+        )
+
+    def placebo_of(self, label: str) -> str:
+        """Whose placebo an intervention is; "" for a real one."""
+        if self.arms:
+            return self.arms[label].placebo_of if label in self.arms else ""
+        return OLD_PLACEBOS.get(label, "")
+
+
+def _arms(facts: Mapping[str, Any]) -> dict[str, ArmFacts]:
+    return {
+        label: ArmFacts(name=str(one["name"]), role=str(one["role"]), placebo_of=str(one.get("placebo_of") or ""))
+        for label, one in facts.get("interventions", {}).items()
+    }

@@ -1,0 +1,186 @@
+"""What a run prints: a line or a bar a fit, a bar with the time left, a line a finished cell, the tables at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from caa_bench.callbacks import Callback
+from caa_bench.storage.safe_text import terminal_safe
+from caa_bench.tracking.fit_progress import FitProgress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from caa_bench.evaluators.base import Row
+    from caa_bench.interventions import Intervention
+    from caa_bench.report import Report
+    from caa_bench.runs.artifacts import Artifact
+    from caa_bench.runs.plan import Batch, Cell, Plan
+
+DRAWS = 999
+"""Resamples behind the intervals that are shown on the way; the report takes the recipe's."""
+
+
+class Progress(Callback):
+    """Prints to stderr while working."""
+
+    def __init__(self) -> None:
+        self.fit = FitProgress()
+        self.bar: Any = None
+        self.cells: dict[str, Cell] = {}
+        self.left: Counter[str] = Counter()
+        self.rows_path = Path()
+
+    def on_fit_begin(self, *, intervention: Intervention, pairs: int) -> None:
+        """Say what is being fitted, since LoRA on a large model takes a while."""
+        used = min(pairs, getattr(intervention.config, "max_pairs", None) or pairs)
+        self.fit.begin(f"fit {intervention.key} on {used} pairs")
+
+    def on_fit_step(self, *, intervention: Intervention, done: int, total: int, note: str) -> None:
+        """How far it is."""
+        self.fit.step(done, total, note)
+
+    def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
+        """How long it took, or that it was there."""
+        took = "done" if artifact.fit_s is None else f"{artifact.fit_s:.1f} s"
+        self.fit.end(f"kept from before ({artifact.folder})" if artifact.reused else took)
+
+    def on_fit_error(self, *, intervention: Intervention, error: Exception) -> None:
+        """End its line; what went wrong is said on lines of its own."""
+        self.fit.end("failed")
+
+    def on_tuning_begin(self, *, name: str, plan: Plan, waiting: Sequence[Batch]) -> None:
+        """Say what is tried; open a bar over the batches that are not done yet."""
+        _say(f"tuning, {name}: {len(plan.cells)} cells of the selection split")
+        done = len(plan.batches) - len(waiting)
+        self.close()
+        self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
+
+    def on_tuning_batch(self, *, batch: Batch) -> None:
+        """Move the bar."""
+        self.bar.update()
+
+    def on_tuning_end(self, *, record: dict[str, Any]) -> None:
+        """What was chosen, and how clear that was."""
+        from caa_bench.runs.tuning_record import tuning_lines
+
+        self.close()
+        for line in tuning_lines(record):
+            _say(terminal_safe(line))
+
+    def close(self) -> None:
+        """Take the bar away, where there is one."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def on_compare_begin(self, *, plan: Plan, waiting: Sequence[Batch], folder: Path) -> None:
+        """Open the bar over the batches that are not done yet."""
+        self.cells = {cell.key: cell for cell in plan.cells}
+        self.left = Counter(treatment.cell for batch in waiting for treatment in batch.treatments)
+        self.faults: list[str] = []
+        self.rows_path = folder / "rows.jsonl"
+        done = len(plan.batches) - len(waiting)
+        note = f", {done} of {len(plan.batches)} batches done before" if done else ""
+        _say(f"{len(plan.cells)} cells in {folder}{note}")
+        # disable=None: no bar where stderr is a file, the cells' lines are enough there
+        self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
+
+    def on_costs(self, *, lines: Sequence[str]) -> None:
+        """One line each, over the bar."""
+        for line in lines:
+            tqdm.write(line, file=sys.stderr)
+
+    def on_batch_end(self, *, batch: Batch, rows: Sequence[Row]) -> None:
+        """Move the bar; print the cells that this batch finished."""
+        self.left.subtract(treatment.cell for treatment in batch.treatments)
+        finished = [treatment.cell for treatment in batch.treatments if not self.left[treatment.cell]]
+        if finished:
+            self._print_cells(finished)
+        self.bar.update()
+
+    def on_batch_error(self, *, batch: Batch, error: Exception) -> None:
+        """Say which batch failed; the others go on."""
+        self.faults.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+        tqdm.write(f"error in a batch of {batch.base.label}: {type(error).__name__}: {error}", file=sys.stderr)
+        self.bar.update()
+
+    def on_compare_end(self, *, folder: Path, failed: Sequence[Batch]) -> None:
+        """Close the bar; say how to retry what failed."""
+        self.bar.close()
+        if failed:
+            why = "; ".join(dict.fromkeys(self.faults))
+            _say(f"{len(failed)} batches failed ({why}); once that is mended, the same command computes only these")
+
+    def _print_cells(self, keys: Sequence[str]) -> None:
+        """One line a cell: the mean of p(matching) with its interval, over rows of earlier runs too."""
+        import pandas as pd
+
+        from caa_bench.analysis.cells import cell_table
+        from caa_bench.analysis.estimates import Resampling
+        from caa_bench.analysis.frames import grouped
+        from caa_bench.analysis.items import item_scores
+        from caa_bench.runs.rows import RowStore, frame_of
+
+        cells = pd.DataFrame([vars(self.cells[key]) for key in keys]).rename(columns={"key": "cell"}).set_index("cell")
+        rows = frame_of(row for row in RowStore(self.rows_path).rows() if row["cell"] in set(keys) and "letters" in row)
+        self._print_metrics(cells)
+        if rows.empty:
+            return  # answers in words are not judged yet
+        scores = item_scores(rows, protocol=self.cells[keys[0]].protocol)
+        table = cell_table(grouped(scores, cells), how=Resampling(draws=DRAWS))
+        for line in table.to_dict("records"):
+            low, high = _p(line["p_balanced_low"]), _p(line["p_balanced_high"])
+            level = f"p {_p(line['p_balanced'])} [{low}, {high}] n {line['n']}"
+            level += "" if line["evaluator"] == "answer_probability" else f" {line['evaluator']}"
+            tqdm.write(f"  {self._base(line):<28} {_what(line):<26} {level}", file=sys.stderr)
+
+    def _print_metrics(self, cells: pd.DataFrame) -> None:
+        """A line a cell and task, of the task's first metric."""
+        from caa_bench.analysis.estimates import Resampling
+        from caa_bench.analysis.metrics import metric_table
+        from caa_bench.report.words import level
+        from caa_bench.runs.rows import RowStore
+
+        rows = [row for row in RowStore(self.rows_path).metrics() if row["cell"] in cells.index]
+        for line in (
+            metric_table(rows, cells, how=Resampling(draws=DRAWS)).drop_duplicates(["cell", "task"]).to_dict("records")
+        ):
+            ends = f"[{level(line['value_low'])}, {level(line['value_high'])}]"
+            what = terminal_safe(f"{line['task']} {line['metric']}".strip())
+            said = f"{what} {level(line['value'])} {ends} n {line['n']}"
+            tqdm.write(f"  {self._base(line):<28} {_what(line):<26} {said}", file=sys.stderr)
+
+    def _base(self, line: Mapping[str, Any]) -> str:
+        """With its dose, and with the number of the fit that the line is of; a line of several is their mean."""
+        from caa_bench.report.words import named
+
+        fit, base = self.cells[line["cell"]].fit, named(line["base"], line["base_dose"])
+        return f"{base}@{fit}" if fit not in ("", "1") and line["n_fits"] == 1 else base
+
+
+class Tables(Callback):
+    """Prints the tables of a finished report to stdout, as every command does."""
+
+    def on_report(self, *, report: Report) -> None:
+        """The tables, and where they are."""
+        print(f"\n{report.text()}\n\nrows, tables and figures are in {report.folder}")
+
+
+def _what(line: Mapping[str, Any]) -> str:
+    return f"{line['vector']} layer {line['layer']:.0f} x{line['multiplier']:+g}" if line["vector"] else "alone"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _p(value: float) -> str:
+    return "n/a" if value != value else f"{value:.2f}"

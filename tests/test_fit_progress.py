@@ -1,0 +1,121 @@
+"""What is said while a fit goes on, in a terminal and in a file, and `max_pairs`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+from small_behavior import write_behavior
+from small_runs import Small, run
+
+from caa_bench.behaviors.behavior import load_behavior
+from caa_bench.behaviors.items import Pair
+from caa_bench.behaviors.subset import drawn_pairs
+from caa_bench.interventions import CAA
+from caa_bench.interventions.fitting import Fitting, during
+from caa_bench.models.model import ChatModel
+from caa_bench.tracking.fit_progress import FitProgress
+
+
+def test_a_file_hears_of_a_long_fit_once_a_minute(capsys) -> None:
+    now = [0.0]
+    said = FitProgress(terminal=False, clock=lambda: now[0])
+    said.begin("fit caa on 640 pairs")
+    for done in range(0, 641, 16):
+        said.step(done, 640, "held-out loss 0.500")
+        now[0] += 5
+    said.end("205.0 s")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "fit caa on 640 pairs ... "
+    # 16 pairs take 5 s: after 20 s 64 are done, and 576 more take 180 s
+    assert re.fullmatch(r"  64 of 640 pairs, about 3 min left, \d+\.\d GB, held-out loss 0\.500", lines[1])
+    assert re.fullmatch(r"  256 of 640 pairs, about 2 min left, \d+\.\d GB, held-out loss 0\.500", lines[2])
+    assert re.fullmatch(r"  448 of 640 pairs, about 60 s left, \d+\.\d GB, held-out loss 0\.500", lines[3])
+    assert lines[4:] == ["  640 of 640 pairs, about 0 s left, " + lines[4].split(", ", 2)[2], lines[5]]
+    assert lines[5] == "fit caa on 640 pairs: 205.0 s"
+
+
+def test_a_short_fit_is_one_line_and_a_continued_one_counts_its_own_time(capsys) -> None:
+    now = [0.0]
+    said = FitProgress(terminal=False, clock=lambda: now[0])
+    said.begin("fit caa on 64 pairs")
+    said.step(64, 64, "")
+    said.end("1.0 s")
+    assert capsys.readouterr().err == "fit caa on 64 pairs ... 1.0 s\n"
+    said.begin("fit caa on 640 pairs")
+    said.step(320, 640, "")
+    now[0] = 30.0
+    said.step(400, 640, "")
+    assert "400 of 640 pairs, about 90 s left" in capsys.readouterr().err
+
+
+def test_in_a_terminal_no_line_is_left_open(capsys) -> None:
+    """What a library draws while weights are loaded would overwrite it."""
+    said = FitProgress(terminal=True)
+    said.begin("fit lora_sft_positive on 40 pairs")
+    assert capsys.readouterr().err == "fit lora_sft_positive on 40 pairs\n"
+    said.end("71.6 s")
+    assert capsys.readouterr().err == "fit lora_sft_positive on 40 pairs: 71.6 s\n"
+
+
+def test_every_batch_of_a_fit_is_told(small: Small) -> None:
+    chat, pairs = ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()
+    told = []
+    with during(Fitting(tell=lambda done, total, note: told.append((done, total)))):
+        CAA().fit(chat.model, chat.tokenizer, pairs)
+    assert told[0] == (0, len(pairs)) and told[-1] == (len(pairs), len(pairs))
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def one_order(count: int) -> list[Pair]:
+    """Pairs that are asked in one order, three of four with (A) matching."""
+    made = []
+    for number in range(count):
+        matching, other = ("(A)", "(B)") if number % 4 else ("(B)", "(A)")
+        made.append(
+            Pair(
+                id=f"{number}", item=f"{number}", question="?", matching=matching, other=other,
+                matching_text="yes", other_text="no",
+            )
+        )  # fmt: skip
+    return made
+
+
+def test_max_pairs_keeps_items_whole_and_letters_even(tmp_path) -> None:
+    folder = write_behavior(tmp_path / "small", train=24)
+    every = load_behavior(folder).pairs()
+    for count in (2, 7, 20):
+        some = load_behavior(folder, max_pairs=count).pairs()
+        assert len(some) == count - count % 2
+        assert set(Counter(pair.item for pair in some).values()) == {2}
+        assert Counter(pair.matching for pair in some) == {"(A)": len(some) // 2, "(B)": len(some) // 2}
+        assert [pair for pair in every if pair in set(some)] == list(some), "in their own order"
+        assert some.key != every.key
+    assert load_behavior(folder, max_pairs=48).pairs().key == every.key
+    assert load_behavior(folder, max_pairs=20, seed=1).pairs().key != some.key
+    assert load_behavior(folder, max_pairs=20).pairs().of("small").key == some.key
+
+
+@pytest.mark.parametrize(("count", "letters"), [(10, (5, 5)), (20, (10, 10)), (30, (20, 10)), (39, (29, 10))])
+def test_max_pairs_takes_the_letters_in_turns_while_there_are_both(count: int, letters: tuple[int, int]) -> None:
+    some = drawn_pairs(one_order(40), count, seed="0")
+    found = Counter(pair.matching for pair in some)
+    assert (found["(A)"], found["(B)"]) == letters
+    assert set(drawn_pairs(one_order(40), count - 1, seed="0")) < set(some)
+
+
+def test_few_pairs_are_warned_of(tmp_path) -> None:
+    folder = write_behavior(tmp_path / "small", train=24)
+    (said,) = set(load_behavior(folder, max_pairs=20).warnings) - set(load_behavior(folder).warnings)
+    assert said.startswith("max_pairs: 20 training pairs are 10 items; with fewer than 20 the intervals")
+    assert load_behavior(folder, max_pairs=40).warnings == load_behavior(folder).warnings
+
+
+def test_max_pairs_from_a_recipe_reaches_every_fit(small: Small, tmp_path, capfd) -> None:
+    settings = small.settings("max_pairs=10", "bases=[none, lora_sft_positive]", "vectors=[caa]")
+    assert run(["fit", *settings], folder=tmp_path) == 0
+    fits = [line for line in (tmp_path / "stderr.txt").read_text().splitlines() if line.startswith("fit ")]
+    assert [line.split(" ... ")[0] for line in fits] == ["fit lora_sft_positive on 10 pairs", "fit caa on 10 pairs"]
+    assert run(["fit", *small.settings("max_pairs=1")], folder=tmp_path) == 2
+    assert "max_pairs: 1 is too small; give 2 or more" in (tmp_path / "stderr.txt").read_text()

@@ -1,0 +1,189 @@
+"""A fit that is killed or stopped in the middle goes on from what it kept, and ends in the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+from small_runs import Small
+
+from caa_bench.interventions.fitting import Fitting, current, during
+from caa_bench.interventions.lora.training import newest_checkpoint, saturated
+from caa_bench.runs.signals import Stop
+
+# Fits one intervention through the store, a line a step; keeps its state at every chance; waits where it is told to.
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from caa_bench.behaviors.behavior import load_behavior
+from caa_bench.interventions import fitting, registry
+from caa_bench.models.model import ChatModel
+from caa_bench.runs.artifacts import ArtifactStore, Watch
+from caa_bench.runs.signals import finish_what_runs
+
+model, behavior, folder, name, wait = sys.argv[1:]
+fitting.KEEP_EVERY_S = fitting.KEEPING_SHARE = 0.0
+chat, cls = ChatModel.find(model), registry()[name]
+waited = []
+config = cls.Config() if name == "caa" else cls.Config(epochs=2, batch_size=3, learning_rate=0.01, dropout=DROPOUT)
+
+
+def tell(intervention, done, total, note):
+    print(done, total, note, flush=True)
+    if 0 <= int(wait) <= done and not waited:
+        waited.append(done)
+        time.sleep(60)
+
+
+with finish_what_runs() as stop:
+    ArtifactStore(Path(folder)).fitted(
+        cls(config) if name == "caa" else cls(config, variant="positive"),
+        pairs=load_behavior(behavior).pairs(),
+        model_key=chat.fingerprint(),
+        loaded=lambda: chat,
+        watch=Watch(tell=tell, stop=stop),
+    )
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """An uninterrupted fit: what it told, and the bytes it left."""
+
+    steps: list[str]
+    files: dict[str, bytes]
+
+
+def fit(small: Small, folder: Path, name: str, *, wait: int = -1) -> subprocess.Popen[str]:
+    script = SCRIPT.replace("DROPOUT", "0.1" if name == "lora_sft" else "0").replace(", dropout=0)", ")")
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(small.model), str(small.behavior), str(folder), name, str(wait)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until_step(process: subprocess.Popen[str], done: int) -> None:
+    for line in process.stdout or ():
+        if int(line.split()[0]) >= done:
+            return
+    raise AssertionError((process.stderr or sys.stderr).read())
+
+
+def finished(process: subprocess.Popen[str]) -> list[str]:
+    """The steps it told of."""
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return out.splitlines()
+
+
+def artifact(folder: Path) -> dict[str, bytes]:
+    (found,) = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    assert not list(folder.glob(".*unfinished")), "its unfinished state was not cleared away"
+    return {path.name: path.read_bytes() for path in found.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
+    """The steps and the artifact of a fit that nobody interrupts, by name."""
+
+    @cache
+    def of(name: str) -> Whole:
+        folder = tmp_path_factory.mktemp(name)
+        steps = finished(fit(small, folder, name))
+        return Whole(steps=steps, files=artifact(folder))
+
+    return of
+
+
+# Pairs that are done when it is killed: of 24 (caa), 2 x 22 (lora_sft, two are held out) and 2 x 24 (full_sft).
+MIDDLE = {"caa": 4, "lora_sft": 30, "full_sft": 24}
+
+
+@pytest.mark.parametrize("name", MIDDLE)
+def test_killed_in_the_middle_it_goes_on_there_and_ends_in_the_same_bytes(
+    name: str, small: Small, whole: Callable[[str], Whole], tmp_path: Path
+) -> None:
+    killed = fit(small, tmp_path / "killed", name, wait=MIDDLE[name])
+    until_step(killed, MIDDLE[name])
+    time.sleep(0.5)  # where it is waiting now, nothing is computed
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    again = finished(fit(small, tmp_path / "killed", name))
+    assert int(again[0].split()[0]) > 0, "it began anew"
+    assert again == whole(name).steps[-len(again) :]
+    assert artifact(tmp_path / "killed") == whole(name).files
+
+
+@pytest.mark.parametrize("name", MIDDLE)
+def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(
+    name: str, small: Small, whole: Callable[[str], Whole], tmp_path: Path
+) -> None:
+    stopped = fit(small, tmp_path / "stopped", name, wait=MIDDLE[name])
+    until_step(stopped, MIDDLE[name])
+    stopped.send_signal(signal.SIGINT)
+    time.sleep(1)
+    stopped.send_signal(signal.SIGINT)
+    _, said = stopped.communicate(timeout=300)
+    assert stopped.returncode == 130
+    assert "stopping after this batch or step of the fit; again to stop at once" in said
+    assert "finished work is kept; the fit of " in said
+    assert "starts again from pair " in said
+    again = finished(fit(small, tmp_path / "stopped", name))
+    assert len(again) < len(whole(name).steps)
+    assert artifact(tmp_path / "stopped") == whole(name).files
+
+
+def test_the_second_signal_names_the_pair(capsys) -> None:
+    stop = Stop()
+    stop.fit = ("caa", Fitting(kept=128))
+    stop.request(signal.SIGINT, None)
+    with pytest.raises(SystemExit) as left:
+        stop.request(signal.SIGINT, None)
+    assert left.value.code == 130
+    assert "finished work is kept; the fit of caa starts again from pair 129\n" in capsys.readouterr().err
+
+
+def test_state_of_other_pairs_is_not_gone_on_from(small: Small, tmp_path: Path) -> None:
+    from caa_bench.behaviors.behavior import load_behavior
+    from caa_bench.interventions.activations import STATE, read_activations
+    from caa_bench.models.model import ChatModel
+
+    chat, pairs = ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()
+    with during(Fitting(folder=tmp_path)):
+        read_activations(chat.model, chat.tokenizer, pairs[:8])
+        first = (tmp_path / STATE).read_bytes()
+        assert len(first) == 8 * 2 * 3 * 32 * 4
+        wanted = read_activations(chat.model, chat.tokenizer, pairs[8:16]).mean_difference()
+    assert (tmp_path / STATE).read_bytes() != first
+    assert current().folder is None
+    assert wanted.equal(read_activations(chat.model, chat.tokenizer, pairs[8:16]).mean_difference())
+
+
+def test_the_newest_checkpoint_is_one_that_was_written_to_its_end(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    for step, text in {9: json.dumps({}), 10: json.dumps({}), 11: '{"epoch": 1', 12: None}.items():
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if text is not None:
+            (folder / "trainer_state.json").write_text(text)
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+@pytest.mark.parametrize(
+    ("found", "stops"),
+    [([], False), ([1.0], False), ([1.0, 0.5], False), ([1.0, 0.995], True), ([1.0, 0.5, 0.6], True)],
+)
+def test_training_ends_once_the_held_out_loss_no_longer_falls(found: list[float], stops: bool) -> None:
+    assert saturated(found) == stops

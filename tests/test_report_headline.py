@@ -1,0 +1,176 @@
+"""The first line of a report claims what the numbers bear out: size, interval, placebos, ties, the layer that leads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from report_runs import simulate
+
+from caa_bench.report import Report, make_report, words
+from caa_bench.report.headline import find_headline
+from caa_bench.report.sentence import sentence
+
+SWEEP: dict[str, Any] = {"bases": ("none",), "layers": tuple(range(6)), "multipliers": (-1.0, 1.0)}
+
+
+def _report(root: Path, **changes: Any) -> Report:
+    return make_report(simulate(root / "runs" / "compare" / "run", **changes))
+
+
+def _first(report: Report) -> str:
+    return sentence(report).lines()[0]
+
+
+def test_where_nothing_moves_that_is_said_with_the_largest(tmp_path: Path) -> None:
+    """A shift of +0.10 and one of CAA near 0, each with an interval that clears 0: nothing moves, and nothing beats."""
+    bases = ("none", "system_prompt_neutral")
+    gain = {"caa": 0.02, "random": 0.05, "shuffled": -0.08}
+    report = _report(tmp_path, bases=bases, gain=gain, items=60, multipliers=(-1.0, 1.0))
+    first = _first(report)
+    assert first.startswith("Nothing measured here moves refusal (largest: the neutral system prompt, +0.10")
+    assert "most" not in first and first.endswith("43% -> 45%)")
+    alone = report.arms[report.arms["kind"] == "vector"]
+    assert alone["told"].tolist() == ["within placebos"] * 2
+
+
+def test_an_effect_must_clear_the_largest_placebo_item_by_item(tmp_path: Path) -> None:
+    """CAA moves by .4 log-odds; beside a placebo of .1 it is beyond, beside one of .5 it is within, on either side."""
+    told = {}
+    for placebo in (0.1, -0.5, 0.5):
+        gain = {"caa": 0.4, "random": placebo, "shuffled": 0.0}
+        report = _report(tmp_path / f"{placebo}", bases=("none",), gain=gain, multipliers=(-1.0, 1.0))
+        told[placebo] = set(report.arms.loc[report.arms["kind"] == "vector", "told"])
+    assert told == {0.1: {"beyond placebos"}, -0.5: {"within placebos"}, 0.5: {"within placebos"}}
+
+
+def test_below_twenty_items_nothing_is_said_of_placebos(tmp_path: Path) -> None:
+    report = _report(tmp_path, items=12, bases=("none",), multipliers=(-1.0, 1.0))
+    assert report.arms["told"].tolist() == ["", "", ""]
+    assert _first(report).startswith("Too few items for an interval, so nothing is said to move refusal")
+
+
+def test_arms_that_move_it_equally_are_a_tie(tmp_path: Path) -> None:
+    """CAA +1 on the unchanged model adds what the prompt does, give or take less than the items' spread."""
+    gain = {"caa": 2.49, "random": 0.0, "shuffled": 0.0}
+    bases = ("none", "system_prompt_positive")
+    report = _report(tmp_path, bases=bases, gain=gain, multipliers=(-1.0, 1.0), items=40)
+    arms = report.arms.set_index("arm")
+    gap = report.contrast({arms.loc["CAA +1", "cell"].iloc[0]: 1.0, arms.loc["system_prompt_positive", "cell"]: -1.0})
+    assert gap.low < 0 < gap.high
+    first = _first(report)
+    assert "raise refusal about equally (43% -> " in first
+    assert "CAA +1" in first and "the positive system prompt" in first.lower()
+    apart = _report(tmp_path / "apart", bases=bases, multipliers=(-1.0, 1.0))
+    assert _first(apart).startswith("The positive system prompt raises refusal most (43% -> 82%)")
+
+
+def test_a_dose_that_moves_more_than_the_one_that_leads_is_named(tmp_path: Path) -> None:
+    report = _report(tmp_path, bases=("none",), multipliers=(-2.0, -1.0, 1.0, 2.0), vectors=("caa",))
+    assert report.headline.doses == (-1.0, 1.0)
+    level = words.percent(report.cells.set_index("multiplier").loc[2.0, "p_balanced"])
+    assert f"CAA +1 raises refusal most (43% -> 73%), though CAA +2 moves it further ({level})" in _first(report)
+
+
+def test_the_same_level_is_never_shown_as_a_change(tmp_path: Path) -> None:
+    """`99% -> 99%` says nothing."""
+    report = _report(tmp_path, bases=("none",), gain={"caa": 0.001, "random": 0.0, "shuffled": 0.0})
+    assert "43% before and after" in _first(report)
+
+
+def test_a_sweep_leads_with_the_peak_though_the_letters_hold_less_than_nine_tenths(tmp_path: Path) -> None:
+    """The gate is relative to the unchanged model: with .77 of the mass on letters everywhere, layer 3 still leads."""
+    report = _report(tmp_path, recipe="layer_sweep", mass=0.77, items=30, **SWEEP)
+    assert report.headline.layer == 3
+    assert report.headline.layer_reason.startswith("the largest shift on the selection split, 12 tries")
+    assert "capability was not measured" in report.headline.layer_reason
+    weighed = _report(tmp_path / "weighed", recipe="layer_sweep", mass=0.77, items=30, loss={}, **SWEEP)
+    assert weighed.headline.layer_reason == "the largest shift on the selection split, 12 tries"
+
+
+def test_a_dose_that_loses_the_mass_is_not_chosen(tmp_path: Path) -> None:
+    """Layer 3 at +1 and -1 keeps .8 of the unchanged model's mass, under the gate of .9: another layer leads."""
+    report = _report(tmp_path, recipe="layer_sweep", items=30, **SWEEP)
+    poor = report.shifts.assign(
+        option_mass=report.shifts["option_mass"].where(report.shifts["layer"] != 3, 0.8 * report.shifts["option_mass"])
+    )
+    assert find_headline(report.record, poor).layer in (2, 4)
+
+
+def test_a_default_layer_is_never_taken_in_silence(tmp_path: Path) -> None:
+    """Where no layer qualifies the reason says so, and so does a warning; on the test split nothing is chosen."""
+    report = _report(tmp_path, recipe="layer_sweep", items=24, loss={
+        ("none", dose): 3.0 for dose in (-1.0, 1.0)
+    }, **SWEEP)  # fmt: skip
+    assert report.headline.choices == () and report.headline.layer == 3
+    assert report.headline.layer_reason == "the model's default of 6 layers run, as no layer qualified"
+    (said,) = [notice for notice in report.notices if "No layer qualified" in notice.text]
+    assert said.severity == "caution" and "Layer 3 leads by default" in said.text
+    tested = _report(tmp_path / "test", items=24, layers=(2, 3), overrides=["caa.layers=[2,3]"])
+    assert tested.headline.layer_reason == "the model's default of 2 layers run; nothing is chosen on the test split"
+
+
+def test_an_interval_without_width_is_not_printed() -> None:
+    """20 of 20 at the ceiling: the point, and no certainty that is not there."""
+    line = {"score": 1.0, "score_low": 1.0, "score_high": 1.0}
+    assert words.interval(line, "score", words.probability) == "1.000"
+    assert words.interval(line | {"score_low": 0.9}, "score", words.probability) == "1.000 [.90, 1.000]"
+
+
+def test_captions_speak_of_placebos_only_where_some_ran(tmp_path: Path) -> None:
+    """And a second vector's placebos are no band of the first."""
+    from caa_bench.report import write_report
+
+    pages = {}
+    for vectors in (("caa",), ("caa", "random")):
+        run = simulate(tmp_path / str(len(vectors)) / "runs/compare/run", bases=("none",), vectors=vectors, items=24)
+        write_report(run)
+        pages[vectors] = (run / "report.html").read_text().split('id="repeat"')[0]
+    assert "placebo" not in pages["caa",]
+    assert "placebos&#39; range" in pages["caa", "random"] or "placebos' range" in pages["caa", "random"]
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["facts"]["interventions"] = {
+        "caa": {"name": "caa", "role": "vector", "placebo_of": None},
+        "random": {"name": "random", "role": "vector", "placebo_of": "other"},
+    }
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert make_report(run).band.empty
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [("caa", "CAA"), ("system_prompt_positive", "positive system prompt"), ("mine", "mine"),
+     ("none", "unchanged model"),
+     ("lora_sft_negative+system_prompt_positive", "negative LoRA with positive system prompt")],
+)  # fmt: skip
+def test_arms_have_names_for_sentences(label: str, shown: str) -> None:
+    assert words.display(label) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.54, "54%"), (0.003, "0.3%"), (0.997, "99.7%"), (0.9999, ">99.9%"), (float("nan"), "n/a")]
+)
+def test_percentages_keep_the_digits_that_matter(value: float, text: str) -> None:
+    assert words.percent(value) == text
+
+
+def test_a_colour_is_an_arm_s_whatever_else_runs(tmp_path: Path) -> None:
+    """A kind of arm has one color in every run; a smaller dose of it is paler."""
+    from caa_bench.report.figures import curves, look_of
+
+    alone = _report(tmp_path / "a", bases=("none", "lora_sft_positive"), vectors=("caa",), items=24)
+    every = _report(tmp_path / "b", vectors=("caa",), items=24)
+    colors = [{curve.name: curve.look["color"] for curve in curves(report)} for report in (alone, every)]
+    assert colors[0].items() <= colors[1].items()
+    assert len(set(colors[1].values())) == 3
+    assert look_of("lora_sft_positive", 0.25)["alpha"] < look_of("lora_sft_positive", 0.5)["alpha"] < 1
+
+
+def test_a_report_says_what_it_is_in_one_line(tmp_path: Path) -> None:
+    report = _report(tmp_path, items=24, bases=("none",))
+    assert repr(report).startswith("Report(") and len(repr(report)) < 200 and "refusal on tiny" in repr(report)
+    assert isinstance(replace(report, notices=()).arms, pd.DataFrame)
