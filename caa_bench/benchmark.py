@@ -14,11 +14,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.behaviors.behavior import Pairs, variants
+from caa_bench.behaviors.choice import language_warning
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError, all_made
 from caa_bench.evaluators import Evaluator
@@ -27,10 +29,10 @@ from caa_bench.interventions import Intervention, several_fits
 from caa_bench.interventions.building import on_top
 from caa_bench.models.hub import unreachable
 from caa_bench.models.loaded import LoadedModel, in_use
-from caa_bench.models.model import ChatModel
+from caa_bench.models.model import ChatModel, is_embedded
 from caa_bench.recipe import BenchmarkArguments, Recipe
 from caa_bench.runs.artifacts import Artifact, ArtifactStore, Watch
-from caa_bench.runs.described import Given, behavior_of, chat_of, recipe_of, unnamed_code
+from caa_bench.runs.described import Given, behavior_of, chat_of, recipe_of, unnamed_code, with_data
 from caa_bench.runs.facts import run_facts
 from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
 from caa_bench.runs.measure import Measurement, nothing_scored
@@ -100,8 +102,8 @@ class Benchmark:
         progress: bool = True,
         recipe: Recipe | None = None,
     ) -> None:
-        asked = args or BenchmarkArguments()
         self.chat = chat_of(model, tokenizer)
+        asked = with_data(args or BenchmarkArguments(), embedded=self.chat.embedded, behavior=behavior)
         self.behavior = behavior_of(behavior, asked)
         given = Given(interventions=interventions, evaluators=evaluators)
         self.recipe = recipe or recipe_of(given, args=asked, chat=self.chat, behavior=self.behavior)
@@ -144,6 +146,8 @@ class Benchmark:
             UserError: one line a mistake.
         """
         try:
+            embedded = is_embedded(recipe.model) if chat is None else chat.embedded
+            recipe = replace(recipe, args=with_data(recipe.args, embedded=embedded, behavior=recipe.behavior))
             behavior, found, _ = all_made(
                 lambda: behavior_of(recipe.behavior, recipe.args),
                 lambda: chat or ChatModel.find(recipe.model, changes=dict(recipe.loading)),
@@ -268,6 +272,8 @@ class Benchmark:
             SystemExit: stopped by Ctrl-C (130) or SIGTERM (143) after the batch at hand; run again to continue.
         """
         self.check()
+        for line in language_warning(self.behavior, embedded=self.chat.embedded):
+            logger.warning(line)
         with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop, in_use(self.chat):
             self._tune(run, stop)
             plan, rows = self.plan(), RowStore(run.rows_path)
@@ -284,6 +290,7 @@ class Benchmark:
                     layers=self.chat.loaded_layers(),
                     artifacts=self.artifacts,
                     unfit=self.unfit,
+                    embedded=self.chat.embedded,
                 )
             )
             if self.args.split == "test":

@@ -36,7 +36,8 @@ class BenchmarkArguments:
             `layers` for vectors whose layer the recipe leaves open on a model that nobody has tuned (its config's
             `tuned`), else `off`.
         protocol: `default`, every item in both option orders; `caa`, the paper's exact rule and data use.
-        data: `own`, the project's splits; `caa`, a folder in the published format.
+        data: `own`, the project's splits in the embedded model's language, or the behavior folder's; `caa`, a folder in
+            the published format; `auto`, `own` for the embedded model and for behaviors of the user's, else `caa`.
         data_dir: that folder; null: what `caa-bench data download` fetched.
         limit: only the first so many items of the split; null: all.
         max_pairs: at most so many training pairs for every fit, drawn with both option orders of an item together and
@@ -62,7 +63,7 @@ class BenchmarkArguments:
     split: Literal["test", "selection"] = "test"
     tune: Literal["auto", "off", "layers", "all"] = "auto"
     protocol: Literal["default", "caa"] = "default"
-    data: Literal["own", "caa"] = "own"
+    data: Literal["auto", "own", "caa"] = "auto"
     data_dir: str | None = None
     limit: int | None = None
     max_pairs: int | None = None

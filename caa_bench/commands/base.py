@@ -139,11 +139,15 @@ def newest_run(root: Path = Path("runs")) -> Path:
 def _recipes(options: Namespace) -> list[Recipe]:
     """The recipe, once a behavior where `behavior` is `all`."""
     from caa_bench.behaviors.behavior import behavior_names, published_names
+    from caa_bench.behaviors.choice import data_of
+    from caa_bench.models.model import is_embedded
 
     recipe = load_recipe(options.recipe, [*overrides_of(options), *options.overrides])
-    names = [recipe.behavior]
+    names, args = [recipe.behavior], recipe.args
     if recipe.behavior == "all":
-        names = behavior_names() if recipe.args.data == "own" else published_names(recipe.args.data_dir)
+        embedded = is_embedded(recipe.model)
+        data = data_of(args.data, embedded=embedded, behavior="all", data_dir=args.data_dir)
+        names = behavior_names() if data == "own" else published_names(args.data_dir)
     return [replace(recipe, behavior=name) for name in names]
 
 

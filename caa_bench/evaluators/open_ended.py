@@ -171,7 +171,7 @@ class OpenEnded(Evaluator):
         if self.judges:
             return self.judges
         known = registry()
-        embedded = chat.loading.source == "package:tiny" and not known["grammar"]().check(behavior)
+        embedded = chat.embedded and not known["grammar"]().check(behavior)
         return [known[name]() for name in (("grammar",) if embedded else ()) + ("classifier",)]
 
     def _seed(self, job: Job, item: OpenQuestion, treatment: Treatment) -> int:

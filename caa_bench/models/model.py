@@ -36,6 +36,9 @@ from caa_bench.storage.paths import configs_folder, is_file, is_folder, own_mode
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+EMBEDDED = "package:tiny"
+"""The source of the embedded model, which lies inside the package."""
+
 
 @dataclass(kw_only=True)
 class ChatModel:
@@ -82,9 +85,14 @@ class ChatModel:
         return cls(name=name, loading=replace(loading, **(changes or {})))
 
     @property
+    def embedded(self) -> bool:
+        """Whether it is the embedded model, whose language its own splits are written in."""
+        return self.loading.source == EMBEDDED
+
+    @property
     def source(self) -> str:
         """Where transformers finds it: a folder or a hub name."""
-        if self.loading.source == "package:tiny":
+        if self.embedded:
             return str(package_folder() / "tiny" / "model")
         return self.loading.source
 
@@ -239,6 +247,14 @@ class ChatModel:
     def _commit(self) -> str:
         """The commit of the cached snapshot, which its folder is named after; config.json is fetched where it must."""
         return hub.fetch_config(self.source, revision=self.loading.revision).parent.name
+
+
+def is_embedded(name: str) -> bool:
+    """The same of a name, from its config alone."""
+    from caa_bench.config.recipe_yaml import load
+
+    file = model_configs().get(name)
+    return file is not None and load(file, [], Loading).values.source == EMBEDDED
 
 
 def model_names() -> list[str]:

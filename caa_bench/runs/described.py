@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from caa_bench import evaluators as measured
 from caa_bench import judges
 from caa_bench.behaviors.behavior import Behavior, load_behavior
+from caa_bench.behaviors.choice import data_of
 from caa_bench.behaviors.folders import behavior_folder
 from caa_bench.behaviors.in_memory import written_behavior
 from caa_bench.config.values import made
@@ -60,6 +61,17 @@ def chat_of(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> ChatModel:
     return LoadedModel.of(model, tokenizer)
 
 
+def with_data(args: BenchmarkArguments, *, embedded: bool, behavior: Any) -> BenchmarkArguments:
+    """The arguments with `data: auto` decided (`behaviors.choice`), so that the run records what it was measured on.
+
+    Raises:
+        UserError: the published splits are needed and not there.
+    """
+    if isinstance(behavior, Behavior):
+        return replace(args, data=behavior.source.data if args.data == "auto" else args.data)
+    return replace(args, data=data_of(args.data, embedded=embedded, behavior=behavior, data_dir=args.data_dir))
+
+
 def behavior_of(given: Any, args: BenchmarkArguments) -> Behavior:
     """Load a behavior with the data that `args` name, or take the one that is given.
 
@@ -76,7 +88,7 @@ def behavior_of(given: Any, args: BenchmarkArguments) -> Behavior:
         given = written_behavior(given, Path(args.output_dir) / "behaviors", seed=args.seed)
     return load_behavior(
         given,
-        data=args.data,
+        data="own" if args.data == "auto" else args.data,  # `with_data` has decided
         data_dir=None if args.data_dir is None else Path(args.data_dir),
         protocol=args.protocol,
         seed=args.seed,

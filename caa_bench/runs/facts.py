@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from caa_bench.behaviors.behavior import Behavior
+from caa_bench.behaviors.choice import language_warning
 from caa_bench.behaviors.items import Item, longer_matching, set_key, text_key
 from caa_bench.evaluators import AnswerProbability, Evaluator
 from caa_bench.interventions import Intervention
@@ -26,6 +27,7 @@ def run_facts(
     interventions: Sequence[Intervention],
     model_key: Mapping[str, Any],
     layers: Layers,
+    embedded: bool,
     artifacts: Mapping[str, Artifact],
     unfit: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def run_facts(
         "asked": _asked(evaluators, behavior, args),
         "model": dict(model_key),
         "layers": asdict(layers),
-        "warnings": [*behavior.warnings, *missing],
+        "warnings": [*language_warning(behavior, embedded=embedded), *behavior.warnings, *missing],
         "interventions": {
             one.label: {"name": one.name, "role": one.role, "placebo_of": one.placebo_of}
             for one in interventions
