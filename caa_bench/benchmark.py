@@ -63,7 +63,7 @@ class Benchmark:
             transformers, which is left as it was.
         tokenizer: of a loaded model.
         behavior: a name in `configs/behaviors/`, a folder, a `Behavior`, or items in the model-written-evals form: a
-            list of dictionaries or a `datasets.Dataset` (see `behaviors/in_memory.py`).
+            list of dictionaries or a `datasets.Dataset` (see `behaviors/records.py`).
         args: how to run; `BenchmarkArguments()` where not given.
         interventions: objects, or names as in a recipe. Where `args.bases` and `args.vectors` are left at their
             defaults, each is what its `role` says: a base, or a vector with placebos on top of every base. What `args`

@@ -28,6 +28,7 @@ from caa_bench.evaluators import registry
 from caa_bench.evaluators.capability import Capability
 from caa_bench.recipe import load_recipe
 from caa_bench.report import Report, make_report, write_report
+from caa_bench.report.headline import with_capability_loss
 from caa_bench.runs.folder import RowStore
 
 BOTH = "evaluators=[answer_probability, capability]"

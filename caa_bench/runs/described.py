@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from caa_bench import evaluators as measured
 from caa_bench import judges
 from caa_bench.behaviors.behavior import Behavior, load_behavior
-from caa_bench.behaviors.folders import behavior_folder
-from caa_bench.behaviors.in_memory import written_behavior
+from caa_bench.behaviors.folders import behavior_folder, has_card
+from caa_bench.behaviors.records import behavior_from_records
+from caa_bench.behaviors.written import kept_behavior
 from caa_bench.config.values import made
 from caa_bench.errors import UserError
 from caa_bench.evaluators import Evaluator
@@ -63,17 +64,22 @@ def chat_of(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> ChatModel:
 def behavior_of(given: Any, args: BenchmarkArguments) -> Behavior:
     """Load a behavior with the data that `args` name, or take the one that is given.
 
+    One that exists in memory alone is written beside the results, so that the recipe of the run can name it.
+
     Raises:
         UserError: there is none, its data has faults, or it was loaded with other data than `args` name.
     """
+    if not isinstance(given, str | Path | Behavior):
+        given = behavior_from_records(given, protocol=args.protocol, seed=args.seed)
     if isinstance(given, Behavior):
         wrong = [key for key in ("data", "protocol") if getattr(given.source, key) != getattr(args, key)]
         if wrong:
             said = [f"{key}: the behavior was loaded with {getattr(given.source, key)!r}" for key in wrong]
             raise UserError(*(f"{line}, the arguments say otherwise; give both the same" for line in said))
-        return given
-    if not isinstance(given, str | Path):
-        given = written_behavior(given, Path(args.output_dir) / "behaviors", seed=args.seed)
+        if has_card(given.source.beside / given.id):
+            return given
+        given = replace(given, source=replace(given.source, max_pairs=args.max_pairs))
+        return kept_behavior(given, Path(args.output_dir) / "behaviors")
     return load_behavior(
         given,
         data=args.data,
