@@ -71,7 +71,7 @@ class Arm:
         return math.ceil(self.prompts / Job.prompts_per_pass) * (2 + len(self.alone))
 
 
-def render(benchmark: Benchmark) -> str:
+def dry_run_text(benchmark: Benchmark) -> str:
     """The cells, then forwards, token-layers, time and memory as estimates."""
     layers = benchmark.chat.layers
     if layers is None:
@@ -183,12 +183,12 @@ def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
     """The base alone, then a line for each vector's cells."""
     lines = [f"  {arm.evaluator.name}: {arm.base.key} x{arm.dose.multiplier:g}: alone"]
     for vector, conditions in doses_under(arm.evaluator, benchmark.settled_vectors(), arm.base, layers).items():
-        grid = ", ".join(map(_dose, conditions))
+        grid = ", ".join(map(_condition_text, conditions))
         lines.append(f"    + {vector.key}: {grid}")
     return lines
 
 
-def _dose(condition: Condition) -> str:
+def _condition_text(condition: Condition) -> str:
     return f"{'' if condition.layer is None else f'layer {condition.layer} '}x{condition.multiplier:+g}"
 
 

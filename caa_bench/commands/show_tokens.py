@@ -21,11 +21,11 @@ class ShowTokens(RecipeCommand):
 
     def work(self, made: Sequence[Benchmark]) -> int:
         """Print them, a block a behavior."""
-        print("\n\n".join(map(render, made)))
+        print("\n\n".join(map(tokens_text, made)))
         return 0
 
 
-def render(benchmark: Benchmark) -> str:
+def tokens_text(benchmark: Benchmark) -> str:
     """The first training pair and the first test item, the latter under every base.
 
     Raises:

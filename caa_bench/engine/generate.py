@@ -127,7 +127,9 @@ def generate(
                 said.update(zip(rows, ended, strict=True))
         for n, prompt in enumerate(prompts):
             for c in set(range(len(wanted))) - set(shared):
-                said[n, c] = _alone(model, prompt, wanted[c], decoding=decoding, generator=_generator(seeds, n, c))
+                said[n, c] = _generate_alone(
+                    model, prompt, wanted[c], decoding=decoding, generator=_generator(seeds, n, c)
+                )
     return [[said[n, c] for c in range(len(conditions))] for n in range(len(prompts))]
 
 
@@ -180,7 +182,7 @@ def _together(
     ]
 
 
-def _alone(
+def _generate_alone(
     model: nn.Module, prompt: Prompt, edits: Sequence[Edit], *, decoding: Decoding, generator: torch.Generator
 ) -> Continuation:
     """One row by hooks and the model's own cache: what cannot share a prefix, and what the rest is tested against."""

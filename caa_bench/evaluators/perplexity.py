@@ -103,13 +103,13 @@ class Perplexity(Evaluator):
             for treatment, edits in zip(one.treatments, one.edits, strict=True):
                 found = token_log_probs(job.chat.model, prompts, wanted, edits, batch_size=job.prompts_per_pass)
                 for item, known, fitting in zip(job.items, found, fits, strict=True):
-                    rows.append(_row(item, treatment, known, fits=fitting))
+                    rows.append(_perplexity_row(item, treatment, known, fits=fitting))
             return rows
 
         return job.measure(rows_of)
 
 
-def _row(item: Passage, treatment: Treatment, log_probs: Sequence[float], *, fits: bool) -> Row:
+def _perplexity_row(item: Passage, treatment: Treatment, log_probs: Sequence[float], *, fits: bool) -> Row:
     total = math.fsum(log_probs)
     error = None if math.isfinite(total) else "a logit is not finite"
     if not log_probs:

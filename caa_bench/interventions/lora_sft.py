@@ -105,7 +105,7 @@ class LoraSFT(Intervention):
             SystemExit: stopped by the user; the state is kept.
         """
         from caa_bench.interventions.lora.applied import last_logits, refuse_unapplied
-        from caa_bench.interventions.lora.quiet import quiet
+        from caa_bench.interventions.lora.quiet import quiet_training
         from caa_bench.interventions.lora.rows import training_row
         from caa_bench.interventions.lora.targets import targets
         from caa_bench.interventions.lora.training import split_held_out, train
@@ -117,7 +117,7 @@ class LoraSFT(Intervention):
             for part in split_held_out(own, seed=self.config.seed)
         )
         self.targets = targets(model, self.config.target_modules)
-        with quiet(), leaves_no_trace(model):
+        with quiet_training(), leaves_no_trace(model):
             from peft import get_peft_model, get_peft_model_state_dict
             from transformers import set_seed
 

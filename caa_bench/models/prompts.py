@@ -59,7 +59,9 @@ class AnsweredPrompt(Prompt):
     answer_position: int
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: str | None = None) -> str:
+def conversation_text(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: str | None = None
+) -> str:
     """The conversation as text: up to where the model speaks, or to the end of `answer`, with nothing behind it.
 
     Control tokens inside what is said look like those of the template; `encode_messages` keeps them apart.

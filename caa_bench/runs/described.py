@@ -98,7 +98,7 @@ def recipe_of(given: Given, *, args: BenchmarkArguments, chat: ChatModel, behavi
     """
     args = replace(args, plugins=tuple(load_plugin(entry) for entry in args.plugins))
     _refuse_nameless(given.made)
-    args = _named(given, args)
+    args = _as_named(given, args)
     known: dict[str, Any] = {**registry(), **measured.registry()}
     sections = {name: cls.Config() for name, cls in known.items()}
     found = _merged([(one.name, one.section(behavior)) for one in given.made])
@@ -123,7 +123,7 @@ def unnamed_code(given: Given) -> dict[str, str]:
     return {one.name: key for one in objects if file_of(type(one)) is None and (key := code_key(type(one)))}
 
 
-def _named(given: Given, args: BenchmarkArguments) -> BenchmarkArguments:
+def _as_named(given: Given, args: BenchmarkArguments) -> BenchmarkArguments:
     """The arguments with `bases`, `vectors`, `evaluators` and `plugins` as a recipe of the same run has them."""
     roles = {label: (role, placebo) for label, role, placebo in map(_role, given.interventions) if label != "none"}
     vectors, bases = args.vectors, args.bases

@@ -143,8 +143,8 @@ class RunFolder:
         if not keys:
             return [f"{self._shown}/{MANIFEST}: its recipe was changed by hand; choose another output folder"]
         return [
-            f"{self._shown}: holds another recipe: {terminal_safe(key)} is {_value(there, key)} there and "
-            f"{_value(self._recipe, key)} here; choose another output folder, or delete this one"
+            f"{self._shown}: holds another recipe: {terminal_safe(key)} is {_recipe_value(there, key)} there and "
+            f"{_recipe_value(self._recipe, key)} here; choose another output folder, or delete this one"
             for key in keys
         ]
 
@@ -207,7 +207,7 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _value(recipe: Mapping[str, Any], key: str) -> str:
+def _recipe_value(recipe: Mapping[str, Any], key: str) -> str:
     if key not in recipe:
         return "absent"
     text = terminal_safe(repr(recipe[key]))

@@ -138,7 +138,7 @@ class LmEval(Evaluator):
             rows = []
             for treatment, edits in zip(one.treatments, one.edits, strict=True):
                 values = self._tasks.values(job.items, under(edits))
-                rows += [_row(treatment.cell, item, value) for item in job.items for value in values[item.id]]
+                rows += [_metric_row(treatment.cell, item, value) for item in job.items for value in values[item.id]]
             return rows
 
         return job.measure(rows_of)
@@ -157,7 +157,7 @@ class LmEval(Evaluator):
         )
 
 
-def _row(cell: str, item: Document, value: Value) -> Row:
+def _metric_row(cell: str, item: Document, value: Value) -> Row:
     return {
         "cell": cell,
         "item": item.id,
