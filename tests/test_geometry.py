@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
+from conversations import conversation_text
 from random_models import random_model
 from small_behavior import write_behavior
 from small_runs import Small
@@ -20,7 +21,7 @@ from caa_bench.geometry import analyze
 from caa_bench.geometry.colored import colored_page
 from caa_bench.geometry.lens import lens_table, projection_table
 from caa_bench.geometry.numbers import between_table, component_table, cosine, layer_table, vector_table
-from caa_bench.models.prompts import conversation_text, encode
+from caa_bench.models.prompts import encode
 
 RNG = np.random.default_rng(5)
 

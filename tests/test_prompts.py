@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chat_tokenizers import NO_SYSTEM_TEMPLATE, chatml_tokenizer, llama2_tokenizer
+from conversations import conversation_text
 from published import DATA, needs_data
 
 from caa_bench.behaviors.items import LETTERS, parse_options
@@ -16,7 +17,6 @@ from caa_bench.models.prompts import (
     answered_prompt,
     chat_prompt,
     choice_prompt,
-    conversation_text,
     encode,
     show_tokens,
 )

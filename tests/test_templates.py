@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chat_tokenizers import CHATML_TEMPLATE, LLAMA2_TEMPLATE, NO_SYSTEM_TEMPLATE, chatml_tokenizer, llama2_tokenizer
+from conversations import conversation_text
 from random_models import random_model
 
 from caa_bench.errors import UserError
@@ -19,7 +20,6 @@ from caa_bench.models.prompts import (
     answered_prompt,
     chat_prompt,
     choice_prompt,
-    conversation_text,
     prompt_and_answer,
     show_tokens,
 )

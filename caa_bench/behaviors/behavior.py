@@ -81,10 +81,6 @@ class Behavior:
         used = drawn_pairs(made, self.source.max_pairs, seed=f"{self.source.seed}/{self.id}")
         return Pairs(behavior=self.id, pairs=used, source=self.source)
 
-    def unswappable(self, split: Literal["train", "selection", "test"]) -> tuple[str, ...]:
-        """Ids of the items whose options name letters, which are asked in the given order alone."""
-        return tuple(item.id for item in getattr(self, split) if not item.swappable)
-
     def fingerprint(self, split: SplitName) -> str:
         """sha256 over every text and key of a split: another wording is another key."""
         return _digest([asdict(item) for item in getattr(self, split)])

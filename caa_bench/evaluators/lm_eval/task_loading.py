@@ -54,8 +54,8 @@ def _near(name: str, known: Sequence[str]) -> str:
 
 def broken(name: str, error: Exception) -> UserError:
     return UserError(
-        f"lm_eval.tasks: {_quoted_name(name)} cannot be loaded ({type(error).__name__}: {first_line(error)}); check that "
-        "its file is right and its data can be reached"
+        f"lm_eval.tasks: {_quoted_name(name)} cannot be loaded ({type(error).__name__}: {first_line(error)}); check "
+        "that its file is right and its data can be reached"
     )
 
 
