@@ -214,7 +214,7 @@ def test_a_fit_is_shared_by_runs_of_the_same_and_by_no_others(small: Small, here
     def fitted(*more: str) -> Path:
         recipe = load_recipe("compare", small.settings("bases=[none]", *more))
         benchmark = Benchmark.from_recipe(recipe).fit()
-        return benchmark.artifacts["caa"].folder
+        return benchmark.fits.artifacts["caa"].folder
 
     first = fitted()
     for shared in ("seed=1", "caa.multipliers=[3]", "caa.layers=[0, 2]", "limit=4"):

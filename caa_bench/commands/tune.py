@@ -55,9 +55,9 @@ class Tune(RecipeCommand):
             print(f"{benchmark.behavior.id} on {benchmark.chat.name}, in {benchmark.folder}")
             for line in said:
                 print(f"  {terminal_safe(line)}")
-            for label, why in benchmark.unfit.items():
+            for label, why in benchmark.fits.unfit.items():
                 print(f"  {label} could not be fitted ({terminal_safe(why)})")
-        return 1 if any(benchmark.unfit for benchmark in made) else 0
+        return 1 if any(benchmark.fits.unfit for benchmark in made) else 0
 
 
 def _save(name: str, made: Sequence[Benchmark]) -> None:

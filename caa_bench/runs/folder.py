@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -173,6 +173,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(manifest.get(name), kind):
             raise UserError(f"{shown}: {name} is missing or damaged; choose another output folder")
     return dict(manifest)
+
+
+def add_warnings(folder: Path, warnings: Sequence[str], *, recipe: Mapping[str, Any]) -> None:
+    """Add to the warnings of a finished run, so that every later report repeats them.
+
+    Raises:
+        UserError: see `RunFolder.__enter__`.
+    """
+    status = read_manifest(folder)["status"]
+    with RunFolder(folder, recipe=recipe) as run:
+        run.record(warnings=[*run.manifest["facts"]["warnings"], *warnings])
+        run.set_status(status)
 
 
 def versions() -> dict[str, str | None]:
