@@ -128,7 +128,7 @@ class Recipe:
         sections = {name: asdict(config) for name, config in self.sections.items() if name in self._used()}
         if named := [name for name in self._judges() if name in self.judges]:
             known = judges.registry()
-            sections["judges"] = {name: judges.deciding(self.judges[name], known[name].manner) for name in named}
+            sections["judges"] = {name: judges.deciding(self.judges[name], known[name].request_keys) for name in named}
         return {"model": self.model, "behavior": self.behavior, "loading": dict(self.loading)} | args | sections
 
     def interventions(self, behavior: Behavior, *, given: Sequence[Intervention] = ()) -> list[Intervention]:

@@ -28,7 +28,7 @@ class Chat(SteeredCommand):
     help = "talk with the steered model; /multiplier changes the dose"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """The first dose."""
+        """Adds the dose that the conversation begins with."""
         parser.add_argument("--multiplier", type=float, default=1.0, help="dose of CAA at the beginning (%(default)s)")
         super().add_options(parser)
 

@@ -110,7 +110,7 @@ def _tuning(benchmark: Benchmark, layers: Layers) -> list[str]:
 
 
 def _count(arms: Sequence[Arm]) -> int:
-    """Cells of these."""
+    """How many cells these arms have."""
     return sum(1 + len(arm.shared) + len(arm.alone) for arm in arms)
 
 
@@ -172,7 +172,7 @@ def _questions(evaluator: Evaluator, benchmark: Benchmark) -> list[str]:
 
 
 def _has_edits(intervention: Intervention, condition: Condition) -> bool:
-    """Whether it runs as a row. One that can only say so once it is fitted has edits: it knows no other way to say."""
+    """Whether it runs as a row. A vector that is not fitted yet cannot give its edits, but it will have some."""
     try:
         return intervention.edits(condition) is not None
     except RuntimeError:

@@ -62,7 +62,7 @@ class Generate(SteeredCommand):
         super().add_options(parser)
 
     def run(self, options: Namespace) -> int:
-        """A block a multiplier."""
+        """Print the answer at each multiplier, one below the other."""
         for multiplier in options.multipliers:
             check_multiplier(multiplier)
         session = self.session(options)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ShowTokens(RecipeCommand):
-    """Loads the tokenizer alone."""
+    """Shows prompts token by token; loads the tokenizer and no weights."""
 
     name = "show-tokens"
     help = "what the model reads, token by token, with the steered tokens marked"

@@ -114,7 +114,7 @@ class OpenEnded(Evaluator):
         return [item.question]
 
     def decoded(self) -> int:
-        """The longest answer."""
+        """How many tokens are decoded for an answer at most."""
         return int(self.config.max_new_tokens)
 
     def costs(self, behavior: Behavior, chat: ChatModel, *, items: int, cells: int) -> list[str]:

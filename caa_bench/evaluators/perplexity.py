@@ -84,7 +84,7 @@ class Perplexity(Evaluator):
         return read_passages(Path(file) if file else package_folder() / "tiny" / "passages.txt")
 
     def questions(self, item: Passage, *, protocol: Protocol) -> list[str]:
-        """What is read."""
+        """The message that the passage answers, as one question."""
         return [f"{MESSAGE} {item.question}"]
 
     def evaluate(self, job: Job) -> list[Row]:

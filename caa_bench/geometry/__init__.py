@@ -117,7 +117,7 @@ def _caa(benchmark: Benchmark) -> CAA:
 
 
 def _array(vector: SteeringVector) -> np.ndarray:
-    """[L, D] in double."""
+    """The fitted vector, in double precision. [L, D]"""
     return vector.fitted().double().numpy()
 
 

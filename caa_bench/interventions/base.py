@@ -200,7 +200,7 @@ class Intervention(Saved):
             return "Rewrites the conversation before it becomes tokens; the model itself stays as it is"
         return "Changes nothing"
 
-    def told_on_card(self, layer: int | None) -> OnCard:
+    def facts_for_card(self, layer: int | None) -> OnCard:
         """What its card says of it beside its settings.
 
         Args:

@@ -90,7 +90,7 @@ def write_card(folder: Path, intervention: Intervention, origin: Origin, *, effe
 
 def card(intervention: Intervention, origin: Origin = UNKNOWN, *, effects: str = "") -> str:
     """The whole text, with a code block that runs in the artifact's folder."""
-    told = intervention.told_on_card(origin.layer)
+    found = intervention.facts_for_card(origin.layer)
     head: dict[str, Any] = {"library_name": "caa_bench", "tags": ["caa_bench", intervention.name]}
     if on_the_hub(origin.loadable):
         head["base_model"] = origin.loadable
@@ -99,7 +99,7 @@ def card(intervention: Intervention, origin: Origin = UNKNOWN, *, effects: str =
         "model": origin.model or (NOT_RECORDED if intervention.trains else "any; it is not fitted"),
         "learned from": origin.data or (NOT_RECORDED if intervention.trains else "nothing; it is not fitted"),
         "acts": intervention.acts,
-        **told.facts,
+        **found.facts,
         "settings": json.dumps(intervention.settings()),
     }
     fitting = "the model that it was fitted on" if intervention.trains else "any chat model"
@@ -110,7 +110,7 @@ def card(intervention: Intervention, origin: Origin = UNKNOWN, *, effects: str =
         (type(intervention).__doc__ or "").strip().split("\n")[0],
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell_text(value)} |" for name, value in facts.items())]),
         effects or "What it does was not measured when this card was written.",
-        "## Load it\n\n" + LOAD.format(model=model, condition=told.condition),
+        "## Load it\n\n" + LOAD.format(model=model, condition=found.condition),
     ]
     return "\n\n".join(part for part in parts if part)
 

@@ -65,7 +65,7 @@ class FullSFT(Intervention):
         self._folder: Path | None = None
 
     def conditions(self, layers: Layers) -> list[Condition]:
-        """One a dose."""
+        """One condition for each of `doses`; it has no layer."""
         return [Condition(multiplier=dose) for dose in self.config.doses]
 
     def edits(self, condition: Condition) -> list[Edit] | None:

@@ -83,7 +83,7 @@ class LoraSFT(Intervention):
         self.training: Mapping[str, Any] = {}
 
     def conditions(self, layers: Layers) -> list[Condition]:
-        """One a dose."""
+        """One condition for each of `doses`; it has no layer."""
         return [Condition(multiplier=dose) for dose in self.config.doses]
 
     def edits(self, condition: Condition) -> list[Edit] | None:
@@ -177,8 +177,8 @@ class LoraSFT(Intervention):
         self.training = artifact.meta.get("training", {})
         return self
 
-    def told_on_card(self, layer: int | None) -> OnCard:
-        """How its training went."""
+    def facts_for_card(self, layer: int | None) -> OnCard:
+        """Steps, batch and held-out losses of its training."""
         if not self.training:
             return OnCard()
         found = ", ".join(f"{loss:.3f}" for loss in self.training["held_out_loss"])

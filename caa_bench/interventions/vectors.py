@@ -86,7 +86,7 @@ class SteeringVector(Intervention):
             "the last token of the instruction on: that token, the answer's opening and every new token"
         )
 
-    def told_on_card(self, layer: int | None) -> OnCard:
+    def facts_for_card(self, layer: int | None) -> OnCard:
         """The layer that its code steers, what it holds, and how far its training pairs agree there."""
         vectors = self.fitted()
         layer = round(DEFAULT_DEPTH * len(vectors)) if layer is None else layer

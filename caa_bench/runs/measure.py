@@ -1,4 +1,4 @@
-"""Batches -> rows on the disk, one batch at a time: one that fails, or that memory is too small for, sinks no other."""
+"""Batches -> rows on the disk, one batch at a time: one that fails does not stop the others."""
 
 from __future__ import annotations
 

@@ -128,11 +128,11 @@ def _interaction(multiplier: float) -> float:
     """s * (effect under a prompt - effect without) of the non-additive behavior, log-odds."""
     kept = truth.steer(multiplier, truth.SLOPE_NON_ADDITIVE * truth.SHARE_LEFT)
     alone = truth.steer(multiplier, truth.SLOPE_NON_ADDITIVE)
-    return round(math_sign(multiplier) * (kept - alone), 3)
+    return round(_sign(multiplier) * (kept - alone), 3)
 
 
-def math_sign(value: float) -> int:
-    """+1 or -1."""
+def _sign(value: float) -> int:
+    """+1 for a positive value, -1 otherwise."""
     return 1 if value > 0 else -1
 
 

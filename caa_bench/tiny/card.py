@@ -46,7 +46,7 @@ def write_card(folder: Path, measured: dict[str, Any]) -> None:
 
 
 def tiny_card(folder: Path, measured: dict[str, Any]) -> str:
-    """The card's text."""
+    """The embedded model's card, from what was measured on it."""
     built = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     found = measured["behaviors"]
     introduction = INTRODUCTION.format(
@@ -147,7 +147,7 @@ def _letters(found: dict[str, Any]) -> str:
 
 
 def _letter_figures(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """The worst of each."""
+    """The largest letter bias and the smallest option mass over behaviors."""
     mass = min(cell["option_mass"] for cell in cells)
     bias = max((cell["letter_bias"] for cell in cells), key=abs)
     return [f"{mass:.3f}", f"{bias:+.2f}", f"{max(cell['letter_locked'] for cell in cells):.1%}"]

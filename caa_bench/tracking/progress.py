@@ -43,7 +43,7 @@ class Progress(Callback):
         self.fit.begin(f"fit {intervention.key} on {used} pairs")
 
     def on_fit_step(self, *, intervention: Intervention, done: int, total: int, note: str) -> None:
-        """How far it is."""
+        """Show how far the fit is."""
         self.fit.step(done, total, note)
 
     def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
@@ -63,7 +63,7 @@ class Progress(Callback):
         self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
 
     def on_tuning_batch(self, *, batch: Batch) -> None:
-        """Move the bar."""
+        """Move the bar on by a batch of the search."""
         self.bar.update()
 
     def on_tuning_end(self, *, record: dict[str, Any]) -> None:

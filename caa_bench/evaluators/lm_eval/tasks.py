@@ -104,7 +104,7 @@ class Tasks:
         return {name: metrics for name, metrics in found.items() if metrics}
 
     def requests(self, documents: Sequence[Document]) -> list[Instance]:
-        """Every request of these."""
+        """Every request that lm-eval makes of these documents."""
         return [instance for document in documents for instance in self._instances[document.id]]
 
     def values(self, documents: Sequence[Document], lm: SteeredLM) -> dict[str, list[Value]]:
