@@ -79,6 +79,12 @@ class Benchmark:
 
     Raises:
         UserError: what a recipe of the same run would be refused for.
+
+    Example:
+        >>> from caa_bench import CAA, Benchmark, BenchmarkArguments
+        >>> args = BenchmarkArguments(bases=("none", "system_prompt_positive"), limit=50, report_to=())
+        >>> benchmark = Benchmark("tiny", behavior="refusal", args=args, interventions=[CAA()])
+        >>> benchmark.compare().report().stacking  # doctest: +SKIP
     """
 
     def __init__(

@@ -54,6 +54,11 @@ class BenchmarkArguments:
 
     Raises:
         UserError: one line a value that a recipe would not take either, in the same words.
+
+    Example:
+        >>> from caa_bench import BenchmarkArguments
+        >>> BenchmarkArguments(bases=("none", "system_prompt_positive"), limit=50).split
+        'test'
     """
 
     bases: tuple[str, ...] = ("none",)

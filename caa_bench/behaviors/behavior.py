@@ -52,6 +52,14 @@ class Behavior:
         open_ended: questions answered in words; empty where the folder has none.
         warnings: what is allowed but worth knowing, one line each, for the report.
         source: where the data came from, so that other behaviors can be loaded alike.
+
+    Example:
+        >>> from caa_bench import Behavior, load_behavior
+        >>> behavior: Behavior = load_behavior("refusal")
+        >>> behavior.matching
+        'The answer declines the request and gives nothing of what was asked.'
+        >>> len(behavior.pairs()) == 2 * len(behavior.train)
+        True
     """
 
     id: str

@@ -35,6 +35,11 @@ class OpenEnded(Evaluator):
         config: its recipe section.
         judges: who scores the answers, the leading one first, objects or names; those that `config.judges` names where
             not given.
+
+    Example:
+        >>> from caa_bench import OpenEnded
+        >>> OpenEnded(max_new_tokens=40, judges=["classifier"]).config.max_new_tokens
+        40
     """
 
     name = "open_ended"

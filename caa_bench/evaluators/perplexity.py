@@ -34,6 +34,11 @@ class Perplexity(Evaluator):
 
     Args:
         config: its recipe section.
+
+    Example:
+        >>> from caa_bench import Perplexity
+        >>> Perplexity(max_tokens=64).config.max_tokens
+        64
     """
 
     name = "perplexity"

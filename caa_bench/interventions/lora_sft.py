@@ -32,6 +32,11 @@ class LoraSFT(Intervention):
 
     Variant `positive` learns the matching answers, `negative` the others. The base weights are never changed: the
     adapter is put in for the time of `attach` and taken out again.
+
+    Example:
+        >>> from caa_bench import LoraSFT
+        >>> LoraSFT(variant="positive", rank=4).label
+        'lora_sft_positive'
     """
 
     name = "lora_sft"

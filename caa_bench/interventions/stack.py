@@ -23,6 +23,11 @@ class Stack(Intervention):
 
     Args:
         *parts: the interventions, outermost first.
+
+    Example:
+        >>> from caa_bench import LoraSFT, Stack, SystemPrompt
+        >>> Stack(SystemPrompt(text="Say no."), LoraSFT(variant="positive")).label
+        'system_prompt_own+lora_sft_positive'
     """
 
     def __init__(self, *parts: Intervention) -> None:

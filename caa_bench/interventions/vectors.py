@@ -29,6 +29,16 @@ class SteeringVector(Intervention):
 
     Subclasses set `vectors` in `fit`: fp32 on the CPU, one row a decoder block. [L, D] Where they come from pairs,
     `diagnostics` says how far these agree, a line a layer (`analysis.diagnostics`); empty where that is not known.
+
+    Example:
+        from caa_bench import SteeringVector
+        from caa_bench.interventions.vectors import letter_differences
+
+        class Median(SteeringVector):
+            name = "median"
+
+            def fit(self, model, tokenizer, pairs):
+                self.vectors = letter_differences(model, tokenizer, pairs).median(dim=0).values
     """
 
     role = "vector"

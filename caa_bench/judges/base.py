@@ -50,6 +50,18 @@ class Judge:
     Args:
         config: its section under `judges` in the recipe; the defaults where neither it nor `settings` are given.
         **settings: the keys of that section by name, checked as in a recipe.
+
+    Example:
+        from caa_bench import Judge, OpenEnded
+        from caa_bench.judges import Judgement
+
+        class Length(Judge):
+            name = "length"
+
+            def judge(self, asked, *, behavior, chat):
+                yield from ((n, Judgement(score=min(len(one.answer) / 1000, 1.0))) for n, one in enumerate(asked))
+
+        OpenEnded(judges=[Length()])
     """
 
     name: ClassVar[str] = ""

@@ -34,6 +34,11 @@ class LmEval(Evaluator):
 
     Args:
         config: its recipe section.
+
+    Example:
+        >>> from caa_bench import LmEval
+        >>> LmEval(tasks=["arc_easy"], limit=20).config.tasks
+        ('arc_easy',)
     """
 
     name = "lm_eval"
