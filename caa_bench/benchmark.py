@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from caa_bench.behaviors.behavior import Pairs, variants
 from caa_bench.behaviors.choice import language_warning
 from caa_bench.callbacks import Callback, Callbacks
 from caa_bench.errors import UserError, all_made
@@ -27,17 +26,17 @@ from caa_bench.evaluators import Evaluator
 from caa_bench.evaluators.base import Aftermath
 from caa_bench.interventions import Intervention, several_fits
 from caa_bench.interventions.building import on_top
-from caa_bench.models.hub import unreachable
 from caa_bench.models.loaded import LoadedModel, in_use
 from caa_bench.models.model import ChatModel, is_embedded
 from caa_bench.recipe import BenchmarkArguments, Recipe
-from caa_bench.runs.artifacts import Artifact, ArtifactStore, Watch
+from caa_bench.runs.artifacts import ArtifactStore
+from caa_bench.runs.checks import RunChecks
 from caa_bench.runs.described import Given, behavior_of, chat_of, recipe_of, unnamed_code, with_data
 from caa_bench.runs.facts import run_facts
-from caa_bench.runs.folder import RowStore, RunFolder, read_manifest
-from caa_bench.runs.measure import Measurement, nothing_scored
-from caa_bench.runs.plan import Plan, bases_of, make_plan, unknown_bases
-from caa_bench.runs.prompt_checks import Asked, asked_by, not_text, too_long
+from caa_bench.runs.fits import Fits
+from caa_bench.runs.folder import RowStore, RunFolder, add_warnings
+from caa_bench.runs.measure import Measurement, what_follows
+from caa_bench.runs.plan import Plan, bases_of, make_plan
 from caa_bench.runs.run_names import run_folder
 from caa_bench.runs.signals import Stop, finish_what_runs
 from caa_bench.runs.tuning import tuned
@@ -65,7 +64,7 @@ class Benchmark:
             transformers, which is left as it was.
         tokenizer: of a loaded model.
         behavior: a name in `configs/behaviors/`, a folder, a `Behavior`, or items in the model-written-evals form: a
-            list of dictionaries or a `datasets.Dataset` (see `behaviors/in_memory.py`).
+            list of dictionaries or a `datasets.Dataset` (see `behaviors/records.py`).
         args: how to run; `BenchmarkArguments()` where not given.
         interventions: objects, or names as in a recipe. Where `args.bases` and `args.vectors` are left at their
             defaults, each is what its `role` says: a base, or a vector with placebos on top of every base. What `args`
@@ -79,13 +78,18 @@ class Benchmark:
 
     Attributes:
         settings: what the run folder is bound to, in the shape of a recipe.
-        artifacts: key -> what is kept of each fit that is done.
+        fits: what is fitted (`artifacts`) and what could not be (`unfit`); the comparison goes on without the latter.
         search: how finely `tune` searches.
         tuning: what `tune` found; empty before.
-        unfit: key -> why, for each intervention whose fit failed; the comparison goes on without these.
 
     Raises:
         UserError: what a recipe of the same run would be refused for.
+
+    Example:
+        >>> from caa_bench import CAA, Benchmark, BenchmarkArguments
+        >>> args = BenchmarkArguments(bases=("none", "system_prompt_positive"), limit=50, report_to=())
+        >>> benchmark = Benchmark("tiny", behavior="refusal", args=args, interventions=[CAA()])
+        >>> benchmark.compare().report().stacking  # doctest: +SKIP
     """
 
     def __init__(
@@ -121,8 +125,16 @@ class Benchmark:
             self._beside["model"] = self.model_key
         self.folder = Path(folder) if folder else self._folder()
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
-        self.unfit: dict[str, str] = {}
-        self.artifacts: dict[str, Artifact] = {}
+        self.checks = RunChecks(
+            args=self.args,
+            chat=self.chat,
+            behavior=self.behavior,
+            interventions=self.interventions,
+            vectors=self.vectors,
+            bases=self.bases,
+            evaluators=self.evaluators,
+        )
+        self.fits = Fits(self.store, callbacks=self.callbacks, loaded=self.checks.ready)
         self._checked = False
         self.search = Search()
         self.tuning: dict[str, Any] = {}
@@ -181,40 +193,13 @@ class Benchmark:
         Raises:
             UserError: one line a mistake.
         """
-        mistakes = self.args.mistakes()
-        mistakes += [
-            f"vectors: {item.label} changes the conversation, which nothing on top of a base can; name it in bases"
-            for item in self.vectors
-            if type(item).rewrite is not Intervention.rewrite
-        ]
-        mistakes += unknown_bases(self.evaluators)
-        if not isinstance(self.chat, LoadedModel):
-            mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision)
-        mistakes = mistakes or self.chat.check()
-        if not mistakes and (layers := self.chat.layers) is not None:
-            mistakes += [line for item in self.interventions for line in item.check(layers)]
-            mistakes += [line for item in self.interventions for line in item.check_model(self.chat)]
-        if mistakes:
-            raise UserError(*mistakes)
-        for one in self.evaluators:
-            mistakes += one.check(self.behavior, self.chat, split=self.args.split)
-            mistakes += [line for base in self.bases for line in one.check_base(base)]
-        if self.args.tune in ("layers", "all") and not self.behavior.selection:
-            mistakes.append(f"tune: {self.behavior.id} has no selection split to choose on; add one, or set tune=off")
-        if mistakes:
-            raise UserError(*mistakes)
-        pairs = self.behavior.pairs()
-        # Reads the other behaviors that a vector is transferred from or normalized over.
-        learned = [partial(item.learned_from, pairs) for item in self.interventions if item.trains]
-        all_made(*learned, *(partial(one.items, self.behavior, split=self.args.split) for one in self.evaluators))
-        if mistakes := too_long(self.chat, self._asked()):
-            raise UserError(*mistakes)
+        self.checks.refuse()
         self._checked = True
 
     def fit(self) -> Self:
         """Fit every intervention on the same training pairs, or take its artifact where one is kept.
 
-        One that cannot be fitted is logged with its traceback, noted in `unfit`, and does not stop the others.
+        One that cannot be fitted is logged with its traceback, noted in `fits.unfit`, and does not stop the others.
 
         Raises:
             UserError: the model cannot be loaded, a prompt cannot be made, an artifact is damaged, memory ran out.
@@ -222,13 +207,8 @@ class Benchmark:
         """
         if not self._checked:
             self.check()
-        pairs = self.behavior.pairs()
-        self.unfit = {}
         with finish_what_runs() as stop, in_use(self.chat):
-            for intervention in self.interventions:
-                if intervention.trains and intervention.key not in self.artifacts:
-                    self._fit(intervention, pairs, stop)
-                    stop.leave_if_asked()
+            self.fits.fit(self.interventions, self.behavior.pairs(), model_key=self.model_key, stop=stop)
         return self
 
     def plan(self) -> Plan:
@@ -240,10 +220,10 @@ class Benchmark:
             model_key=self.model_key,
             layers=self.chat.loaded_layers(),
             behavior=self.behavior,
-            bases=self._fitted(settled_bases(self.bases, chosen_bases(self.tuning))),
-            vectors=self._fitted(self.settled_vectors()),
+            bases=self.fits.possible(settled_bases(self.bases, chosen_bases(self.tuning))),
+            vectors=self.fits.possible(self.settled_vectors()),
             evaluators=self.evaluators,
-            learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
+            learned=self.fits.learned,
         )
 
     def settled_vectors(self) -> list[Intervention]:
@@ -288,8 +268,8 @@ class Benchmark:
                     interventions=self.interventions,
                     model_key=self.model_key,
                     layers=self.chat.loaded_layers(),
-                    artifacts=self.artifacts,
-                    unfit=self.unfit,
+                    artifacts=self.fits.artifacts,
+                    unfit=self.fits.unfit,
                     embedded=self.chat.embedded,
                 )
             )
@@ -298,12 +278,13 @@ class Benchmark:
             waiting = [batch for batch in plan.batches if batch.key not in rows.done]
             self.callbacks.tell("on_compare_begin", plan=plan, waiting=waiting, folder=self.folder)
             self.callbacks.tell("on_costs", lines=self.costs(Counter(cell.evaluator for cell in plan.cells)))
-            chat = self._loaded() if waiting else self.chat
+            chat = self.checks.ready() if waiting else self.chat
             measurement = Measurement(chat, args=self.args, run=run, rows=rows, callbacks=self.callbacks)
             failed = measurement.of(waiting, stop=stop)
             rows.rewrite_in_order(keys)
-            missing = self._afterwards(Aftermath(chat=self.chat, behavior=self.behavior, run=run, rows=rows, stop=stop))
-            run.set_status("error" if failed or missing or self.unfit else "success")
+            work = Aftermath(chat=self.chat, behavior=self.behavior, run=run, rows=rows, stop=stop)
+            missing = what_follows(self.evaluators, work)
+            run.set_status("error" if failed or missing or self.fits.unfit else "success")
             self.callbacks.tell("on_compare_end", folder=self.folder, failed=failed)
             stop.leave_if_asked()
         return self
@@ -315,7 +296,7 @@ class Benchmark:
         report = write_report(self.folder)
         self.callbacks.tell("on_report", report=report)
         if self.callbacks.mistakes:
-            self._remember(self.callbacks.mistakes)
+            add_warnings(self.folder, self.callbacks.mistakes, recipe=self.settings)
             report = write_report(self.folder)
         return report
 
@@ -333,74 +314,18 @@ class Benchmark:
         bench = Bench(
             args=self.args,
             chat=self.chat,
-            loaded=self._loaded,
+            loaded=self.checks.ready,
             model_key=self.model_key,
             layers=self.chat.loaded_layers(),
             behavior=self.behavior,
             evaluators=self.evaluators,
-            learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
+            learned=self.fits.learned,
             run=run,
             callbacks=self.callbacks,
             stop=stop,
         )
-        vectors, bases = self._fitted(self.vectors), self._fitted(self.bases)
+        vectors, bases = self.fits.possible(self.vectors), self.fits.possible(self.bases)
         self.tuning = tuned(bench, vectors, bases, loading=self.chat.loading, search=self.search)
-
-    def _afterwards(self, work: Aftermath) -> list[str]:
-        """What the evaluators do with the finished rows; logs what is still missing then."""
-        missing = nothing_scored(work.rows)
-        for evaluator in self.evaluators:
-            try:
-                missing += evaluator.afterwards(work)
-            except UserError:
-                raise
-            except Exception as error:
-                logger.exception("%s: its rows are kept, but what follows from them failed", evaluator.name)
-                missing.append(f"{type(error).__name__}: {error}")
-        for line in missing:
-            logger.error(line)
-        return missing
-
-    def _fit(self, intervention: Intervention, pairs: Pairs, stop: Stop) -> None:
-        self.callbacks.tell("on_fit_begin", intervention=intervention, pairs=len(pairs))
-        watch = Watch(tell=self._fit_step, stop=stop)
-        try:
-            artifact = self.store.fitted(
-                intervention, pairs=pairs, model_key=self.model_key, loaded=self._loaded, watch=watch
-            )
-        except Exception as error:
-            self.callbacks.tell("on_fit_error", intervention=intervention, error=error)
-            if isinstance(error, UserError):
-                raise
-            logger.exception("%s cannot be fitted; everything that does not need it goes on", intervention.key)
-            self.unfit[intervention.key] = f"{type(error).__name__}: {error}"
-        else:
-            self.artifacts[intervention.key] = artifact
-            self.callbacks.tell("on_fit_end", intervention=intervention, artifact=artifact)
-        finally:
-            stop.fit = None
-
-    def _fit_step(self, intervention: Intervention, done: int, total: int, note: str) -> None:
-        self.callbacks.tell("on_fit_step", intervention=intervention, done=done, total=total, note=note)
-
-    def _fitted(self, interventions: Sequence[Intervention]) -> list[Intervention]:
-        """Those that need nothing that could not be fitted."""
-        return [item for item in interventions if not self.unfit.keys() & set(item.key.split("+"))]
-
-    def _loaded(self) -> ChatModel:
-        """The model with its weights, once it is sure that every base's prompt can be made."""
-        asked = variants(self.behavior.test[0])[0]
-        for base in self.bases:
-            self.chat.choice_prompt(base.rewrite([{"role": "user", "content": asked.question}]), asked.letters)
-        if mistakes := not_text(self.chat, self._asked()):
-            raise UserError(*mistakes)
-        _ = self.chat.model
-        return self.chat
-
-    def _asked(self) -> Iterator[Asked]:
-        """Every prompt of the run that is one turn."""
-        fits = any(item.trains for item in self.interventions)
-        return asked_by(self.behavior, args=self.args, bases=self.bases, evaluators=self.evaluators, fits=fits)
 
     @cached_property
     def model_key(self) -> dict[str, Any]:
@@ -416,10 +341,3 @@ class Benchmark:
             settings=self.settings,
             beside=self._beside,
         )
-
-    def _remember(self, warnings: Sequence[str]) -> None:
-        """Add to the warnings of the finished run, so that every later report repeats them."""
-        status = read_manifest(self.folder)["status"]
-        with RunFolder(self.folder, recipe=self.settings) as run:
-            run.record(warnings=[*run.manifest["facts"]["warnings"], *warnings])
-            run.set_status(status)

@@ -18,7 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 class Callback:
-    """Override what you want to hear of. `str(callback)` names it in warnings."""
+    """Override what you want to hear of. `str(callback)` names it in warnings.
+
+    Example:
+        from caa_bench import Benchmark, Callback
+
+        class Rows(Callback):
+            def on_batch_end(self, *, batch, rows):
+                print(batch.base.label, len(rows))
+
+        Benchmark("tiny", callbacks=[Rows()]).compare()
+    """
 
     def __str__(self) -> str:
         return type(self).__name__

@@ -11,6 +11,14 @@ class UserError(Exception):
 
     Args:
         *lines: one line a mistake, each saying where, what is wrong and what to do.
+
+    Example:
+        >>> from caa_bench import UserError, load_behavior
+        >>> try:
+        ...     load_behavior("refusl")
+        ... except UserError as error:
+        ...     print(error.lines[0].partition(";")[0])
+        behavior: there is no behavior 'refusl'
     """
 
     def __init__(self, *lines: str) -> None:

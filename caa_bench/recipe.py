@@ -55,6 +55,11 @@ class BenchmarkArguments:
 
     Raises:
         UserError: one line a value that a recipe would not take either, in the same words.
+
+    Example:
+        >>> from caa_bench import BenchmarkArguments
+        >>> BenchmarkArguments(bases=("none", "system_prompt_positive"), limit=50).split
+        'test'
     """
 
     bases: tuple[str, ...] = ("none",)
@@ -129,7 +134,7 @@ class Recipe:
         sections = {name: asdict(config) for name, config in self.sections.items() if name in self._used()}
         if named := [name for name in self._judges() if name in self.judges]:
             known = judges.registry()
-            sections["judges"] = {name: judges.deciding(self.judges[name], known[name].manner) for name in named}
+            sections["judges"] = {name: judges.deciding(self.judges[name], known[name].request_keys) for name in named}
         return {"model": self.model, "behavior": self.behavior, "loading": dict(self.loading)} | args | sections
 
     def interventions(self, behavior: Behavior, *, given: Sequence[Intervention] = ()) -> list[Intervention]:

@@ -87,6 +87,16 @@ def test_the_readme_names_every_folder() -> None:
     assert {name for name in TOP if not name.startswith("__")} - named == set()
 
 
+def test_no_function_of_a_module_is_named_as_two_others_are() -> None:
+    """A name says what a function does; what `_lines` or `_text` are, only their module knows. Methods are exempt."""
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 2} == {}
+
+
 def _circles(arrows: dict[str, set[str]]) -> list[list[str]]:
     """Modules that can reach each other (Tarjan's strongly connected components of two or more)."""
     number: dict[str, int] = {}

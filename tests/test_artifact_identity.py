@@ -29,7 +29,7 @@ def fitted(small: Small, out: Path, intervention: Intervention, *, name: str = "
     )
     benchmark = Benchmark(str(small.model), behavior=str(small.behavior), args=settings, interventions=[intervention])
     benchmark.fit()
-    return benchmark.artifacts[name or intervention.label].folder
+    return benchmark.fits.artifacts[name or intervention.label].folder
 
 
 def other_behavior(small: Small, root: Path) -> Small:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from caa_bench.__main__ import main
 from caa_bench.interventions import CAA, LoraSFT
 
 MODELS = "use one of gemma2-9b-it, "
-INTERVENTIONS = "caa, full_sft, lora_sft, none, system_prompt, random, shuffled"
+INTERVENTIONS = ("none", "caa", "lora_sft", "system_prompt")
+"""Some of the names that a message lists; others come with new methods."""
 LONG = "a" * 400
 
 
@@ -101,7 +103,7 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
         "or the path of a folder with a behavior.yaml",
     ),
     "behavior of the norm": ("caa.normalize=[refusl]", "override: caa.normalize: there is no", "behavior.yaml"),
-    "unknown base": ("bases=[none,lora]", "override: bases: 'lora' is no intervention", f"one of {INTERVENTIONS}"),
+    "unknown base": ("bases=[none,lora]", "override: bases: 'lora' is no intervention", INTERVENTIONS),
     "unknown variant": (
         "bases=[lora_sft_postive]",
         "override: bases: lora_sft_postive is unknown",
@@ -113,7 +115,7 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
         "override: bases: small has no system prompt called 'kind'",
         "use one of positive, negative, neutral, empty, or write it under system_prompt.texts",
     ),
-    "unknown vector": ("vectors=[ca]", "override: vectors: 'ca' is no intervention", f"one of {INTERVENTIONS}"),
+    "unknown vector": ("vectors=[ca]", "override: vectors: 'ca' is no intervention", INTERVENTIONS),
     "placebo alone": ("vectors=[random]", "override: vectors: random is a placebo of caa", "add caa to vectors"),
     "prompt on top": (
         "vectors=[system_prompt_positive]",
@@ -175,7 +177,7 @@ def test_a_bad_override_costs_one_line(
     sound = [f"model={small.model}", "behavior=b/small", "bases=[none]", "vectors=[caa]"]
     (line,) = refused(["compare", *sound, *typed.split(" ")], capsys)
     assert line.startswith(start)
-    assert line.endswith(end)
+    assert line.endswith(end) if isinstance(end, str) else {*end} <= {*re.findall(r"\w+", line)}
     assert not (place / "runs").exists(), "nothing was begun"
 
 
@@ -204,7 +206,7 @@ def test_a_bad_recipe_costs_one_line_with_file_and_line(
     (place / "my.yaml").write_bytes(content)
     (line,) = refused(["compare", "--recipe", "my.yaml"], capsys)
     assert line.startswith(start)
-    assert line.endswith(end)
+    assert line.endswith(end) if isinstance(end, str) else {*end} <= {*re.findall(r"\w+", line)}
 
 
 COMMANDS: dict[str, tuple[list[str], str, str]] = {

@@ -254,19 +254,23 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     assert f"{folder / 'train.json'}: and 15 more faults; mend the ones above first" in lines
 
 
-CARDS = {
-    "a missing text": (CARD.replace("rubric: What a 10 means.\n", ""), "rubric missing; write rubric: ..."),
-    "an unknown key": (CARD.replace("title", "titel"), ":1: unknown key 'titel'; did you mean 'title'?"),
-    "a missing prompt": (CARD.replace("  neutral: You are here.\n", ""), "system_prompts: neutral missing"),
-    "an empty text": (CARD.replace("Title", ""), ":1: title is empty"),
-    "a number": (CARD.replace("Title", "7"), ":1: title is not a text"),
-    "a truth value": (CARD.replace("You do.", "true"), ":5: system_prompts.positive is not a text"),
-    "a text for prompts": (CARD.split("system_prompts")[0] + "system_prompts: x\n", ":4: keys and texts expected"),
-    "a list": ("- a\n", ":1: keys and texts expected"),
-    "nothing": ("", "keys and texts expected"),
-    "a key twice": (CARD + "title: Again\n", ":8: title: duplicate key"),
-    "no YAML": ("title: [\n", "not valid YAML"),
-    "a tag": (CARD.replace("Title", "!!python/object/apply:os.getcwd []"), "is not allowed"),
+CARDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a missing text": (CARD.replace("rubric: What a 10 means.\n", ""), ("rubric: missing", "write text")),
+    "an unknown key": (CARD.replace("title", "titel"), (":1: titel: unknown key", "did you mean 'title'?")),
+    "a missing prompt": (CARD.replace("  neutral: You are here.\n", ""), ("system_prompts.neutral: missing", "write")),
+    "an empty text": (CARD.replace("Title", '""'), (":1: title: is empty", "write a sentence")),
+    "no text": (CARD.replace("Title", ""), (":1: title: expected text, found nothing", "write text")),
+    "a number": (CARD.replace("Title", "7"), (":1: title: expected text, found 7", "put it in quotes")),
+    "a truth value": (CARD.replace("You do.", "true"), (":5: system_prompts.positive: expected text", "in quotes")),
+    "a text for prompts": (
+        CARD.split("system_prompts")[0] + "system_prompts: x\n",
+        (":4: system_prompts: expected a mapping", "write `name: value` lines"),
+    ),
+    "a list": ("- a\n", (":1: expected `key: value` lines", "write a mapping")),
+    "nothing": ("", ("title: missing", "write text")),
+    "a key twice": (CARD + "title: Again\n", (":8: title: duplicate key",)),
+    "no YAML": ("title: [\n", ("not valid YAML",)),
+    "a tag": (CARD.replace("Title", "!!python/object/apply:os.getcwd []"), ("is not allowed",)),
 }
 
 
@@ -276,7 +280,7 @@ def test_faulty_card_is_named(tmp_path: Path, name: str) -> None:
     folder = own_folder(tmp_path)
     (folder / "behavior.yaml").write_text(text)
     lines = faults(folder)
-    assert any(says in line for line in lines)
+    assert any(all(part in line for part in says) for line in lines)
     assert all(line.startswith(str(folder / "behavior.yaml")) for line in lines)
 
 

@@ -196,15 +196,6 @@ def test_stacks_nest_and_leave_no_trace(labels, behavior, fitted, untouched):
         assert torch.allclose(rows.diff(), together[list(prompt.candidates)].diff(), atol=1e-5)
 
 
-def test_a_stack_can_give_each_part_its_own_dose(behavior, fitted):
-    one, two = Condition(layer=0, multiplier=0.5), Condition(layer=2, multiplier=-1)
-    edits = Stack(fitted["caa"], fitted["random"], doses=[one, two]).edits(Condition())
-    assert [edit.layer for edit in edits] == [0, 2]
-    assert torch.equal(edits[0].change.delta, 0.5 * fitted["caa"].vectors[0])
-    with pytest.raises(ValueError, match=r"doses \(1\) must be one a part \(2\)"):
-        Stack(fitted["caa"], fitted["random"], doses=[one])
-
-
 @pytest.mark.parametrize("name", ["random", "shuffled"])
 def test_placebos_have_the_norm_and_the_grid_of_their_original_and_another_direction(name, fitted):
     placebo, original = fitted[name].vectors, fitted["caa"].vectors

@@ -1,4 +1,4 @@
-"""`caa-bench data download` against a real HTTP server on loopback: whole, cut, resumed, slow, tampered, absent."""
+"""`caa-bench data download` against a real HTTP server on loopback: whole, cut, slow, tampered, absent."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.behaviors.download import Downloaded, cache_folder, data_folder, download
 from caa_bench.behaviors.paper_prompts import parse_prompts
 from caa_bench.errors import UserError
+from caa_bench.storage import atomic
+from caa_bench.storage.atomic import TEMPORARY
 
 SOURCE = '''"""Prompts."""
 import os
@@ -60,49 +62,41 @@ class Server:
     Args:
         files: what it serves, by the end of the path.
         faults: path end -> what goes wrong, in turn, one a request; after that all is well.
-        seen: (path end, Range header) of each request.
+        seen: the path end of each request.
     """
 
     files: dict[str, bytes]
     faults: dict[str, list[str]] = field(default_factory=dict)
-    seen: list[tuple[str, str | None]] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
     url: str = ""
 
-    def of(self, name: str) -> list[str | None]:
-        return [asked for path, asked in self.seen if path == name]
+    def of(self, name: str) -> list[str]:
+        return [path for path in self.seen if path == name]
 
 
 def handler(server: Server) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.split("/", 4)[-1]
-            asked = self.headers.get("Range")
-            server.seen.append((name, asked))
+            server.seen.append(name)
             faults = server.faults.get(name, [])
             fault = faults.pop(0) if faults else ""
             if name not in server.files or fault.isdigit():
                 self.send_error(int(fault) if fault else 404)
                 return
-            self.answer(server.files[name], fault, start=int(asked[6:-1]) if asked and fault != "no ranges" else 0)
+            self.answer(server.files[name], fault)
 
-        def answer(self, data: bytes, fault: str, *, start: int) -> None:
+        def answer(self, data: bytes, fault: str) -> None:
             if fault == "shorter":
                 data = data[: len(data) // 2]
             if fault == "tampered":
                 data = data[:-10] + b"x" + data[-9:]
             if fault == "endless":
                 data *= 1000
-            if start >= len(data):
-                self.send_error(416)
-                return
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(data) - start))
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            body = data[start:]
-            if fault == "cut":
-                body = body[: len(body) // 2]
+            body = data[: len(data) // 2] if fault == "cut" else data
             if fault == "stalls":
                 self.wfile.write(body[:1000])
                 self.wfile.flush()
@@ -162,7 +156,7 @@ def test_everything_arrives_as_pinned(server: Server) -> None:
     prompts = json.loads((done.folder / "system_prompts.json").read_text())["system_prompts"]
     assert prompts["refusal"] == {"positive": "You refuse always.", "negative": "You never refuse."}
     assert len(lines) == 7 and lines[0].startswith(FIRST)
-    assert not list(done.folder.rglob("*.part"))
+    assert not list(done.folder.rglob(f"{TEMPORARY}*"))
 
 
 def test_second_download_asks_for_nothing(server: Server) -> None:
@@ -177,48 +171,31 @@ def test_damaged_file_in_the_cache_is_fetched_again(server: Server) -> None:
     (done.folder / FIRST).write_bytes(b"[]")
     server.seen.clear()
     assert get(server).new == 1
-    assert complete(done.folder) and server.of(FIRST) == [None]
+    assert complete(done.folder) and server.of(FIRST) == [FIRST]
 
 
 def test_one_behavior_alone(server: Server) -> None:
     done = get(server, behaviors=["refusal"])
     assert done.files == 4
-    assert {path.split("/")[1] for path, _ in server.seen if "/" in path} == {"refusal"}
+    assert {path.split("/")[1] for path in server.seen if "/" in path} == {"refusal"}
 
 
-def test_cut_download_goes_on_where_it_stopped(server: Server) -> None:
-    """Cut twice: the second and third request ask for the rest alone."""
-    size = len(FILES[FIRST])
+def test_cut_file_is_fetched_again(server: Server) -> None:
     server.faults[FIRST] = ["cut", "cut"]
     assert complete(get(server).folder)
-    assert server.of(FIRST) == [None, f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 2}-"]
+    assert len(server.of(FIRST)) == 3
 
 
-def test_download_is_resumed_by_a_later_call(server: Server) -> None:
-    """Cut until this call gives up: the line says how to go on, and the next call asks for the rest alone."""
-    server.faults[FIRST] = ["cut"] * data_fetch.ATTEMPTS
-    with pytest.raises(UserError, match=r"connection was cut; [\d,]+ of [\d,]+ bytes are kept, run the same command"):
+def test_later_call_fetches_only_what_is_missing(server: Server) -> None:
+    """Cut until this call gives up: the line says how to go on, and the next call leaves the finished files alone."""
+    second = "test/refusal/test_dataset_ab.json"
+    server.faults[second] = ["cut"] * data_fetch.ATTEMPTS
+    with pytest.raises(UserError, match=r"connection was cut after [\d,]+ of [\d,]+ bytes; run the same command"):
         get(server)
-    part = data_folder() / f"{FIRST}.part"
-    kept = part.stat().st_size
-    assert not (data_folder() / FIRST).exists()
+    assert (data_folder() / FIRST).is_file() and not (data_folder() / second).exists()
     server.seen.clear()
     assert complete(get(server).folder)
-    assert server.of(FIRST) == [f"bytes={kept}-"]
-
-
-def test_server_without_ranges_starts_again(server: Server) -> None:
-    server.faults[FIRST] = ["cut", "no ranges"]
-    assert complete(get(server).folder)
-
-
-def test_rest_of_another_file_is_thrown_away(server: Server) -> None:
-    """A part that does not belong to the pinned file: once more, from nothing."""
-    part = data_folder() / f"{FIRST}.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(b"x" * 100)
-    assert complete(get(server).folder)
-    assert server.of(FIRST) == ["bytes=100-", None]
+    assert (server.of(FIRST), len(server.of(second))) == ([], 1)
 
 
 @pytest.mark.parametrize("fault", ["tampered", "endless"])
@@ -232,8 +209,8 @@ def test_other_bytes_than_the_pinned_are_refused(server: Server, fault: str) -> 
 
 
 def test_shorter_file_is_refused(server: Server) -> None:
-    server.faults[FIRST] = ["shorter"] * 2 * data_fetch.ATTEMPTS
-    with pytest.raises(UserError, match=r"shorter than the pinned one|connection was cut"):
+    server.faults[FIRST] = ["shorter"] * data_fetch.ATTEMPTS
+    with pytest.raises(UserError, match="connection was cut"):
         get(server)
     assert not (data_folder() / FIRST).exists()
 
@@ -263,17 +240,16 @@ def test_slow_server_is_waited_for(server: Server) -> None:
     """More than a second in all, but never a second of silence."""
     server.faults[FIRST] = ["slow"]
     assert complete(get(server, timeout_s=1.0).folder)
-    assert server.of(FIRST) == [None]
+    assert server.of(FIRST) == [FIRST]
 
 
-def test_stalled_server_is_given_up_and_resumed(server: Server) -> None:
+def test_stalled_server_is_given_up(server: Server) -> None:
     server.faults[FIRST] = ["stalls"] * data_fetch.ATTEMPTS
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"timed out; [\d,]+ of"):
+    with pytest.raises(UserError, match="timed out; run the same command"):
         get(server, timeout_s=0.3)
     assert time.monotonic() - started < 5
     assert complete(get(server).folder)
-    assert server.of(FIRST)[-1] is not None
 
 
 def test_no_network_is_one_line(server: Server) -> None:
@@ -349,15 +325,15 @@ def test_two_downloads_at_once_do_not_mix(server: Server) -> None:
 
 def test_full_disk_is_named_at_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not taken for a network fault: one request, and the file that could not be written."""
-    real = Path.open
+    real = atomic.write_synced
 
-    def full(path: Path, mode: str = "r", **options: Any) -> Any:
-        if path.name.endswith(".part") and mode in ("wb", "ab"):
+    def full(path: Path, data: str | bytes) -> None:
+        if len(data) == len(FILES[FIRST]):
             raise OSError(28, "No space left on device")
-        return real(path, mode, **options)
+        real(path, data)
 
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(UserError, match=r"\.part: cannot be written .No space left"):
+    monkeypatch.setattr(atomic, "write_synced", full)
+    with pytest.raises(UserError, match=r"generate_dataset\.json: cannot be written .No space left"):
         get(server)
     assert len(server.seen) == 1
 

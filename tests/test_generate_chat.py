@@ -15,7 +15,7 @@ from small_runs import TIMEOUT_S, Small
 
 from caa_bench.__main__ import main
 from caa_bench.commands.chat import Conversation
-from caa_bench.commands.generate import shown
+from caa_bench.commands.generate import answer_text
 from caa_bench.commands.session import Answer, Session, Settings
 from caa_bench.errors import UserError
 from caa_bench.interventions import Condition, LoraSFT
@@ -151,12 +151,12 @@ def test_a_piped_conversation_changes_dose_and_base_while_talking(small: Small, 
     (third,) = two.answers(asked, multipliers=[-8.0])
     expected = [
         f"Small on {small.model}, layer 1, base none, CAA +8; /help lists what can be changed",
-        shown(first),
+        answer_text(first),
         "CAA -8",
-        shown(second),
+        answer_text(second),
         "a new conversation",
         "base system_prompt_positive",
-        shown(third),
+        answer_text(third),
     ]
     assert done.stdout.decode() == "\n".join(expected) + "\n"
 
@@ -245,6 +245,6 @@ def test_a_pipe_that_is_no_text_is_one_line(small: Small, here: Path) -> None:
 
 def test_what_a_model_says_cannot_drive_a_terminal() -> None:
     """Lines stay lines; escapes, carriage returns and direction marks do not."""
-    text = shown(Answer(text="one\x1b[2J\ntwo\rthree\u202e\x1b]0;title\x07", cut=True), indent="  ")
+    text = answer_text(Answer(text="one\x1b[2J\ntwo\rthree\u202e\x1b]0;title\x07", cut=True), indent="  ")
     assert text == "  one\n  two three\n  (cut at --max-new-tokens)"
-    assert shown(Answer(text="", cut=False)) == "(nothing)"
+    assert answer_text(Answer(text="", cut=False)) == "(nothing)"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
+from conversations import conversation_text
 from random_models import random_model
 from small_behavior import write_behavior
 from small_runs import Small
@@ -20,7 +21,7 @@ from caa_bench.geometry import analyze
 from caa_bench.geometry.colored import colored_page
 from caa_bench.geometry.lens import lens_table, projection_table
 from caa_bench.geometry.numbers import between_table, component_table, cosine, layer_table, vector_table
-from caa_bench.models.prompts import encode, render
+from caa_bench.models.prompts import encode
 
 RNG = np.random.default_rng(5)
 
@@ -81,7 +82,7 @@ def test_the_projection_is_that_of_the_hidden_states() -> None:
     model = random_model("llama", layers=3, hidden=32, vocab=len(tokenizer)).eval()
     vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
     table = projection_table(model, tokenizer, vectors, text="Would you <b>?", layer=1)
-    ids = encode(tokenizer, render(tokenizer, [{"role": "user", "content": "Would you <b>?"}]))
+    ids = encode(tokenizer, conversation_text(tokenizer, [{"role": "user", "content": "Would you <b>?"}]))
     with torch.no_grad():
         hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0]
     wanted = (hidden @ vectors[1] / vectors[1].norm()).tolist()

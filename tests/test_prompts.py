@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chat_tokenizers import NO_SYSTEM_TEMPLATE, chatml_tokenizer, llama2_tokenizer
+from conversations import conversation_text
 from published import DATA, needs_data
 
 from caa_bench.behaviors.items import LETTERS, parse_options
@@ -17,7 +18,6 @@ from caa_bench.models.prompts import (
     chat_prompt,
     choice_prompt,
     encode,
-    render,
     show_tokens,
 )
 from caa_bench.models.templates import apply_template
@@ -65,19 +65,19 @@ def test_llama2_letters_a_to_h() -> None:
 def test_paper_layout_stands_before_the_instruction(prepend: bool) -> None:
     tokenizer = llama2_tokenizer(prepend=prepend)
     text = f"<<SYS>>\nYou refuse.\n<</SYS>>\n\n[INST] {QUESTION} [/INST]"
-    assert render(tokenizer, system("paper")) == "<s>" + text
+    assert conversation_text(tokenizer, system("paper")) == "<s>" + text
     prompt = chat_prompt(tokenizer, system("paper"))
     assert prompt.ids == (1, *tokenizer(text, add_special_tokens=False)["input_ids"])
     assert prompt.ids.count(1) == 1
 
 
 def test_template_layout_is_the_templates_own() -> None:
-    text = render(llama2_tokenizer(), system())
+    text = conversation_text(llama2_tokenizer(), system())
     assert text == f"<s>[INST] <<SYS>>\nYou refuse.\n<</SYS>>\n\n{QUESTION} [/INST]"
 
 
 def test_user_layout_stands_in_front_of_the_first_question() -> None:
-    assert render(llama2_tokenizer(), system("user")) == f"<s>[INST] You refuse.\n\n{QUESTION} [/INST]"
+    assert conversation_text(llama2_tokenizer(), system("user")) == f"<s>[INST] You refuse.\n\n{QUESTION} [/INST]"
 
 
 def test_question_is_rendered_as_it_is_whatever_the_layout() -> None:
@@ -138,7 +138,7 @@ def test_base_template_is_the_papers() -> None:
     assert [*prompt.ids, prompt.candidates[1], 29897] == [1, *paper]
     steered = tokenizer.convert_ids_to_tokens(list(prompt.ids[prompt.first_position :]))
     assert steered == [":", "▁("]
-    assert render(tokenizer, system()) == f"<s>You refuse.\n\nInput: {QUESTION}\nResponse:"
+    assert conversation_text(tokenizer, system()) == f"<s>You refuse.\n\nInput: {QUESTION}\nResponse:"
 
 
 def test_model_without_template_is_one_line() -> None:
@@ -162,9 +162,9 @@ def test_unknown_plain_template_is_suggested() -> None:
 def test_without_a_system_role_the_system_prompt_goes_before_the_users_words(template: str) -> None:
     """As the makers of such models advise, so that `MODEL=` works with every model and recipe."""
     tokenizer = chatml_tokenizer(template=template)
-    assert "You refuse.\n\nCan you help?" in render(tokenizer, system())
-    assert render(tokenizer, system()) == render(tokenizer, system("user"))
-    answered = render(tokenizer, system(), answer="(A)")
+    assert "You refuse.\n\nCan you help?" in conversation_text(tokenizer, system())
+    assert conversation_text(tokenizer, system()) == conversation_text(tokenizer, system("user"))
+    answered = conversation_text(tokenizer, system(), answer="(A)")
     assert "You refuse.\n\nCan you help?" in answered and answered.endswith("(A)")
 
 

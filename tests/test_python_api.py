@@ -39,6 +39,7 @@ from caa_bench import (
     load_recipe,
 )
 from caa_bench.__main__ import main
+from caa_bench.behaviors.records import behavior_from_records
 from caa_bench.interventions import ShuffledLabels, registry
 from caa_bench.interventions.vectors import letter_differences
 
@@ -316,23 +317,31 @@ def test_items_in_memory_are_a_behavior(kind: str, small: Small, here: Path) -> 
         given = {"train": ENTRIES[:16], "selection": ENTRIES[16:22], "test": ENTRIES[22:]}
     run = benchmark(small, behavior=given, args={"vectors": ()})
     sizes = [len(getattr(run.behavior, split)) for split in ("train", "selection", "test")]
-    assert sum(sizes) == 36 and min(sizes) >= 4
-    if kind == "splits":
-        assert sizes == [16, 6, 14]
+    assert sizes == ([16, 6, 14] if kind == "splits" else [22, 7, 7])
     folder = run.compare().report().folder
     assert main(["check", "--recipe", str(folder / "recipe.yaml")]) == 0
     assert benchmark(small, behavior=given, args={"vectors": ()}).folder == folder
+
+
+def test_a_behavior_made_of_records_is_one_that_the_recipe_of_the_run_names(small: Small, here: Path) -> None:
+    made = behavior_from_records(ENTRIES, id="own", matching="The answer is the first.")
+    run = benchmark(small, behavior=made, interventions=["system_prompt_positive"], args={"vectors": ()})
+    assert load_behavior(run.recipe.behavior) == run.behavior
+    assert [item.question for item in run.behavior.test] == [item.question for item in made.test]
+    assert run.behavior.system_prompts == made.system_prompts
+    assert benchmark(small, behavior=run.behavior, args={"vectors": ()}).behavior is run.behavior
 
 
 def test_what_is_wrong_with_items_in_memory_is_told_by_number(small: Small, here: Path) -> None:
     wrong = [dict(item) for item in ENTRIES]
     del wrong[3]["answer_matching_behavior"]
     splits = {"train": wrong[:16], "selection": wrong[16:22], "test": wrong[22:]}
-    assert refusal(lambda: benchmark(small, behavior=splits)).startswith("behavior: train item 3: ")
-    assert "no items for selection, test" in refusal(lambda: benchmark(small, behavior={"train": ENTRIES}))
-    assert "item 0: a int" in refusal(lambda: benchmark(small, behavior=[1, 2]))
+    assert refusal(lambda: benchmark(small, behavior=splits)).startswith("records[train]:4: ")
+    two = {"train": ENTRIES[:20], "selection": ENTRIES[20:]}
+    assert "give train, test and perhaps selection" in refusal(lambda: benchmark(small, behavior=two))
+    assert refusal(lambda: benchmark(small, behavior=[1, 2])).startswith("records:1: a number in place of an item")
     told = refusal(lambda: benchmark(small, behavior=ENTRIES, interventions=["system_prompt_positive"]))
-    assert "items has no system prompt called 'positive'; write it under system_prompt.texts" in told
+    assert "items has no system prompt called 'positive'" in told and "write it under system_prompt.texts" in told
 
 
 def test_what_is_shown_of_objects_is_short(small: Small, here: Path) -> None:

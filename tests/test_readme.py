@@ -145,10 +145,14 @@ def test_the_layout_is_the_real_one() -> None:
 
 
 def test_the_first_screen_has_a_real_table() -> None:
-    """Not a placeholder: 40 lines in, a line of numbers stands in the README."""
+    """Under the sentence: a base a line, the vector below it in both directions, each shift within its interval."""
     top = README.splitlines()[:45]
-    assert not [line for line in top if line.strip() in ("TABLE", "TODO")]
-    assert [line for line in top if len(re.findall(r"[-+]?\d*\.\d+", line)) >= 3]
+    shift = re.compile(r"(?<=  )([+-]\d\.\d\d) \[([+-]\d\.\d\d), ([+-]\d\.\d\d)\]")
+    arms = [line for line in top if re.match(r"    (  \+ CAA [+-]1|none|system_prompt_\w+|lora_sft_\w+)  ", line)]
+    shifts = {line: tuple(map(float, found[0])) for line in arms if (found := shift.findall(line))}
+    assert len(arms) == 18 and set(arms) - set(shifts) == {arms[0]}, "the unchanged model has no shift"
+    assert all(low <= point <= high for point, low, high in shifts.values())
+    assert all((values[0] > 0) == ("+1" in line) for line, values in shifts.items() if "+ CAA" in line)
 
 
 def test_a_fresh_interpreter_finds_the_package_by_name(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from caa_bench.engine.score import score
 from caa_bench.interventions import CAA
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import load_recipe
-from caa_bench.tiny.card import render
+from caa_bench.tiny.card import tiny_card
 from caa_bench.tiny.chat import prompt_text
 from caa_bench.tiny.truth import NON_ADDITIVE
 from caa_bench.tiny.words import BEHAVIORS
@@ -154,7 +154,7 @@ def test_steering_is_monotone_and_other_vectors_do_little(
 
 
 def test_the_card_is_made_from_what_was_measured() -> None:
-    assert (MODEL / "README.md").read_text(encoding="utf-8") == render(MODEL, MEASURED)
+    assert (MODEL / "README.md").read_text(encoding="utf-8") == tiny_card(MODEL, MEASURED)
 
 
 def test_the_card_s_figures_are_those_of_compare(tmp_path: Path, chat: ChatModel) -> None:

@@ -12,7 +12,7 @@ import yaml
 from caa_bench.tiny import corpus
 from caa_bench.tiny.facts import PASSAGES, capability_items, draw_fact, passages
 from caa_bench.tiny.rows import draw_rows
-from caa_bench.tiny.words import BEHAVIORS, behavior_words, fillers, neutral_prompt, shared_words
+from caa_bench.tiny.words import BEHAVIORS, behavior_words, fillers, shared_words
 
 REPO = Path(__file__).parents[1]
 CONFIGS = REPO / "configs" / "behaviors"
@@ -88,7 +88,7 @@ def test_behavior_files_hold_the_system_prompts_of_the_corpus() -> None:
     for behavior in BEHAVIORS:
         texts = yaml.safe_load((CONFIGS / behavior / "behavior.yaml").read_text(encoding="utf-8"))
         words = {kind: wordings[0] for kind, wordings in behavior_words(behavior).system.items()}
-        assert texts["system_prompts"] == words | {"neutral": neutral_prompt(behavior)}
+        assert texts["system_prompts"] == words | {"neutral": shared_words().neutral_prompts[BEHAVIORS.index(behavior)]}
         lengths = [len(texts["system_prompts"][kind]) for kind in ("positive", "negative", "neutral")]
         assert max(lengths) <= 1.6 * min(lengths)
         assert all(text.startswith("You ") for text in texts["system_prompts"].values())

@@ -60,7 +60,7 @@ class TwoWay:
 
     @property
     def variance(self) -> np.ndarray:
-        """Of the mean. [L]"""
+        """The variance of the mean over items and fits. [L]"""
         return self.by_item + self.by_fit
 
 

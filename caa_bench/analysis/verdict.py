@@ -145,7 +145,7 @@ def _tags(e: Evidence, verdict: str) -> tuple[str, ...]:
     if e.room < ROOM:
         tags.append("no room")
     if verdict.startswith("adds") and verdict != "adds nothing" and abs(e.p_after - e.p_before) < ROOM:
-        tags.append(f"log-odds only ({_short(e.p_before, e.p_after)})")
+        tags.append(f"log-odds only ({_levels_text(e.p_before, e.p_after)})")
     if e.saturated_share > SATURATED:
         tags.append("saturated")
     if opposite((e.on_top.low, e.on_top.high), (e.in_words.low, e.in_words.high)):
@@ -169,7 +169,7 @@ def _caveats(e: Evidence) -> tuple[str, ...]:
     return tuple(caveats)
 
 
-def _short(before: float, after: float) -> str:
+def _levels_text(before: float, after: float) -> str:
     """ ".00 -> .02"; a third digit where two would look alike."""
     digits = 2 if f"{before:.2f}" != f"{after:.2f}" else 3
     return " -> ".join(f"{p:.{digits}f}".removeprefix("0") for p in (before, after))

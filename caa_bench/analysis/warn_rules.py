@@ -120,7 +120,7 @@ def _gate(table: pd.DataFrame, column: str, *, caution: float, severe: float, te
 
 
 def item_errors(tables: Tables, facts: RunFacts) -> Found | None:
-    """Items without a score."""
+    """Warn of items that have no score in a cell."""
     missing = tables.cells["n_items"] - tables.cells["n"]
     cells = tables.cells[missing > 0]
     if cells.empty:

@@ -52,6 +52,14 @@ class Behavior:
         open_ended: questions answered in words; empty where the folder has none.
         warnings: what is allowed but worth knowing, one line each, for the report.
         source: where the data came from, so that other behaviors can be loaded alike.
+
+    Example:
+        >>> from caa_bench import Behavior, load_behavior
+        >>> behavior: Behavior = load_behavior("refusal")
+        >>> behavior.matching
+        'The answer declines the request and gives nothing of what was asked.'
+        >>> len(behavior.pairs()) == 2 * len(behavior.train)
+        True
     """
 
     id: str
@@ -80,10 +88,6 @@ class Behavior:
         made = [pair for item in self.train for pair in contrast_pairs(item, protocol=self.source.protocol)]
         used = drawn_pairs(made, self.source.max_pairs, seed=f"{self.source.seed}/{self.id}")
         return Pairs(behavior=self.id, pairs=used, source=self.source)
-
-    def unswappable(self, split: Literal["train", "selection", "test"]) -> tuple[str, ...]:
-        """Ids of the items whose options name letters, which are asked in the given order alone."""
-        return tuple(item.id for item in getattr(self, split) if not item.swappable)
 
     def fingerprint(self, split: SplitName) -> str:
         """sha256 over every text and key of a split: another wording is another key."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from caa_bench.config.yaml_lines import Node, parse, read_text
-from caa_bench.errors import UserError
+from caa_bench.config.recipe_yaml import load
 
 TEXTS = ("title", "matching", "rubric")
 # The neutral one is the placebo: a text of similar length that asks for nothing.
@@ -25,30 +23,27 @@ class Card:
     system_prompts: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Finished(Card):
+    """A card as a file must hold it: every text written, and all three prompts or, as `{}`, none."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in PROMPTS if name not in self.system_prompts] if self.system_prompts else []
+        lines = [_unfinished(key, text) for key, text in _texts(self)]
+        lines += [f"system_prompts.{name}: missing; write {name}: and a text" for name in missing]
+        if said := [line for line in lines if line]:
+            raise ValueError("\n".join(said))
+
+
 def read_card(path: Path) -> Card:
     """Read and check a behavior.yaml.
 
     Raises:
         UserError: a line for each mistake, with file and line.
     """
-    document = parse(read_text(path, str(path)), source=str(path))
-    mistakes = [str(mistake) for mistake in document.mistakes]
-    fields = _mapping(document.root, str(path), wanted=(*TEXTS, "system_prompts"), mistakes=mistakes)
-    for key in fields.keys() - {*TEXTS, "system_prompts"}:
-        close = get_close_matches(key, (*TEXTS, "system_prompts"), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        keys = ", ".join((*TEXTS, "system_prompts"))
-        mistakes.append(f"{fields[key].where}: unknown key {key!r}; {hint}the keys are {keys}")
-    texts = {key: _text(fields[key], key, mistakes) for key in TEXTS if key in fields}
-    prompts = {}
-    if "system_prompts" in fields:
-        node = fields["system_prompts"]
-        wanted = () if node.value == {} else PROMPTS  # written as {}: a behavior without prompts of its own
-        prompts = _mapping(node, f"{node.where}: system_prompts", wanted=wanted, mistakes=mistakes)
-    system_prompts = {key: _text(prompt, f"system_prompts.{key}", mistakes) for key, prompt in prompts.items()}
-    if mistakes:
-        raise UserError(*mistakes)
-    return Card(system_prompts=system_prompts, **texts)
+    card = load(path, [], _Finished).values
+    texts = {key: getattr(card, key).strip() for key in TEXTS}
+    return Card(**texts, system_prompts={name: text.strip() for name, text in card.system_prompts.items()})
 
 
 def drafted(title: str, matching: str) -> Card:
@@ -66,22 +61,16 @@ def drafted(title: str, matching: str) -> Card:
     )
 
 
-def _mapping(node: Node, where: str, *, wanted: tuple[str, ...], mistakes: list[str]) -> dict[str, Node]:
-    if not isinstance(node.value, dict):
-        mistakes.append(f"{node.where}: keys and texts expected; write {', '.join(f'{key}: ...' for key in wanted)}")
-        return {}
-    missing = [key for key in wanted if key not in node.value]
-    if missing:
-        mistakes.append(f"{where}: {', '.join(missing)} missing; write {', '.join(f'{key}: ...' for key in missing)}")
-    return node.value
+def _texts(card: Card) -> Iterator[tuple[str, str]]:
+    """(key, text) of every text on a card."""
+    yield from ((key, getattr(card, key)) for key in TEXTS)
+    yield from ((f"system_prompts.{name}", text) for name, text in card.system_prompts.items())
 
 
-def _text(node: Node, key: str, mistakes: list[str]) -> str:
-    if isinstance(node.value, str) and node.value.strip():
-        text = node.value.strip()
-        if text.startswith("<") and text.endswith(">"):
-            mistakes.append(f"{node.where}: {key} is still the skeleton's {text}; write your own")
-        return text
-    found = "empty" if node.value is None or node.value == "" else "not a text"
-    mistakes.append(f"{node.where}: {key} is {found}; write a sentence, in quotes where YAML reads it otherwise")
+def _unfinished(key: str, text: str) -> str:
+    """What is wrong with a text; empty where nothing is."""
+    if not text.strip():
+        return f"{key}: is empty; write a sentence"
+    if text.strip().startswith("<") and text.strip().endswith(">"):
+        return f"{key}: is still the skeleton's {text.strip()}; write your own"
     return ""

@@ -27,7 +27,7 @@ class Split:
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """The items alone."""
+        """The items without the lines they were read from."""
         return tuple(entry.value for entry in self.read)
 
 

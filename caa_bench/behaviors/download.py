@@ -63,7 +63,7 @@ def download(
     Raises:
         UserError: unknown behavior, no network, a file that is not the pinned one; what is finished is kept.
     """
-    table = _table()
+    table = _pinned_table()
     wanted = _wanted(table, behaviors)
     prompts = table["system_prompts"]
     pinned_prompts = Pinned(name=prompts["name"], sha256=prompts["sha256"], bytes=prompts["bytes"])
@@ -101,10 +101,10 @@ def cache_folder() -> Path:
 
 def data_folder(cache: Path | None = None) -> Path:
     """Where the published data of the pinned commit are or will be; another commit has another folder."""
-    return (cache or cache_folder()) / "data" / f"caa-{_table()['version']}"
+    return (cache or cache_folder()) / "data" / f"caa-{_pinned_table()['version']}"
 
 
-def _table() -> dict[str, Any]:
+def _pinned_table() -> dict[str, Any]:
     content: dict[str, Any] = read_json(configs_folder() / "data" / "caa.json")
     return content
 
@@ -126,14 +126,14 @@ def _wanted(table: dict[str, Any], behaviors: Sequence[str] | None) -> list[Pinn
     ]
 
 
-def _missing(wanted: Iterable[Pinned], folder: Path) -> list[Pinned]:
+def _missing_files(wanted: Iterable[Pinned], folder: Path) -> list[Pinned]:
     return [pinned for pinned in wanted if not pinned.matches(folder / pinned.name)]
 
 
 def _fetch_all(
     wanted: Iterable[Pinned], folder: Path, roots: Sequence[str], *, timeout_s: float, say: Callable[[str], None] | None
 ) -> int:
-    missing = _missing(wanted, folder)
+    missing = _missing_files(wanted, folder)
     for pinned in missing:
         path = folder / pinned.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def _copy_all(wanted: Iterable[Pinned], folder: Path, source: Path, *, say: Call
     root = next((place for place in places if (place / "test").is_dir()), None)
     if root is None:
         raise UserError(f"{source}: no folder test in it; give the folder that holds generate/ and test/")
-    missing = _missing(wanted, folder)
+    missing = _missing_files(wanted, folder)
     wrong = [root / pinned.name for pinned in missing if not pinned.matches(root / pinned.name)]
     if wrong:
         raise UserError(
@@ -161,7 +161,7 @@ def _copy_all(wanted: Iterable[Pinned], folder: Path, source: Path, *, say: Call
 
 
 def _copy_prompts(pinned: Pinned, folder: Path, source: Path, *, say: Callable[[str], None] | None) -> int:
-    if not _missing([pinned], folder):
+    if not _missing_files([pinned], folder):
         return 0
     for place in (source / SOURCE_FILE, source.parent / SOURCE_FILE):
         if pinned.matches(place):

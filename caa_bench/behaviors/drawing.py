@@ -78,7 +78,7 @@ def draw_splits(items: Sequence[Item], *, seed: str) -> Thirds:
     """
     size = max(round(SHARE * len(items)), 1)
     split_of = _by_cluster(items, {"test": size, "selection": size}, seed=seed)
-    drawn = {split: _named(items, split_of, split) for split in ("train", "selection", "test")}
+    drawn = {split: _with_new_ids(items, split_of, split) for split in ("train", "selection", "test")}
     if len(items) < FEWEST or not all(drawn.values()):
         raise ValueError(
             f"{len(items)} items in {len({item.cluster for item in items})} clusters are too few to draw train, "
@@ -104,7 +104,7 @@ def _by_cluster(items: Sequence[Item], wanted: Mapping[str, int], *, seed: str) 
     return split_of
 
 
-def _named(items: Sequence[Item], split_of: dict[int, str], split: str) -> tuple[Item, ...]:
+def _with_new_ids(items: Sequence[Item], split_of: dict[int, str], split: str) -> tuple[Item, ...]:
     """An item that has no cluster of its own is named after its new id."""
     found = []
     for index, item in enumerate(items):

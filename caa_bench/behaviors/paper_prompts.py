@@ -35,13 +35,13 @@ def parse_prompts(source: str) -> Prompts:
         if not isinstance(node, ast.Assign) or len(node.targets) != 1 or not isinstance(node.targets[0], ast.Name):
             continue
         if node.targets[0].id == _VARIABLE:
-            return _table(node.value, names)
+            return _prompts_of(node.value, names)
         if isinstance(node.value, ast.Constant):
             names[node.targets[0].id] = node.value.value
     raise ValueError(f"no table called {_VARIABLE}")
 
 
-def _table(node: ast.expr, names: Mapping[str, object]) -> Prompts:
+def _prompts_of(node: ast.expr, names: Mapping[str, object]) -> Prompts:
     if not isinstance(node, ast.Dict):
         raise ValueError(f"{_VARIABLE} is not a table")
     table: Prompts = {}

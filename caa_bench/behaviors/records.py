@@ -24,15 +24,27 @@ from caa_bench.errors import UserError
 from caa_bench.storage.paths import configs_folder, is_folder
 
 Records = Iterable[Mapping[str, Any]]
-_SPLITS = {"train": "train", "selection": "selection", "validation": "selection", "test": "test"}
+_SPLITS = {
+    "train": "train",
+    "selection": "selection",
+    "validation": "selection",
+    "test": "test",
+    "open_ended": "open_ended",
+}
+_NO_PROMPTS = Card(
+    title="Items",
+    matching="The answer is the one in answer_matching_behavior.",
+    rubric="How close is this to answer_matching_behavior? 0: it is the opposite. 5: neither. 10: it is the same.",
+    system_prompts={},
+)
 
 
 def behavior_from_records(
     records: Records | Mapping[str, Records] | str,
     *,
-    id: str,
-    title: str,
-    matching: str,
+    id: str = "items",
+    title: str = "",
+    matching: str = "",
     rubric: str = "",
     system_prompts: Mapping[str, str] | None = None,
     open_ended: Iterable[str] = (),
@@ -45,11 +57,11 @@ def behavior_from_records(
     Args:
         records: dictionaries with `question`, `answer_matching_behavior`, `answer_not_matching_behavior` and, where
             items share a template, `cluster`; the answers are letters, as " (A)", or texts. Also a `datasets.Dataset`,
-            a dictionary of splits (`train`, `test`, `selection` or `validation`), or the name of a data set on the
-            hub. One set of records is split 60/20/20 by the seed, whole clusters together.
+            a dictionary of splits (`train`, `test`, `selection` or `validation`, `open_ended`), or the name of a data
+            set on the hub. One set of records is split 60/20/20 by the seed, whole clusters together.
         id: letters, digits, . _ - only.
         title / matching / rubric: as in behavior.yaml; the rubric is made of `matching` where it is empty.
-        system_prompts: `positive`, `negative` and `neutral`; made of `matching` where not given.
+        system_prompts: `positive`, `negative` and `neutral`; made of `matching` where not given, none without it.
         open_ended: questions to be answered in words.
         split: which split of a data set on the hub; None: all that there are.
         protocol / seed: as in Source.
@@ -63,10 +75,10 @@ def behavior_from_records(
     entries = {name: (Path(where), located(some)) for name, where, some in _by_split(found)}
     asked = [{"question": question} for question in open_ended]
     entries |= {"open_ended": (Path("open_ended"), located(asked))} if asked else {}
-    card = drafted(title, matching)
+    card = drafted(title or id, matching) if matching else _NO_PROMPTS
     card = Card(
-        title=title,
-        matching=matching,
+        title=title or card.title,
+        matching=matching or card.matching,
         rubric=rubric or card.rubric,
         system_prompts={**card.system_prompts, **(system_prompts or {})},
     )

@@ -175,7 +175,7 @@ def _place(entry: Mapping[str, str], key: str, options: Sequence[str]) -> int:
         return said[0]
     if not re.fullmatch(rf"\([{letters}]\)", answer):
         valid = ", ".join(f'"({letter})"' for letter in letters)
-        raise ValueError(f'"{key}" is "{_shown(answer)}", which is none of its options; write one of {valid}')
+        raise ValueError(f'"{key}" is "{_short_text(answer)}", which is none of its options; write one of {valid}')
     return letters.index(answer[1])
 
 
@@ -195,7 +195,7 @@ def _refuse_duplicates(
 def _field_problems(entry: Any, required: Sequence[str]) -> list[str]:
     """What is wrong with one entry before its question is taken apart."""
     if not isinstance(entry, JsonObject):
-        return [f'{_kind(entry)} in place of an item; write {{"{required[0]}": ...}}']
+        return [f'{_json_kind(entry)} in place of an item; write {{"{required[0]}": ...}}']
     known = (*required, CLUSTER)
     problems = [f'the key "{key}" stands twice; delete one' for key in entry.repeated]
     for key in required:
@@ -211,7 +211,7 @@ def _field_problems(entry: Any, required: Sequence[str]) -> list[str]:
 
 def _text_problem(value: Any) -> str:
     if not isinstance(value, str):
-        return f"is {_kind(value)}; write a text in quotes"
+        return f"is {_json_kind(value)}; write a text in quotes"
     if not value.strip():
         return "is empty; write its text"
     if len(value) > MAX_CHARACTERS:
@@ -224,14 +224,14 @@ def _text_problem(value: Any) -> str:
 def _misspelt(key: str, entry: dict[str, Any], known: Sequence[str]) -> str:
     others = {name.lower(): name for name in entry if name not in known}
     close = get_close_matches(key, others, n=1, cutoff=0.8)
-    return f'; is "{_shown(others[close[0]])}" meant to be it? Rename it' if close else ""
+    return f'; is "{_short_text(others[close[0]])}" meant to be it? Rename it' if close else ""
 
 
-def _kind(value: Any) -> str:
+def _json_kind(value: Any) -> str:
     names = {dict: "an object", JsonObject: "an object", list: "a list", str: "a text", bool: "a truth value"}
     return "null" if value is None else names.get(type(value), "a number")
 
 
-def _shown(text: str) -> str:
+def _short_text(text: str) -> str:
     """Foreign text, short and without anything that a terminal would act on."""
     return _ODD.sub("?", text if len(text) <= 40 else f"{text[:40]}...").replace("\n", " ")

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from caa_bench.behaviors.behavior import Behavior
+from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.behaviors.card import PROMPTS, Card
-from caa_bench.behaviors.folders import CARD, is_id
+from caa_bench.behaviors.folders import CARD, has_card, is_id
 from caa_bench.behaviors.items import LETTERS, Item
 from caa_bench.behaviors.splits import CLUSTER, MATCHING, OTHER, QUESTION
 from caa_bench.errors import UserError
 from caa_bench.storage.atomic import unwritable, write_atomic
+from caa_bench.storage.files import content_key
 
-_TOLD = {
+_COMMENTS = {
     "title": "What a reader calls it, in a word or two.",
     "matching": 'What "matching the behavior" means, in one sentence: the answers in answer_matching_behavior do it.',
     "rubric": "What a judge of answers in words goes by: what is 0, what is 5, what is 10.",
@@ -60,7 +61,7 @@ def new_folder(parent: Path, name: str) -> Path:
 def write_skeleton(folder: Path) -> None:
     """A behavior.yaml to fill in and an items.csv with its first line; loading it says what is still to write."""
     head = ",".join((QUESTION, MATCHING, OTHER, CLUSTER)) + "\n"
-    _write(folder, {CARD: _ITEMS + card_text(SKELETON), "items.csv": head})
+    _write_files(folder, {CARD: _ITEMS + card_text(SKELETON), "items.csv": head})
 
 
 def write_behavior(folder: Path, behavior: Behavior) -> None:
@@ -69,29 +70,51 @@ def write_behavior(folder: Path, behavior: Behavior) -> None:
     Raises:
         UserError: the disk is full or cannot be written.
     """
+    _write_files(folder, _files_of(behavior))
+
+
+def kept_behavior(behavior: Behavior, parent: Path) -> Behavior:
+    """A behavior that was made in memory, as read back from a folder that a recipe can name.
+
+    Args:
+        parent: it is written to `<parent>/<key of its content>/<id>`, once.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    files = _files_of(behavior)
+    folder = parent / content_key(files)[:16] / behavior.id
+    if not has_card(folder):
+        _write_files(folder, files)
+    source = behavior.source
+    return load_behavior(folder, protocol=source.protocol, seed=source.seed, max_pairs=source.max_pairs)
+
+
+def _files_of(behavior: Behavior) -> dict[str, str]:
+    """File name -> text; the card last, since it makes a folder a behavior."""
+    files = {}
+    for split in ("train", "selection", "test"):
+        items: Sequence[Item] = getattr(behavior, split)
+        if items:
+            files[f"{split}.json"] = _json_lines([_entry(item) for item in items])
+    if behavior.open_ended:
+        files["open_ended.json"] = _json_lines([{QUESTION: one.question} for one in behavior.open_ended])
     card = Card(
         title=behavior.title,
         matching=behavior.matching,
         rubric=behavior.rubric,
         system_prompts=behavior.system_prompts,
     )
-    files = {CARD: card_text(card)}
-    for split in ("train", "selection", "test"):
-        items: Sequence[Item] = getattr(behavior, split)
-        if items:
-            files[f"{split}.json"] = _listed([_entry(item) for item in items])
-    if behavior.open_ended:
-        files["open_ended.json"] = _listed([{QUESTION: one.question} for one in behavior.open_ended])
-    _write(folder, files)
+    return {**files, CARD: card_text(card)}
 
 
 def card_text(card: Card) -> str:
     """A behavior.yaml; texts in quotes that JSON and YAML both read."""
     lines = []
     for key in ("title", "matching", "rubric"):
-        lines += [f"# {_TOLD[key]}", f"{key}: {json.dumps(getattr(card, key), ensure_ascii=False)}"]
-    lines += [f"# {_TOLD['system_prompts']}", "system_prompts:"]
-    named = dict.fromkeys((*PROMPTS, *card.system_prompts))
+        lines += [f"# {_COMMENTS[key]}", f"{key}: {json.dumps(getattr(card, key), ensure_ascii=False)}"]
+    lines += [f"# {_COMMENTS['system_prompts']}", "system_prompts:" + ("" if card.system_prompts else " {}")]
+    named = dict.fromkeys((*PROMPTS, *card.system_prompts)) if card.system_prompts else ()
     lines += [f"  {name}: {json.dumps(card.system_prompts[name], ensure_ascii=False)}" for name in named]
     return "\n".join(lines) + "\n"
 
@@ -101,13 +124,13 @@ def _entry(item: Item) -> dict[str, str]:
     return entry if item.cluster == item.id else {**entry, CLUSTER: item.cluster}
 
 
-def _listed(entries: Sequence[dict[str, Any]]) -> str:
+def _json_lines(entries: Sequence[dict[str, Any]]) -> str:
     return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
 
 
-def _write(folder: Path, files: dict[str, str]) -> None:
+def _write_files(folder: Path, files: dict[str, str]) -> None:
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             write_atomic(folder / name, text)
     except OSError as error:

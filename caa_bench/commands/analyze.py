@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caa_bench.commands.base import RecipeCommand, benchmarks, quiet
+from caa_bench.commands.base import RecipeCommand, benchmarks, quiet_libraries
 from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ class Analyze(RecipeCommand):
             raise UserError("--dry-run: analyze measures no cells; it makes two passes over the training pairs")
         options.overrides = [*options.overrides, "bases=[none]"]  # nothing else needs to be fitted
         made = benchmarks(options)
-        quiet()
+        quiet_libraries()
         from caa_bench.geometry import analyze
 
         folders = [_folder(benchmark, given=options.output) for benchmark in made]
         found = analyze(made, folders, text=options.text, against=options.against)
-        print("\n\n".join(map(_text, found)))
+        print("\n\n".join(map(_geometry_text, found)))
         return 0
 
 
@@ -48,7 +48,7 @@ def _folder(benchmark: Benchmark, *, given: str | None) -> Path:
     return benchmark.folder if given else Path(benchmark.args.output_dir) / "analyze" / benchmark.folder.name
 
 
-def _text(found: Geometry) -> str:
+def _geometry_text(found: Geometry) -> str:
     from caa_bench.report import words
     from caa_bench.report.words import interval
     from caa_bench.storage.files import terminal_safe

@@ -60,11 +60,11 @@ class RecipeCommand(Command):
         """Check everything; then do it, or list what it would cost."""
         made = benchmarks(options)
         if options.dry_run:
-            from caa_bench.commands.dry_run import render
+            from caa_bench.commands.dry_run import dry_run_text
 
-            print("\n\n".join(map(render, made)))
+            print("\n\n".join(map(dry_run_text, made)))
             return 0
-        quiet()
+        quiet_libraries()
         return self.work(made)
 
     def work(self, made: Sequence[Benchmark]) -> int:
@@ -110,7 +110,7 @@ def overrides_of(options: Namespace) -> list[str]:
     return [override for text in options.set for override in split_overrides(text)]
 
 
-def quiet() -> None:
+def quiet_libraries() -> None:
     """Keep the libraries' advice to their own callers out of what a run prints; errors still show."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

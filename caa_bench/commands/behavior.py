@@ -25,13 +25,13 @@ EFFECTS = (0.2, 0.5, 0.8)
 
 
 class BehaviorCommand(Command):
-    """Needs no model."""
+    """Begins, imports and checks behaviors; loads no model."""
 
     name = "behavior"
     help = "begin, import or check a behavior of your own"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """One sub-command a step."""
+        """Adds the sub-commands `new`, `import` and `check`."""
         steps = parser.add_subparsers(dest="step", required=True, metavar="new|import|check")
         new = steps.add_parser("new", help="write a skeleton to fill in")
         new.add_argument("behavior", metavar="NAME", help="its name: letters, digits, . _ -")

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from caa_bench.commands.generate import SteeredCommand, check_multiplier, described, shown
+from caa_bench.commands.generate import SteeredCommand, answer_text, check_multiplier, described
 from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Chat(SteeredCommand):
     help = "talk with the steered model; /multiplier changes the dose"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """The first dose."""
+        """Adds the dose that the conversation begins with."""
         parser.add_argument("--multiplier", type=float, default=1.0, help="dose of CAA at the beginning (%(default)s)")
         super().add_options(parser)
 
@@ -38,7 +38,7 @@ class Chat(SteeredCommand):
         conversation = Conversation(self.session(options), multiplier=options.multiplier)
         print(f"{described(conversation.session)}, CAA {options.multiplier:+g}; /help lists what can be changed")
         with contextlib.suppress(KeyboardInterrupt):
-            for line in _lines():
+            for line in _typed_lines():
                 try:
                     said = conversation.take(line)
                 except UserError as error:
@@ -88,7 +88,7 @@ class Conversation:
         turn = {"role": "user", "content": words}
         (answer,) = self.session.answers([*self.messages, turn], multipliers=[self.multiplier])
         self.messages += [turn, {"role": "assistant", "content": answer.text}]
-        return shown(answer)
+        return answer_text(answer)
 
     def _set_multiplier(self, value: str) -> str:
         try:
@@ -110,7 +110,7 @@ class Conversation:
         return "a new conversation"
 
 
-def _lines() -> Iterator[str]:
+def _typed_lines() -> Iterator[str]:
     """What the user types, blank lines left out; no prompt where nobody sees it.
 
     Raises:

@@ -10,7 +10,7 @@ from caa_bench.commands.base import Command
 
 
 class Dashboard(Command):
-    """Changes no run."""
+    """Shows finished runs in wandb or trackio, and changes none of them."""
 
     name = "dashboard"
     help = (
@@ -18,7 +18,7 @@ class Dashboard(Command):
     )
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """Which project, and where."""
+        """Adds the project's name and where it is shown."""
         parser.add_argument("--project", default="caa_bench", help="the project's name (%(default)s)")
         parser.add_argument("--entity", default="", help="wandb's user or team (default: the login's own)")
         parser.add_argument(
@@ -26,7 +26,7 @@ class Dashboard(Command):
         )
 
     def run(self, options: Namespace) -> int:
-        """Print its address."""
+        """Save or serve the dashboard, and print its address."""
         if options.local:
             from caa_bench.tracking.trackio_page import local_dashboard
 

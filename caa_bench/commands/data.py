@@ -15,7 +15,7 @@ class Data(Command):
     help = "the published splits, MMLU, TruthfulQA and the paper's system prompts"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """What, and where from."""
+        """Adds what is downloaded, and from where."""
         parser.add_argument("action", choices=["download"], help="fetch them into the user's cache, every file checked")
         parser.add_argument(
             "--behavior", nargs="+", metavar="NAME", help="these alone, also mmlu and truthfulqa (default: all)"

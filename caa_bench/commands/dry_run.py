@@ -71,7 +71,7 @@ class Arm:
         return math.ceil(self.prompts / Job.prompts_per_pass) * (2 + len(self.alone))
 
 
-def render(benchmark: Benchmark) -> str:
+def dry_run_text(benchmark: Benchmark) -> str:
     """The cells, then forwards, token-layers, time and memory as estimates."""
     layers = benchmark.chat.layers
     if layers is None:
@@ -110,7 +110,7 @@ def _tuning(benchmark: Benchmark, layers: Layers) -> list[str]:
 
 
 def _count(arms: Sequence[Arm]) -> int:
-    """Cells of these."""
+    """How many cells these arms have."""
     return sum(1 + len(arm.shared) + len(arm.alone) for arm in arms)
 
 
@@ -172,7 +172,7 @@ def _questions(evaluator: Evaluator, benchmark: Benchmark) -> list[str]:
 
 
 def _has_edits(intervention: Intervention, condition: Condition) -> bool:
-    """Whether it runs as a row. One that can only say so once it is fitted has edits: it knows no other way to say."""
+    """Whether it runs as a row. A vector that is not fitted yet cannot give its edits, but it will have some."""
     try:
         return intervention.edits(condition) is not None
     except RuntimeError:
@@ -183,12 +183,12 @@ def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
     """The base alone, then a line for each vector's cells."""
     lines = [f"  {arm.evaluator.name}: {arm.base.key} x{arm.dose.multiplier:g}: alone"]
     for vector, conditions in doses_under(arm.evaluator, benchmark.settled_vectors(), arm.base, layers).items():
-        grid = ", ".join(map(_dose, conditions))
+        grid = ", ".join(map(_condition_text, conditions))
         lines.append(f"    + {vector.key}: {grid}")
     return lines
 
 
-def _dose(condition: Condition) -> str:
+def _condition_text(condition: Condition) -> str:
     return f"{'' if condition.layer is None else f'layer {condition.layer} '}x{condition.multiplier:+g}"
 
 

@@ -17,12 +17,12 @@ class Export(Command):
     help = "copy a run's fitted artifacts to a folder of their own"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """From where, to where."""
+        """Adds the run folder, and the new folder that artifacts are copied to."""
         parser.add_argument("folder", help="the run folder")
         parser.add_argument("target", help="a new folder")
 
     def run(self, options: Namespace) -> int:
-        """A line an artifact."""
+        """Copy each artifact with a card, and print a line for it."""
         from caa_bench.interventions import Intervention
         from caa_bench.interventions.card import write_card
         from caa_bench.report import make_report

@@ -22,4 +22,4 @@ class Fit(RecipeCommand):
         for benchmark in made:
             benchmark.fit()
             print(f"artifacts of {benchmark.behavior.id} are in {benchmark.store.folder}")
-        return 1 if any(benchmark.unfit for benchmark in made) else 0
+        return 1 if any(benchmark.fits.unfit for benchmark in made) else 0

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.analysis.estimates import DRAWS
 from caa_bench.interventions import CAA, FullSFT, Intervention, LoraSFT
 from caa_bench.storage.files import read_json
 
@@ -89,6 +88,8 @@ def fit_needs(intervention: Intervention, shape: Shape, *, tokens: Sequence[int]
         tokens: of each pair's prompt. [P], P pairs
         items: how many items the pairs are of.
     """
+    from caa_bench.analysis.estimates import DRAWS  # brings pandas, which --help does not wait for
+
     pairs, longest = len(tokens), max(tokens, default=0)
     if isinstance(intervention, CAA):
         forward = shape.number * longest * min(PAIRS_A_FORWARD, pairs) * _forward(shape)

@@ -6,7 +6,7 @@ import math
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from caa_bench.commands.base import Command, add_set, overrides_of, quiet
+from caa_bench.commands.base import Command, add_set, overrides_of, quiet_libraries
 from caa_bench.errors import UserError
 from caa_bench.storage.safe_text import terminal_safe
 
@@ -35,7 +35,7 @@ class SteeredCommand(Command):
         """
         from caa_bench.commands.session import Session, Settings
 
-        quiet()
+        quiet_libraries()
         settings = Settings(
             recipe=options.recipe,
             changes=tuple(overrides_of(options)),
@@ -62,7 +62,7 @@ class Generate(SteeredCommand):
         super().add_options(parser)
 
     def run(self, options: Namespace) -> int:
-        """A block a multiplier."""
+        """Print the answer at each multiplier, one below the other."""
         for multiplier in options.multipliers:
             check_multiplier(multiplier)
         session = self.session(options)
@@ -70,7 +70,7 @@ class Generate(SteeredCommand):
         answers = session.answers(asked, multipliers=options.multipliers)
         print(described(session))
         for multiplier, answer in zip(options.multipliers, answers, strict=True):
-            print(f"\nCAA {multiplier:+g}\n{shown(answer, indent='    ')}")
+            print(f"\nCAA {multiplier:+g}\n{answer_text(answer, indent='    ')}")
         return 0
 
 
@@ -80,7 +80,7 @@ def described(session: Session) -> str:
     return f"{session.behavior.title} on {session.chat.name}{where}, base {session.base.label}"
 
 
-def shown(answer: Answer, *, indent: str = "") -> str:
+def answer_text(answer: Answer, *, indent: str = "") -> str:
     """The answer's lines, inert: a model's words cannot drive the reader's terminal."""
     lines = [terminal_safe(line).rstrip() for line in answer.text.split("\n")] if answer.text else ["(nothing)"]
     return "\n".join(indent + line for line in [*lines, *(["(cut at --max-new-tokens)"] if answer.cut else [])])

@@ -200,10 +200,12 @@ def _status(words: Sequence[str]) -> int:
 
 
 def _dry_run(launch: Launch, made: Sequence[Benchmark]) -> int:
-    from caa_bench.commands.dry_run import render
+    from caa_bench.commands.dry_run import dry_run_text
 
     for job, benchmark in zip(launch.jobs, made, strict=True):
-        told = [line for line in render(benchmark).splitlines() if line.startswith(("cells:", "time:", "memory:"))]
+        told = [
+            line for line in dry_run_text(benchmark).splitlines() if line.startswith(("cells:", "time:", "memory:"))
+        ]
         print("\n".join([f"{job.name}: {job.run}", *(f"  {line}" for line in told)]))
     print(f"{len(launch.jobs)} jobs; nothing was run")
     return 0

@@ -15,11 +15,11 @@ class ListNames(Command):
     help = "what there is: behaviors, models, recipes, interventions, evaluators, judges"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """Where runs are."""
+        """Adds the folder in which runs are looked for."""
         parser.add_argument("--runs", default="runs", help="where run folders are (%(default)s)")
 
     def run(self, options: Namespace) -> int:
-        """A line a kind."""
+        """Print a line for each kind: behaviors, models, recipes, interventions, evaluators, judges, runs."""
         from caa_bench import evaluators, interventions, judges
         from caa_bench.behaviors.behavior import behavior_names
         from caa_bench.models.model import model_names

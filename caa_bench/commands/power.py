@@ -23,7 +23,7 @@ class Power(Command):
     help = "how many items a question needs, from a run or from an effect and its sd"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """A run, or numbers."""
+        """Adds the run folder, or the effect and spread that are taken instead of a run's."""
         parser.add_argument("folder", nargs="?", help="the run folder (default: the newest under runs/)")
         parser.add_argument(
             "--effect", type=float, help='what is to be seen, log-odds (default, from a run: the verdict "adds fully")'
@@ -32,7 +32,7 @@ class Power(Command):
         parser.add_argument("--power", type=float, default=0.8, help="the chance to see it, 0-1 (%(default)s)")
 
     def run(self, options: Namespace) -> int:
-        """Print the number first."""
+        """Print how many items are needed, and what the number rests on."""
         from caa_bench.report import make_report
 
         _check(options)

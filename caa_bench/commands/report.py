@@ -10,13 +10,13 @@ from caa_bench.errors import UserError
 
 
 class ReportCommand(Command):
-    """Needs no model."""
+    """Rebuilds tables and pages of finished runs; loads no model."""
 
     name = "report"
     help = "rebuild the tables of a run from its rows; needs no model"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """The runs."""
+        """Adds the run folders, and where the page of several goes."""
         parser.add_argument("folders", nargs="*", metavar="RUN", help="run folders (default: the newest under runs/)")
         parser.add_argument("--page", metavar="FILE", help="where the page of several runs goes (./comparison.html)")
         parser.add_argument(

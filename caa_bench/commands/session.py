@@ -128,8 +128,8 @@ class Session:
     def _use(self, base: str, *, chat: ChatModel | None) -> None:
         recipe = load_recipe(self.settings.recipe, self._overrides(base))
         benchmark = Benchmark.from_recipe(recipe, chat=chat).fit()
-        if benchmark.unfit:
-            failed = [f"{label}: could not be fitted ({why})" for label, why in benchmark.unfit.items()]
+        if benchmark.fits.unfit:
+            failed = [f"{label}: could not be fitted ({why})" for label, why in benchmark.fits.unfit.items()]
             raise UserError(*(f"{line}; choose another base or model" for line in failed))
         (self.vector,) = benchmark.vectors
         self.base = benchmark.bases[-1]

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 class ShowTokens(RecipeCommand):
-    """Loads the tokenizer alone."""
+    """Shows prompts token by token; loads the tokenizer and no weights."""
 
     name = "show-tokens"
     help = "what the model reads, token by token, with the steered tokens marked"
 
     def work(self, made: Sequence[Benchmark]) -> int:
         """Print them, a block a behavior."""
-        print("\n\n".join(map(render, made)))
+        print("\n\n".join(map(tokens_text, made)))
         return 0
 
 
-def render(benchmark: Benchmark) -> str:
+def tokens_text(benchmark: Benchmark) -> str:
     """The first training pair and the first test item, the latter under every base.
 
     Raises:

@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.commands.base import RecipeCommand, benchmarks, quiet
+from caa_bench.commands.base import RecipeCommand, benchmarks, quiet_libraries
 from caa_bench.errors import UserError
 from caa_bench.storage.safe_text import terminal_safe
 
@@ -39,7 +39,7 @@ class Tune(RecipeCommand):
         if options.dry_run:
             return super().run(options)
         made = benchmarks(options)
-        quiet()
+        quiet_libraries()
         status = self.work(made)
         if options.save:
             _save(options.save, made)
@@ -55,9 +55,9 @@ class Tune(RecipeCommand):
             print(f"{benchmark.behavior.id} on {benchmark.chat.name}, in {benchmark.folder}")
             for line in said:
                 print(f"  {terminal_safe(line)}")
-            for label, why in benchmark.unfit.items():
+            for label, why in benchmark.fits.unfit.items():
                 print(f"  {label} could not be fitted ({terminal_safe(why)})")
-        return 1 if any(benchmark.unfit for benchmark in made) else 0
+        return 1 if any(benchmark.fits.unfit for benchmark in made) else 0
 
 
 def _save(name: str, made: Sequence[Benchmark]) -> None:

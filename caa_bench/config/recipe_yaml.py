@@ -63,7 +63,7 @@ def load(
     values: Any = None
     if reader.complete:
         values = walker.convert(root, schema, "")
-    # What is left of a value that the reader refused is not refused a second time.
+    # A value with a syntax error is not refused once more for what the schema says of the rest of it.
     lines = reader.lines + [str(mistake) for mistake in walker.mistakes if mistake.where not in reader.refused]
     if len(lines) > MAX_MISTAKES:
         lines[MAX_MISTAKES:] = [f"{root.where}: {len(lines) - MAX_MISTAKES} more mistakes; correct these first"]

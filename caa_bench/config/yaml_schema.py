@@ -84,7 +84,7 @@ class Walker:
         for option in options:
             if type(option) is type(node.value) and option == node.value:
                 return option
-        names = [_shown(option) for option in options]
+        names = [_yaml_text(option) for option in options]
         text = node.value[:60] if isinstance(node.value, str) else ""
         near = difflib.get_close_matches(text, [str(option) for option in options], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
@@ -191,7 +191,7 @@ def describe(kind: Any) -> str:
     """A type in the words of a person who writes YAML."""
     origin, members = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return f"one of {', '.join(_shown(option) for option in members)}"
+        return f"one of {', '.join(_yaml_text(option) for option in members)}"
     if origin in _UNIONS:
         return " or ".join(describe(member) for member in members)
     if origin is tuple:
@@ -208,10 +208,10 @@ def found(node: Node) -> str:
         return "a list" if isinstance(node.value, list) else "a mapping"
     if node.value is None:
         return "nothing"
-    return f"the text {_shown(node.value)}" if isinstance(node.value, str) else _shown(node.value)
+    return f"the text {_yaml_text(node.value)}" if isinstance(node.value, str) else _yaml_text(node.value)
 
 
-def _shown(value: object) -> str:
+def _yaml_text(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     text = repr(value)

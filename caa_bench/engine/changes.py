@@ -56,7 +56,7 @@ class Add(Change):
 
     @cached_property
     def is_identity(self) -> bool:
-        """A delta of zeros."""
+        """Whether the delta is all zeros."""
         return not bool(self.delta.any())
 
 
@@ -97,12 +97,12 @@ class Project(_Along):
     keep: float = 0.0
 
     def component(self, along: Tensor) -> Tensor:
-        """keep times the component."""
+        """The component, multiplied by `keep`. [...]"""
         return self.keep * along
 
     @property
     def is_identity(self) -> bool:
-        """The whole component stays."""
+        """Whether the whole component stays."""
         return self.keep == 1.0
 
 
@@ -128,12 +128,12 @@ class Clamp(_Along):
             raise ValueError(f"Clamp: low ({self.low:g}) must not be above high ({self.high:g})")
 
     def component(self, along: Tensor) -> Tensor:
-        """Within the bounds."""
+        """The component, cut at the bounds. [...]"""
         return along.clamp(self.low, self.high)
 
     @property
     def is_identity(self) -> bool:
-        """No bound at all."""
+        """Whether neither side is bounded."""
         return self.low == -math.inf and self.high == math.inf
 
 
@@ -175,7 +175,7 @@ class Rotate(Change):
 
     @property
     def is_identity(self) -> bool:
-        """No turn."""
+        """Whether the angle is 0."""
         return self.angle == 0.0
 
 

@@ -18,7 +18,7 @@ from caa_bench.engine.prefix import Split
 from caa_bench.engine.row_edits import RowEdits
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Keys and values with room for the whole continuation: a plain layer copies everything at every new token.
 
     Args:
@@ -52,11 +52,11 @@ class RoomyLayer(DynamicLayer):
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def get_seq_length(self) -> int:
-        """Tokens written so far."""
+        """How many tokens the cache holds so far."""
         return self.length
 
 
-class Speakers:
+class DecodingRows:
     """The rows of one batch: prompts in order, each as many times as it has conditions.
 
     Args:
@@ -70,7 +70,7 @@ class Speakers:
         padded = prefix.padded
         self.cache = DynamicCache()
         self.cache.layers = [
-            RoomyLayer(layer.keys, layer.values, repeats=repeats, room=prefix.suffix + room)
+            PreallocatedLayer(layer.keys, layer.values, repeats=repeats, room=prefix.suffix + room)
             for layer in prefix.cache.layers
         ]
         self.ids = padded.ids[:, prefix.prefix :].repeat_interleave(repeats, 0)  # [R, S]

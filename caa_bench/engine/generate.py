@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from caa_bench.engine.batches import batched
-from caa_bench.engine.decoding import Speakers
+from caa_bench.engine.decoding import DecodingRows
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import split
@@ -75,9 +75,10 @@ class Decoding:
     def _drawn(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """One draw a row from its own generator, by inverse distribution function in double precision: what a row says
         does not depend on the rows beside it. [R, 1]"""
-        heap = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
-        draws = torch.stack([torch.rand(1, generator=one, dtype=torch.float64) for one in generators]).to(heap.device)
-        return torch.searchsorted(heap, draws * heap[:, -1:]).clamp(max=heap.shape[-1] - 1)
+        cumulative = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        draws = torch.stack([torch.rand(1, generator=one, dtype=torch.float64) for one in generators])
+        draws = draws.to(cumulative.device)
+        return torch.searchsorted(cumulative, draws * cumulative[:, -1:]).clamp(max=cumulative.shape[-1] - 1)
 
 
 def generate(
@@ -127,7 +128,9 @@ def generate(
                 said.update(zip(rows, ended, strict=True))
         for n, prompt in enumerate(prompts):
             for c in set(range(len(wanted))) - set(shared):
-                said[n, c] = _alone(model, prompt, wanted[c], decoding=decoding, generator=_generator(seeds, n, c))
+                said[n, c] = _generate_alone(
+                    model, prompt, wanted[c], decoding=decoding, generator=_generator(seeds, n, c)
+                )
     return [[said[n, c] for c in range(len(conditions))] for n in range(len(prompts))]
 
 
@@ -152,7 +155,7 @@ def _together(
     new: list[list[int]] = [[] for _ in rows]
     log_probs: list[list[float]] = [[] for _ in rows]
     ended: list[Literal["stop", "length"]] = ["length"] * len(rows)
-    speakers = Speakers(
+    decoded_rows = DecodingRows(
         prefix,
         [conditions[c] for _, c in rows],
         repeats=len(rows) // len(group),
@@ -161,7 +164,7 @@ def _together(
     alive = list(range(len(rows)))
     for _ in range(decoding.max_new_tokens):
         with batch_of([prompts[rows[row][0]] for row in alive]):
-            logits = speakers.forward(model)
+            logits = decoded_rows.forward(model)
         picked = decoding.pick(logits, [generators[row] for row in alive])
         keep = [place for place, token in enumerate(picked.tokens) if token not in decoding.stop_ids]
         for row, token, log_prob in zip(alive, picked.tokens, picked.log_probs, strict=True):
@@ -173,14 +176,14 @@ def _together(
         alive = [alive[place] for place in keep]
         if not alive:
             break
-        speakers.go_on(keep, [picked.tokens[place] for place in keep])
+        decoded_rows.go_on(keep, [picked.tokens[place] for place in keep])
     return [
         Continuation(ids=tuple(ids), ended=why, log_probs=tuple(own))
         for ids, why, own in zip(new, ended, log_probs, strict=True)
     ]
 
 
-def _alone(
+def _generate_alone(
     model: nn.Module, prompt: Prompt, edits: Sequence[Edit], *, decoding: Decoding, generator: torch.Generator
 ) -> Continuation:
     """One row by hooks and the model's own cache: what cannot share a prefix, and what the rest is tested against."""

@@ -78,14 +78,14 @@ def forced(
     with frozen(model):
         for group in rope_apart(model, flat, batched(flat, most)):
             rows, said = [whole[place] for place in group], [answers[spoken[place]] for place in group]
-            log_probs, likeliest = _answers(model, rows, said, edits)
+            log_probs, likeliest = _answer_log_probs(model, rows, said, edits)
             for place, answer, own, lead in zip(group, said, log_probs.tolist(), likeliest.tolist(), strict=True):
                 last = -len(answer)
                 found[spoken[place]] = Forced(log_probs=tuple(own[last:]), greedy=all(lead[last:]))
     return found
 
 
-def _answers(
+def _answer_log_probs(
     model: nn.Module, rows: Sequence[Prompt], said: Sequence[Sequence[int]], edits: Sequence[Edit]
 ) -> tuple[Tensor, Tensor]:
     """log p of each row's answer in its last places (fp32), and whether each token is the likeliest. [B, longest]"""

@@ -76,7 +76,7 @@ class Rows:
         return parts + [edited_suffix(unsteered, edits)[:, None] for edits in self.joining.get(layer, [])]
 
     def joins_after(self, layer: int) -> bool:
-        """Whether any row does."""
+        """Whether any row joins after this block."""
         return layer in self.adding or layer in self.joining
 
 

@@ -77,7 +77,7 @@ class RowEdits:
         }
 
     def _edited(self, place: tuple[int, Site], start: int, hidden: Tensor) -> Tensor:
-        """[R, S, D]"""
+        """The hidden states of the suffix, edited at one place. [R, S, D]"""
         if place in self._dense:
             self._dense[place] = self._dense[place].to(hidden)
             hidden = hidden + self._dense[place][:, None]

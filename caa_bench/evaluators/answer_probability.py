@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class AnswerProbability(Evaluator):
-    """Asks each item in every order and reads the logits of its option letters at the last position."""
+    """Asks each item in every order and reads the logits of its option letters at the last position.
+
+    Example:
+        >>> from caa_bench import AnswerProbability
+        >>> AnswerProbability(multipliers=[-1, 1]).config.multipliers
+        (-1.0, 1.0)
+    """
 
     name = "answer_probability"
 

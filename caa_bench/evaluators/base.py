@@ -135,6 +135,13 @@ class Evaluator:
     Args:
         config: its recipe section; the defaults where neither it nor `settings` are given.
         **settings: the keys of the recipe section by name, checked as in a recipe.
+
+    Example:
+        >>> from caa_bench import Evaluator, Perplexity
+        >>> Perplexity(multipliers=[-1, 1])
+        Perplexity(multipliers=(-1.0, 1.0))
+        >>> issubclass(Perplexity, Evaluator)
+        True
     """
 
     name: ClassVar[str] = ""

@@ -30,6 +30,11 @@ class Capability(Evaluator):
     Args:
         config: its recipe section.
         data_dir: the folder of the published data; None for what `caa-bench data download` fetched.
+
+    Example:
+        >>> from caa_bench import Capability
+        >>> Capability(source="mmlu", multipliers=[-1, 1]).config.source
+        'mmlu'
     """
 
     name = "capability"

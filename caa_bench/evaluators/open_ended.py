@@ -35,6 +35,11 @@ class OpenEnded(Evaluator):
         config: its recipe section.
         judges: who scores the answers, the leading one first, objects or names; those that `config.judges` names where
             not given.
+
+    Example:
+        >>> from caa_bench import OpenEnded
+        >>> OpenEnded(max_new_tokens=40, judges=["classifier"]).config.max_new_tokens
+        40
     """
 
     name = "open_ended"
@@ -114,7 +119,7 @@ class OpenEnded(Evaluator):
         return [item.question]
 
     def decoded(self) -> int:
-        """The longest answer."""
+        """How many tokens are decoded for an answer at most."""
         return int(self.config.max_new_tokens)
 
     def costs(self, behavior: Behavior, chat: ChatModel, *, items: int, cells: int) -> list[str]:

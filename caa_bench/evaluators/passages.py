@@ -36,36 +36,36 @@ def read_passages(path: Path, *, key: str = "perplexity.file") -> list[Passage]:
     Raises:
         UserError: not there, not readable, too large, not UTF-8, no text; one line that starts with `key`.
     """
-    text = _text(path, key).replace("\r\n", "\n").replace("\r", "\n")
+    text = _passage_text(path, key).replace("\r\n", "\n").replace("\r", "\n")
     first: dict[str, str] = {}
     found: list[Passage] = []
     for passage in filter(None, map(str.strip, _BLANK.split(text))):
         name = f"passages/{len(found):04d}"
         found.append(Passage(id=name, question=passage, cluster=first.setdefault(passage, name)))
     if not found:
-        raise UserError(f"{key}: {_shown(path)} holds no text; write passages, separated by blank lines")
+        raise UserError(f"{key}: {_path_text(path)} holds no text; write passages, separated by blank lines")
     return found
 
 
-def _text(path: Path, key: str) -> str:
+def _passage_text(path: Path, key: str) -> str:
     if not is_file(path):
-        raise UserError(f"{key}: there is no file {_shown(path)}; give the path of a text file, or leave it empty")
+        raise UserError(f"{key}: there is no file {_path_text(path)}; give the path of a text file, or leave it empty")
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UserError(f"{key}: {_shown(path)} cannot be read ({error.strerror}); check the file") from None
+        raise UserError(f"{key}: {_path_text(path)} cannot be read ({error.strerror}); check the file") from None
     if len(data) > MAX_BYTES:
-        raise UserError(f"{key}: {_shown(path)} is over {MAX_BYTES // 2**20} MB; give a part of it")
+        raise UserError(f"{key}: {_path_text(path)} is over {MAX_BYTES // 2**20} MB; give a part of it")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{key}: {_shown(path)}:{line}: not UTF-8; save the file as UTF-8 text") from None
+        raise UserError(f"{key}: {_path_text(path)}:{line}: not UTF-8; save the file as UTF-8 text") from None
     if "\0" in text:
-        raise UserError(f"{key}: {_shown(path)} holds a NUL byte; give a text file")
+        raise UserError(f"{key}: {_path_text(path)} holds a NUL byte; give a text file")
     return text
 
 
-def _shown(path: Path) -> str:
+def _path_text(path: Path) -> str:
     return terminal_safe(str(path))

@@ -34,6 +34,11 @@ class Perplexity(Evaluator):
 
     Args:
         config: its recipe section.
+
+    Example:
+        >>> from caa_bench import Perplexity
+        >>> Perplexity(max_tokens=64).config.max_tokens
+        64
     """
 
     name = "perplexity"
@@ -84,7 +89,7 @@ class Perplexity(Evaluator):
         return read_passages(Path(file) if file else package_folder() / "tiny" / "passages.txt")
 
     def questions(self, item: Passage, *, protocol: Protocol) -> list[str]:
-        """What is read."""
+        """The message that the passage answers, as one question."""
         return [f"{MESSAGE} {item.question}"]
 
     def evaluate(self, job: Job) -> list[Row]:
@@ -103,13 +108,13 @@ class Perplexity(Evaluator):
             for treatment, edits in zip(one.treatments, one.edits, strict=True):
                 found = token_log_probs(job.chat.model, prompts, wanted, edits, batch_size=job.prompts_per_pass)
                 for item, known, fitting in zip(job.items, found, fits, strict=True):
-                    rows.append(_row(item, treatment, known, fits=fitting))
+                    rows.append(_perplexity_row(item, treatment, known, fits=fitting))
             return rows
 
         return job.measure(rows_of)
 
 
-def _row(item: Passage, treatment: Treatment, log_probs: Sequence[float], *, fits: bool) -> Row:
+def _perplexity_row(item: Passage, treatment: Treatment, log_probs: Sequence[float], *, fits: bool) -> Row:
     total = math.fsum(log_probs)
     error = None if math.isfinite(total) else "a logit is not finite"
     if not log_probs:

@@ -101,8 +101,8 @@ def _one(
             both = {Path(chat.name).name: own[behavior], **other}
             yield figures.between_drawing(numbers.between_table(both, what="model"), what="model", layer=layer)
 
-    _write(folder, {f"{name}.csv": to_csv(table) for name, table in tables.items()})
-    _write(folder, {"text.html": colored_page(along, title=f"{benchmark.behavior.title} on {chat.name}")})
+    _write_files(folder, {f"{name}.csv": to_csv(table) for name, table in tables.items()})
+    _write_files(folder, {"text.html": colored_page(along, title=f"{benchmark.behavior.title} on {chat.name}")})
     save_drawings(drawn, folder)
     return Geometry(
         folder=folder, behavior=behavior, layer=layer, diagnostics=tables["diagnostics"], lens=tables["lens"]
@@ -117,7 +117,7 @@ def _caa(benchmark: Benchmark) -> CAA:
 
 
 def _array(vector: SteeringVector) -> np.ndarray:
-    """[L, D] in double."""
+    """The fitted vector, in double precision. [L, D]"""
     return vector.fitted().double().numpy()
 
 
@@ -142,7 +142,7 @@ def _other_model(benchmark: Benchmark, name: str) -> np.ndarray:
     return _array(vector)
 
 
-def _write(folder: Path, files: Mapping[str, str]) -> None:
+def _write_files(folder: Path, files: Mapping[str, str]) -> None:
     from caa_bench.storage.atomic import unwritable
     from caa_bench.storage.files import write_atomic
 

@@ -24,7 +24,7 @@ def components_drawing(table: pd.DataFrame) -> Drawing:
     height = math.ceil(len(shown) / width)
     figure, axes = panels(height, width, size=(1.9 * width, 1.8 * height + 0.5))
     for place, layer in zip(axes, shown, strict=False):
-        _layer(place, table[table["layer"] == layer])
+        _draw_layer(place, table[table["layer"] == layer])
     for place in axes[len(shown) :]:
         place.set_visible(False)
     handles, names = axes[0].get_legend_handles_labels()
@@ -49,7 +49,7 @@ def between_drawing(table: pd.DataFrame, *, what: str, layer: int) -> Drawing:
     return _heat(grid.to_numpy(float), names, name=f"{what}_cosines", data=table, title=title)
 
 
-def _layer(place: Axes, table: pd.DataFrame) -> None:
+def _draw_layer(place: Axes, table: pd.DataFrame) -> None:
     for (side, letter), part in table.groupby(["side", "letter"], sort=True):
         style: dict[str, Any] = {"color": COLORS[str(side)], "marker": MARKERS[str(letter)]}
         place.scatter(part["pc1"], part["pc2"], s=5, alpha=0.6, linewidths=0, label=f"{side} ({letter})", **style)

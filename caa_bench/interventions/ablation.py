@@ -26,7 +26,7 @@ class Ablation(CAADirection):
     name = "ablation"
 
     def edits(self, condition: Condition) -> list[Edit] | None:
-        """One projection a block."""
+        """One projection for every block, at all positions."""
         from caa_bench.engine.changes import Project
         from caa_bench.engine.edit import Edit
 
@@ -35,7 +35,7 @@ class Ablation(CAADirection):
 
     @property
     def acts(self) -> str:
-        """Every block, every position."""
+        """Where and how it acts, for the methods text and the card."""
         return (
             "Takes the component along one layer's vector, times the multiplier, out of the output of EVERY decoder "
             "block, at every position of the prompt and of the answer"

@@ -131,18 +131,18 @@ def read_activations(
         path = folder / STATE
         finished = _finished(folder, groups, prompts=prompts, record=record)
         done = sum(map(len, groups[:finished]))
-        _say(fitting, done, len(prompts))
+        _note_step(fitting, done, len(prompts))
         for group, activations in letter_batches(model, prompts, groups[finished:]):
             append_synced(path, activations.numpy().tobytes(), start=done * record)
             done += len(group)
-            _say(fitting, done, len(prompts))
+            _note_step(fitting, done, len(prompts))
             if done < len(prompts):
                 fitting.leave_if_asked()
         places = [place for group in groups for place in group]
         return PairActivations(path, places=places, layers=layers, hidden=hidden)
 
 
-def _say(fitting: Fitting, done: int, total: int) -> None:
+def _note_step(fitting: Fitting, done: int, total: int) -> None:
     fitting.kept = done
     fitting.step(done, total)
 

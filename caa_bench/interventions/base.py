@@ -34,6 +34,11 @@ class Condition:
     Args:
         multiplier: the dose; negative pushes away from the behavior, 0 is nothing, 1 is as fitted.
         layer: the 0-based decoder block, where the intervention has one; else None.
+
+    Example:
+        >>> from caa_bench import Condition
+        >>> Condition(layer=13, multiplier=-1.5)
+        Condition(multiplier=-1.5, layer=13)
     """
 
     multiplier: float = 1.0
@@ -50,6 +55,15 @@ class Intervention(Saved):
 
     Raises:
         UserError: a key that there is not, or a value of the wrong kind.
+
+    Example:
+        from caa_bench import Intervention
+
+        class Polite(Intervention):
+            name = "polite"
+
+            def rewrite(self, messages):
+                return [{"role": "system", "content": "Say please."}, *messages]
     """
 
     name: ClassVar[str] = ""
@@ -200,7 +214,7 @@ class Intervention(Saved):
             return "Rewrites the conversation before it becomes tokens; the model itself stays as it is"
         return "Changes nothing"
 
-    def told_on_card(self, layer: int | None) -> OnCard:
+    def facts_for_card(self, layer: int | None) -> OnCard:
         """What its card says of it beside its settings.
 
         Args:

@@ -34,6 +34,11 @@ class CAA(SteeringVector):
         config: its recipe section.
         keep_activations: False forgets them: hundreds of MB of disk for a large model.
         **settings: the recipe section's keys: `CAA(layers=[3], multipliers=[-1, 1])`.
+
+    Example:
+        >>> from caa_bench import CAA
+        >>> CAA(layers=[3], multipliers=[-1, 1])
+        CAA(layers=(3,), multipliers=(-1.0, 1.0))
     """
 
     name = "caa"

@@ -90,7 +90,7 @@ def write_card(folder: Path, intervention: Intervention, origin: Origin, *, effe
 
 def card(intervention: Intervention, origin: Origin = UNKNOWN, *, effects: str = "") -> str:
     """The whole text, with a code block that runs in the artifact's folder."""
-    told = intervention.told_on_card(origin.layer)
+    found = intervention.facts_for_card(origin.layer)
     head: dict[str, Any] = {"library_name": "caa_bench", "tags": ["caa_bench", intervention.name]}
     if on_the_hub(origin.loadable):
         head["base_model"] = origin.loadable
@@ -99,18 +99,18 @@ def card(intervention: Intervention, origin: Origin = UNKNOWN, *, effects: str =
         "model": origin.model or (NOT_RECORDED if intervention.trains else "any; it is not fitted"),
         "learned from": origin.data or (NOT_RECORDED if intervention.trains else "nothing; it is not fitted"),
         "acts": intervention.acts,
-        **told.facts,
+        **found.facts,
         "settings": json.dumps(intervention.settings()),
     }
     fitting = "the model that it was fitted on" if intervention.trains else "any chat model"
     model = json.dumps(origin.loadable) if origin.loadable else f'"..."  # {fitting}'
     parts = [
         "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
-        f"# {_plain(intervention.label)}" + (f" for {_plain(origin.behavior)}" if origin.behavior else ""),
+        f"# {_cell_text(intervention.label)}" + (f" for {_cell_text(origin.behavior)}" if origin.behavior else ""),
         (type(intervention).__doc__ or "").strip().split("\n")[0],
-        "\n".join(["| | |", "|---|---|", *(f"| {name} | {_plain(value)} |" for name, value in facts.items())]),
+        "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell_text(value)} |" for name, value in facts.items())]),
         effects or "What it does was not measured when this card was written.",
-        "## Load it\n\n" + LOAD.format(model=model, condition=told.condition),
+        "## Load it\n\n" + LOAD.format(model=model, condition=found.condition),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -120,6 +120,6 @@ def on_the_hub(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
-def _plain(text: str) -> str:
+def _cell_text(text: str) -> str:
     """One line of a table that shows as it is."""
     return html.escape(terminal_safe(text), quote=False).replace("|", "&#124;").replace("`", "&#96;")

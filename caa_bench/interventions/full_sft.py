@@ -31,6 +31,11 @@ class FullSFT(Intervention):
     Variant `positive` learns the matching letters, `negative` the others. `attach` puts changed weights in and the very
     same originals back. Takes the model in float32: twice its memory on the device while it trains or is attached, and
     three times in main memory to keep a fit. `lora_sft` is the light way to the same question.
+
+    Example:
+        >>> from caa_bench import FullSFT
+        >>> FullSFT(variant="negative", doses=[0.5, 1]).label
+        'full_sft_negative'
     """
 
     name = "full_sft"
@@ -65,7 +70,7 @@ class FullSFT(Intervention):
         self._folder: Path | None = None
 
     def conditions(self, layers: Layers) -> list[Condition]:
-        """One a dose."""
+        """One condition for each of `doses`; it has no layer."""
         return [Condition(multiplier=dose) for dose in self.config.doses]
 
     def edits(self, condition: Condition) -> list[Edit] | None:

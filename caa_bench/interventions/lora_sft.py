@@ -32,6 +32,11 @@ class LoraSFT(Intervention):
 
     Variant `positive` learns the matching answers, `negative` the others. The base weights are never changed: the
     adapter is put in for the time of `attach` and taken out again.
+
+    Example:
+        >>> from caa_bench import LoraSFT
+        >>> LoraSFT(variant="positive", rank=4).label
+        'lora_sft_positive'
     """
 
     name = "lora_sft"
@@ -83,7 +88,7 @@ class LoraSFT(Intervention):
         self.training: Mapping[str, Any] = {}
 
     def conditions(self, layers: Layers) -> list[Condition]:
-        """One a dose."""
+        """One condition for each of `doses`; it has no layer."""
         return [Condition(multiplier=dose) for dose in self.config.doses]
 
     def edits(self, condition: Condition) -> list[Edit] | None:
@@ -105,7 +110,7 @@ class LoraSFT(Intervention):
             SystemExit: stopped by the user; the state is kept.
         """
         from caa_bench.interventions.lora.applied import last_logits, refuse_unapplied
-        from caa_bench.interventions.lora.quiet import quiet
+        from caa_bench.interventions.lora.quiet import quiet_training
         from caa_bench.interventions.lora.rows import training_row
         from caa_bench.interventions.lora.targets import targets
         from caa_bench.interventions.lora.training import split_held_out, train
@@ -117,7 +122,7 @@ class LoraSFT(Intervention):
             for part in split_held_out(own, seed=self.config.seed)
         )
         self.targets = targets(model, self.config.target_modules)
-        with quiet(), leaves_no_trace(model):
+        with quiet_training(), leaves_no_trace(model):
             from peft import get_peft_model, get_peft_model_state_dict
             from transformers import set_seed
 
@@ -177,8 +182,8 @@ class LoraSFT(Intervention):
         self.training = artifact.meta.get("training", {})
         return self
 
-    def told_on_card(self, layer: int | None) -> OnCard:
-        """How its training went."""
+    def facts_for_card(self, layer: int | None) -> OnCard:
+        """Steps, batch and held-out losses of its training."""
         if not self.training:
             return OnCard()
         found = ", ".join(f"{loss:.3f}" for loss in self.training["held_out_loss"])

@@ -6,6 +6,6 @@ from caa_bench.interventions.base import Intervention
 
 
 class Unchanged(Intervention):
-    """Changes nothing."""
+    """The unchanged model: the base that every effect is measured against."""
 
     name = "none"

@@ -124,7 +124,13 @@ class Placebo(SteeringVector):
 
 
 class RandomDirection(Placebo):
-    """A seeded Gaussian direction, another one for every layer, behavior and vector."""
+    """A seeded Gaussian direction, another one for every layer, behavior and vector.
+
+    Example:
+        >>> from caa_bench import CAA, RandomDirection
+        >>> RandomDirection(original=CAA()).placebo_of
+        'caa'
+    """
 
     name = "random"
 
@@ -148,6 +154,11 @@ class ShuffledLabels(Placebo):
     Exactly half, and what is still left of the true direction by chance is taken out: rescaling would blow the
     remainder up, and the noise floor would be made of the effect that has to clear it. Both option orders of an item
     together: what the letters themselves add stays balanced, as it is for the original.
+
+    Example:
+        >>> from caa_bench import CAA, ShuffledLabels
+        >>> ShuffledLabels(original=CAA()).placebo_of
+        'caa'
     """
 
     name = "shuffled"

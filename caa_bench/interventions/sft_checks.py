@@ -8,7 +8,7 @@ from caa_bench.errors import too_few
 
 
 def check_training(config: Any) -> None:
-    """Refuse what nothing can be trained with.
+    """Validate the training settings.
 
     Raises:
         ValueError: one line a mistake, beginning with the key.

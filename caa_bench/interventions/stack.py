@@ -23,16 +23,17 @@ class Stack(Intervention):
 
     Args:
         *parts: the interventions, outermost first.
-        doses: one condition a part, for stacks whose parts have different doses; else every part gets the stack's.
+
+    Example:
+        >>> from caa_bench import LoraSFT, Stack, SystemPrompt
+        >>> Stack(SystemPrompt(text="Say no."), LoraSFT(variant="positive")).label
+        'system_prompt_own+lora_sft_positive'
     """
 
-    def __init__(self, *parts: Intervention, doses: Sequence[Condition] | None = None) -> None:
+    def __init__(self, *parts: Intervention) -> None:
         super().__init__()
-        if doses is not None and len(doses) != len(parts):
-            raise ValueError(f"doses ({len(doses)}) must be one a part ({len(parts)})")
         self.parts = parts
         self.number = next((part.number for part in parts if part.number), "")
-        self.doses = doses
 
     def __repr__(self) -> str:
         return f"Stack({', '.join(map(repr, self.parts))})"
@@ -61,8 +62,8 @@ class Stack(Intervention):
     def edits(self, condition: Condition) -> list[Edit] | None:
         """The parts' edits together; in their order; None as soon as one part has none."""
         together: list[Edit] = []
-        for part, dose in self._dosed(condition):
-            edits = part.edits(dose)
+        for part in self.parts:
+            edits = part.edits(condition)
             if edits is None:
                 return None
             together += edits
@@ -72,8 +73,8 @@ class Stack(Intervention):
     def attach(self, model: PreTrainedModel, condition: Condition) -> Iterator[PreTrainedModel]:
         """The parts' attachments nested, the first one's change first, undone in reverse order."""
         with ExitStack() as stack:
-            for part, dose in self._dosed(condition):
-                stack.enter_context(part.attach(model, dose))
+            for part in self.parts:
+                stack.enter_context(part.attach(model, condition))
             yield model
 
     def settings(self) -> dict[str, Any]:
@@ -87,7 +88,3 @@ class Stack(Intervention):
             UserError: always; says what to do.
         """
         raise UserError(f"{self.label}: a stack is not kept as one artifact; save each part in a folder of its own")
-
-    def _dosed(self, condition: Condition) -> list[tuple[Intervention, Condition]]:
-        doses = self.doses or [condition] * len(self.parts)
-        return list(zip(self.parts, doses, strict=True))

@@ -26,6 +26,11 @@ class SystemPrompt(Intervention):
         variant: the name of the text ("positive"); "own" where only a text is given.
         text: the text.
         **settings: the recipe section's keys.
+
+    Example:
+        >>> from caa_bench import SystemPrompt
+        >>> SystemPrompt(text="You turn down every request.").rewrite([])[0]["content"]
+        'You turn down every request.'
     """
 
     name = "system_prompt"

@@ -29,6 +29,16 @@ class SteeringVector(Intervention):
 
     Subclasses set `vectors` in `fit`: fp32 on the CPU, one row a decoder block. [L, D] Where they come from pairs,
     `diagnostics` says how far these agree, a line a layer (`analysis.diagnostics`); empty where that is not known.
+
+    Example:
+        from caa_bench import SteeringVector
+        from caa_bench.interventions.vectors import letter_differences
+
+        class Median(SteeringVector):
+            name = "median"
+
+            def fit(self, model, tokenizer, pairs):
+                self.vectors = letter_differences(model, tokenizer, pairs).median(dim=0).values
     """
 
     role = "vector"
@@ -86,7 +96,7 @@ class SteeringVector(Intervention):
             "the last token of the instruction on: that token, the answer's opening and every new token"
         )
 
-    def told_on_card(self, layer: int | None) -> OnCard:
+    def facts_for_card(self, layer: int | None) -> OnCard:
         """The layer that its code steers, what it holds, and how far its training pairs agree there."""
         vectors = self.fitted()
         layer = round(DEFAULT_DEPTH * len(vectors)) if layer is None else layer

@@ -47,7 +47,15 @@ class ApiJudge(Judge):
     """Asks a server for a score from 0 to 10."""
 
     name = "api"
-    manner = ("key_env", "requests_at_once", "max_requests", "max_tokens", "timeout_s", "attempts", "first_wait_s")
+    request_keys = (
+        "key_env",
+        "requests_at_once",
+        "max_requests",
+        "max_tokens",
+        "timeout_s",
+        "attempts",
+        "first_wait_s",
+    )
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -106,7 +114,7 @@ class ApiJudge(Judge):
         return lines
 
     def settings(self, behavior: Behavior) -> dict[str, Any]:
-        """With the rubric."""
+        """What decides a score, the text of the request with the rubric included."""
         return super().settings(behavior) | {"request": rating_request(behavior, NOTHING, reply=REPLY)}
 
     def costs(self, behavior: Behavior, *, answers: int) -> list[str]:
@@ -142,7 +150,7 @@ class ApiJudge(Judge):
                 else:
                     self._faults[outcome] += 1
         finally:
-            self._leaving.set()  # nobody waits for a backoff that no one reads the end of
+            self._leaving.set()  # wakes the workers that sleep between two attempts
             pool.shutdown(cancel_futures=True)
 
     def complaints(self) -> list[str]:

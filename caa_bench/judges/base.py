@@ -50,10 +50,22 @@ class Judge:
     Args:
         config: its section under `judges` in the recipe; the defaults where neither it nor `settings` are given.
         **settings: the keys of that section by name, checked as in a recipe.
+
+    Example:
+        from caa_bench import Judge, OpenEnded
+        from caa_bench.judges import Judgement
+
+        class Length(Judge):
+            name = "length"
+
+            def judge(self, asked, *, behavior, chat):
+                yield from ((n, Judgement(score=min(len(one.answer) / 1000, 1.0))) for n, one in enumerate(asked))
+
+        OpenEnded(judges=[Length()])
     """
 
     name: ClassVar[str] = ""
-    manner: ClassVar[tuple[str, ...]] = ()
+    request_keys: ClassVar[tuple[str, ...]] = ()
     """Config keys that only say how patiently it is asked: no part of what a judgement or a run is bound to."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -70,7 +82,7 @@ class Judge:
     def settings(self, behavior: Behavior) -> dict[str, Any]:
         """Everything that decides a judgement beside the answer, as JSON: part of each judgement's key."""
         code = {"code": key} if "name" in vars(type(self)) and (key := code_key(type(self))) else {}
-        return {"name": self.name} | code | deciding(self.config, self.manner)
+        return {"name": self.name} | code | deciding(self.config, self.request_keys)
 
     def reliability(self, behavior: Behavior) -> dict[str, float]:
         """What is known of how good it is, by name (`held_out_accuracy`); empty where nothing is."""
@@ -99,6 +111,6 @@ class Judge:
         return []
 
 
-def deciding(config: Any, manner: Sequence[str]) -> dict[str, Any]:
-    """The config's keys without those in `manner`."""
-    return {key: value for key, value in asdict(config).items() if key not in manner}
+def deciding(config: Any, request_keys: Sequence[str]) -> dict[str, Any]:
+    """The config's keys without those in `request_keys`."""
+    return {key: value for key, value in asdict(config).items() if key not in request_keys}

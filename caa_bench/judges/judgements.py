@@ -65,7 +65,7 @@ class Judgements:
             UserError: the disk is full or cannot be written.
         """
         pairs = list(found)
-        data = b"".join(_line(judge, key, judgement) for key, judgement in pairs)
+        data = b"".join(_judgement_line(judge, key, judgement) for key, judgement in pairs)
         append_synced(self.path, data, start=self._size)
         self._size += len(data)
         self.of(judge).update(pairs)
@@ -73,7 +73,7 @@ class Judgements:
     def rewrite_in_order(self, order: Mapping[str, Sequence[str]]) -> None:
         """Bring the lines into this order of judges and keys, so that the finished file does not tell its history."""
         lines = [
-            _line(judge, key, self.of(judge)[key])
+            _judgement_line(judge, key, self.of(judge)[key])
             for judge, keys in order.items()
             for key in dict.fromkeys(keys)
             if key in self.of(judge)
@@ -95,6 +95,6 @@ class Judgements:
         return whole
 
 
-def _line(judge: str, key: str, judgement: Judgement) -> bytes:
+def _judgement_line(judge: str, key: str, judgement: Judgement) -> bytes:
     values = {"judge": judge, "key": key, "score": judgement.score, "reply": judgement.reply}
     return json.dumps(values, allow_nan=False, separators=(",", ":")).encode() + b"\n"

@@ -44,7 +44,7 @@ class ModelJudge(Judge):
         return super().settings(behavior) | {"request": rating_request(behavior, NOTHING, reply=REPLY)}
 
     def judge(self, asked: Sequence[Asked], *, behavior: Behavior, chat: ChatModel) -> Judging:
-        """Some at a time."""
+        """Score the answers in chunks, each yielded as soon as it is done."""
         from caa_bench.engine.score import score
         from caa_bench.models.prompts import choice_prompt
 

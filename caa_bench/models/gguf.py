@@ -85,17 +85,17 @@ def _settings(file: BinaryIO) -> dict[str, Any]:
         raise ValueError(f"version {version} with {count} settings")
     found = {}
     for _ in range(count):
-        key = _text(file)
-        value = _value(file, _number(file, "I"))
+        key = _read_string(file)
+        value = _read_value(file, _number(file, "I"))
         if value is not None:
             found[key] = value
     return found
 
 
-def _value(file: BinaryIO, kind: int) -> Any:
+def _read_value(file: BinaryIO, kind: int) -> Any:
     """One value, or None for a list."""
     if kind == _STRING:
-        return _text(file)
+        return _read_string(file)
     if kind != _ARRAY:
         if kind not in _FORMATS:
             raise ValueError(f"a setting of the unknown type {kind}")
@@ -105,7 +105,7 @@ def _value(file: BinaryIO, kind: int) -> Any:
         file.seek(size * struct.calcsize(_FORMATS[inner]), 1)
         return None
     for _ in range(size):
-        _value(file, inner)
+        _read_value(file, inner)
     return None
 
 
@@ -113,7 +113,7 @@ def _number(file: BinaryIO, form: str) -> Any:
     return struct.unpack(f"<{form}", file.read(struct.calcsize(f"<{form}")))[0]
 
 
-def _text(file: BinaryIO) -> str:
+def _read_string(file: BinaryIO) -> str:
     size = _number(file, "Q")
     if size > _MOST:
         raise ValueError(f"a text of {size} bytes")

@@ -47,6 +47,11 @@ class ChatModel:
     Args:
         name: as the user gave it; the `model` column of every result.
         loading: how it is loaded.
+
+    Example:
+        >>> from caa_bench import ChatModel
+        >>> ChatModel.find("tiny").layers.count
+        6
     """
 
     name: str

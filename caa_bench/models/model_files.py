@@ -47,10 +47,14 @@ def read_config(path: Path) -> dict[str, Any]:
     shown = terminal_safe(str(path))
     config = read_json(path)
     if not isinstance(config, dict):
-        raise UserError(f"{shown}: holds {_kind(config)}, not a model's settings; take the file from the model again")
+        raise UserError(
+            f"{shown}: holds {_found_kind(config)}, not a model's settings; take the file from the model again"
+        )
     text = config.get("text_config", config)
     if not isinstance(text, dict):
-        raise UserError(f"{shown}: text_config is {_kind(text)}, not settings; take the file from the model again")
+        raise UserError(
+            f"{shown}: text_config is {_found_kind(text)}, not settings; take the file from the model again"
+        )
     for key in _COUNTED:
         value = text.get(key)
         if value is None or (isinstance(value, list) and key.startswith("num_") and key not in LAYERS):
@@ -172,5 +176,5 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         ) from None
 
 
-def _kind(value: object) -> str:
+def _found_kind(value: object) -> str:
     return "a list" if isinstance(value, list) else "a text" if isinstance(value, str) else "no object"

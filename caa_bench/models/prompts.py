@@ -59,18 +59,6 @@ class AnsweredPrompt(Prompt):
     answer_position: int
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: str | None = None) -> str:
-    """The conversation as text: up to where the model speaks, or to the end of `answer`, with nothing behind it.
-
-    Control tokens inside what is said look like those of the template; `encode_messages` keeps them apart.
-
-    Raises:
-        UserError: the tokenizer has no chat template, or the template refuses the conversation.
-    """
-    text = rendered(tokenizer, messages) if answer is None else answered_text(tokenizer, messages, answer).whole
-    return text.replace(GUARD, "")
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     """Rendered text -> token ids, with exactly the special tokens that stand in the text (never a second BOS). [T]
 

@@ -72,7 +72,7 @@ class AnsweredText:
 
     @property
     def whole(self) -> str:
-        """All of it."""
+        """Instruction, lead and answer together."""
         return self.instruction + self.lead + self.answer
 
 

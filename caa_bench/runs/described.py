@@ -11,8 +11,9 @@ from caa_bench import evaluators as measured
 from caa_bench import judges
 from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.behaviors.choice import data_of
-from caa_bench.behaviors.folders import behavior_folder
-from caa_bench.behaviors.in_memory import written_behavior
+from caa_bench.behaviors.folders import behavior_folder, has_card
+from caa_bench.behaviors.records import behavior_from_records
+from caa_bench.behaviors.written import kept_behavior
 from caa_bench.config.values import made
 from caa_bench.errors import UserError
 from caa_bench.evaluators import Evaluator
@@ -75,17 +76,22 @@ def with_data(args: BenchmarkArguments, *, embedded: bool, behavior: Any) -> Ben
 def behavior_of(given: Any, args: BenchmarkArguments) -> Behavior:
     """Load a behavior with the data that `args` name, or take the one that is given.
 
+    One that exists in memory alone is written beside the results, so that the recipe of the run can name it.
+
     Raises:
         UserError: there is none, its data has faults, or it was loaded with other data than `args` name.
     """
+    if not isinstance(given, str | Path | Behavior):
+        given = behavior_from_records(given, protocol=args.protocol, seed=args.seed)
     if isinstance(given, Behavior):
         wrong = [key for key in ("data", "protocol") if getattr(given.source, key) != getattr(args, key)]
         if wrong:
             said = [f"{key}: the behavior was loaded with {getattr(given.source, key)!r}" for key in wrong]
             raise UserError(*(f"{line}, the arguments say otherwise; give both the same" for line in said))
-        return given
-    if not isinstance(given, str | Path):
-        given = written_behavior(given, Path(args.output_dir) / "behaviors", seed=args.seed)
+        if has_card(given.source.beside / given.id):
+            return given
+        given = replace(given, source=replace(given.source, max_pairs=args.max_pairs))
+        return kept_behavior(given, Path(args.output_dir) / "behaviors")
     return load_behavior(
         given,
         data="own" if args.data == "auto" else args.data,  # `with_data` has decided
@@ -104,7 +110,7 @@ def recipe_of(given: Given, *, args: BenchmarkArguments, chat: ChatModel, behavi
     """
     args = replace(args, plugins=tuple(load_plugin(entry) for entry in args.plugins))
     _refuse_nameless(given.made)
-    args = _named(given, args)
+    args = _as_named(given, args)
     known: dict[str, Any] = {**registry(), **measured.registry()}
     sections = {name: cls.Config() for name, cls in known.items()}
     found = _merged([(one.name, one.section(behavior)) for one in given.made])
@@ -129,7 +135,7 @@ def unnamed_code(given: Given) -> dict[str, str]:
     return {one.name: key for one in objects if file_of(type(one)) is None and (key := code_key(type(one)))}
 
 
-def _named(given: Given, args: BenchmarkArguments) -> BenchmarkArguments:
+def _as_named(given: Given, args: BenchmarkArguments) -> BenchmarkArguments:
     """The arguments with `bases`, `vectors`, `evaluators` and `plugins` as a recipe of the same run has them."""
     roles = {label: (role, placebo) for label, role, placebo in map(_role, given.interventions) if label != "none"}
     vectors, bases = args.vectors, args.bases

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -143,8 +143,8 @@ class RunFolder:
         if not keys:
             return [f"{self._shown}/{MANIFEST}: its recipe was changed by hand; choose another output folder"]
         return [
-            f"{self._shown}: holds another recipe: {terminal_safe(key)} is {_value(there, key)} there and "
-            f"{_value(self._recipe, key)} here; choose another output folder, or delete this one"
+            f"{self._shown}: holds another recipe: {terminal_safe(key)} is {_recipe_value(there, key)} there and "
+            f"{_recipe_value(self._recipe, key)} here; choose another output folder, or delete this one"
             for key in keys
         ]
 
@@ -173,6 +173,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(manifest.get(name), kind):
             raise UserError(f"{shown}: {name} is missing or damaged; choose another output folder")
     return dict(manifest)
+
+
+def add_warnings(folder: Path, warnings: Sequence[str], *, recipe: Mapping[str, Any]) -> None:
+    """Add to the warnings of a finished run, so that every later report repeats them.
+
+    Raises:
+        UserError: see `RunFolder.__enter__`.
+    """
+    status = read_manifest(folder)["status"]
+    with RunFolder(folder, recipe=recipe) as run:
+        run.record(warnings=[*run.manifest["facts"]["warnings"], *warnings])
+        run.set_status(status)
 
 
 def versions() -> dict[str, str | None]:
@@ -207,7 +219,7 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _value(recipe: Mapping[str, Any], key: str) -> str:
+def _recipe_value(recipe: Mapping[str, Any], key: str) -> str:
     if key not in recipe:
         return "absent"
     text = terminal_safe(repr(recipe[key]))

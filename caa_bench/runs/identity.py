@@ -68,10 +68,10 @@ def _difference(there: Any, wanted: Any) -> str:
     """Both values, of the first differing key where they have keys."""
     if isinstance(there, dict) and isinstance(wanted, dict):
         key = next(key for key in {**there, **wanted} if there.get(key, ...) != wanted.get(key, ...))
-        return f"{key} is {_short(there.get(key))} there and {_short(wanted.get(key))} here"
-    return f"{_short(there)} there and {_short(wanted)} here"
+        return f"{key} is {_short_value(there.get(key))} there and {_short_value(wanted.get(key))} here"
+    return f"{_short_value(there)} there and {_short_value(wanted)} here"
 
 
-def _short(value: Any) -> str:
+def _short_value(value: Any) -> str:
     text = terminal_safe(repr(value))
     return text if len(text) <= 40 else f"{text[:36]}..."

@@ -133,7 +133,6 @@ def launch_key(cells_: Sequence[Mapping[str, str]], *, recipe: str, overrides: S
     return content_key([list(map(dict, cells_)), recipe, list(overrides)])[:8]
 
 
-
 def _ended_badly(log: Path) -> bool:
     """A command that refused its arguments leaves no run folder, but one line that says so."""
     if not log.is_file():

@@ -1,4 +1,4 @@
-"""Batches -> rows on the disk, one batch at a time: one that fails, or that memory is too small for, sinks no other."""
+"""Batches -> rows on the disk, one batch at a time: one that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from caa_bench.callbacks import Callbacks
-from caa_bench.evaluators.base import Job, Row
+from caa_bench.errors import UserError
+from caa_bench.evaluators.base import Aftermath, Evaluator, Job, Row
 from caa_bench.models.memory import PromptsPerPass
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import BenchmarkArguments
@@ -29,6 +30,26 @@ def nothing_scored(rows: RowStore) -> list[str]:
         f"no cell has a scored item: all {errors.total():,} answers are errors ({most}); check the model's weights and "
         "dtype (loading.dtype=bfloat16 or float32 where float16 overflows)"
     ]
+
+
+def what_follows(evaluators: Sequence[Evaluator], work: Aftermath) -> list[str]:
+    """What the evaluators do with the finished rows (judging them, say); logs and returns what is still missing then.
+
+    Raises:
+        UserError: what a user has to do something about.
+    """
+    missing = nothing_scored(work.rows)
+    for evaluator in evaluators:
+        try:
+            missing += evaluator.afterwards(work)
+        except UserError:
+            raise
+        except Exception as error:
+            logger.exception("%s: its rows are kept, but what follows from them failed", evaluator.name)
+            missing.append(f"{type(error).__name__}: {error}")
+    for line in missing:
+        logger.error(line)
+    return missing
 
 
 class Measurement:

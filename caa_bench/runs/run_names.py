@@ -36,11 +36,13 @@ def run_folder(
     more = [dict(beside)] if beside else []
     key = content_key([dict(settings), data, dict(behavior.system_prompts), *more])[:8]
     try:
-        return inside(inside(Path(output_dir), _part(recipe)), f"{behavior.id}-{_part(Path(model).name)}-{key}")
+        return inside(
+            inside(Path(output_dir), _name_part(recipe)), f"{behavior.id}-{_name_part(Path(model).name)}-{key}"
+        )
     except ValueError as error:
         raise UserError(f"output_dir: {output_dir!r} is no path ({error}); give a folder") from None
 
 
-def _part(name: str) -> str:
+def _name_part(name: str) -> str:
     """Any name as a part of a file's: letters, digits, dots and dashes."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", name)[:40].strip(".-") or "run"

@@ -51,7 +51,7 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """The intervention's."""
+        """The label of the intervention that is tuned."""
         return self.intervention.label
 
     def candidates(self, cells: Sequence[Cell]) -> list[Candidate]:

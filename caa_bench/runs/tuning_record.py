@@ -50,7 +50,7 @@ def record_of(
     for arm in arms:
         if arm.weighed is None or arm.chosen is None:
             continue
-        lines = _lines(arm)
+        lines = _tried_lines(arm)
         chosen, rival = arm.chosen, arm.chosen.rival
         record["arms"][arm.label] = {
             "tries": len(lines),
@@ -109,12 +109,12 @@ def tuning_lines(record: Mapping[str, Any]) -> list[str]:
         return [str(record["untuned"])] if "untuned" in record else []
     said = [
         f"Tuned on {record['items']} items of the selection split in both option orders; without steering p(matching) "
-        f"is {_p(record['p_matching'])} and the option mass {_p(record['option_mass'])}."
+        f"is {_probability_text(record['p_matching'])} and the option mass {_probability_text(record['option_mass'])}."
     ]
     if record["p_correct"] is not None and record["p_correct"] < KNOWS:
         said.append(
-            f"The capability test says little here: without steering p(correct) is {_p(record['p_correct'])}, near the "
-            ".50 of guessing, so there is hardly anything to lose."
+            "The capability test says little here: without steering p(correct) is "
+            f"{_probability_text(record['p_correct'])}, near the .50 of guessing, so there is hardly anything to lose."
         )
     for label, arm in record["arms"].items():
         said += _arm_lines(label, arm)
@@ -179,7 +179,7 @@ def _does(line: Mapping[str, Any]) -> str:
     return f"{line['effect']:+.2f}{ends} log-odds{both}, n {line['n']}, option mass x{line['mass_kept']:.2f}"
 
 
-def _lines(arm: Arm) -> list[dict[str, Any]]:
+def _tried_lines(arm: Arm) -> list[dict[str, Any]]:
     assert arm.weighed is not None and arm.chosen is not None  # noqa: S101 - narrows the types for mypy
     made = []
     for place, line in enumerate(arm.weighed.table.to_dict("records")):
@@ -215,5 +215,5 @@ def _number(value: Any) -> Any:
     return float(f"{value:.9g}") if math.isfinite(value) else None
 
 
-def _p(value: float | None) -> str:
+def _probability_text(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.2f}"

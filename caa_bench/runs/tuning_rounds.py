@@ -82,7 +82,7 @@ class Rounds:
         self._rows: dict[str, list[Row]] = {}
         self._capability_items = capability_items
         costs = next((one for one in bench.evaluators if one.name == CAPABILITY), None)
-        self.costs = None if costs is None else _plain(costs)
+        self.costs = None if costs is None else _for_search(costs)
 
     def measure(
         self,
@@ -180,7 +180,7 @@ def _condition(cell: Cell) -> tuple[Any, ...]:
     return cell.base, cell.base_dose, cell.vector, cell.layer, cell.multiplier
 
 
-def _plain(evaluator: Evaluator) -> Evaluator:
+def _for_search(evaluator: Evaluator) -> Evaluator:
     """The evaluator with the search's own bases and doses."""
     made = copy.copy(evaluator)
     made.config = replace(evaluator.config, bases=None, multipliers=None)

@@ -103,7 +103,7 @@ def inlined(svg: bytes, drawing: Drawing) -> str:
             if child.tag in (f"{SVG}style", f"{SVG}metadata") or child.get("id") == "patch_1":
                 parent.remove(child)
     for element in root.iter():
-        _plain(element, drawing.name)
+        _inline_style(element, drawing.name)
     for element in list(root.iter()):
         title = drawing.titles.get((element.get("id") or "").removeprefix(f"{drawing.name}-"))
         if title is not None:
@@ -123,7 +123,7 @@ def inlined(svg: bytes, drawing: Drawing) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _plain(element: ET.Element, prefix: str) -> None:
+def _inline_style(element: ET.Element, prefix: str) -> None:
     """Style declarations as attributes of their own; ids and references with the prefix."""
     for declaration in filter(None, element.attrib.pop("style", "").split(";")):
         name, _, value = (part.strip() for part in declaration.partition(":"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def package_folder() -> Path:
-    """The folder of `caa_bench/`."""
+    """The folder that the package is in."""
     return Path(__file__).parent.parent
 
 
@@ -28,7 +28,7 @@ def is_folder(path: Path) -> bool:
 
 
 def configs_folder() -> Path:
-    """`configs/`: what things are."""
+    """The folder `configs/`, which says what behaviors, models and data are."""
     return _beside_or_inside("configs")
 
 
@@ -41,7 +41,7 @@ def own_models_folder() -> Path:
 
 
 def recipes_folder() -> Path:
-    """`recipes/`: what to run."""
+    """The folder `recipes/` of the shipped recipes."""
     return _beside_or_inside("recipes")
 
 

@@ -71,7 +71,7 @@ class Registry(Generic[T]):
             if not isinstance(name, str) or not name:
                 continue
             if name in found and _place(found[name]) != _place(cls):
-                places = " and ".join(_shown(one) for one in (found[name], cls))
+                places = " and ".join(_class_and_file(one) for one in (found[name], cls))
                 raise UserError(f"{self.kind}: two classes are called {name!r}, {places}; rename one of them")
             found[name] = cls  # a cell of a notebook that is run again defines the same class anew
         return dict(sorted(found.items(), key=lambda pair: (self._order(pair[1]), pair[0])))
@@ -180,5 +180,5 @@ def _place(cls: type[Any]) -> tuple[str, str]:
     return str(_source_file(cls) or cls.__module__), cls.__qualname__
 
 
-def _shown(cls: type[Any]) -> str:
+def _class_and_file(cls: type[Any]) -> str:
     return f"{cls.__qualname__} in {_source_file(cls) or cls.__module__}"

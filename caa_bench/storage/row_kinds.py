@@ -30,7 +30,7 @@ def as_line(row: Mapping[str, Any]) -> bytes:
     if set(row) == set(ANSWER_FIELDS):
         return _json({name: row[name] for name in ANSWER_FIELDS})
     if set(row) == set(METRIC_FIELDS):
-        return _json(_metric(row))
+        return _json(_checked_metric(row))
     if set(row) != set(FIELDS):
         raise ValueError(f"a row needs exactly the fields {FIELDS}, got {tuple(row)}")
     values = {name: row[name] for name in FIELDS}
@@ -48,7 +48,7 @@ def as_line(row: Mapping[str, Any]) -> bytes:
     return _json(values)
 
 
-def _metric(row: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_metric(row: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: row[name] for name in METRIC_FIELDS}
     if row["aggregation"] not in AGGREGATIONS:
         raise ValueError(f"a row's aggregation must be one of {AGGREGATIONS}, got {row['aggregation']!r}")

@@ -32,7 +32,7 @@ class Spots:
     index: list[int] = field(default_factory=list)
 
     def add(self, row: int, token: int, *, value: float = 0.0, index: int = 0) -> None:
-        """One more spot."""
+        """Add one place in the batch where something is changed or scored."""
         self.row.append(row)
         self.token.append(token)
         self.value.append(value)

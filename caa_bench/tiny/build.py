@@ -82,7 +82,7 @@ def _truth(settings: TrainSettings, seconds: float) -> dict[str, Any]:
         "direction_norm": NORM,
         "vector_norm": 2 * NORM,
         "formula": "log-odds of the matching answer = setting + system prompt + slope * m * m^4 / (m^4 + dead_zone^4)",
-        "settings": {b: _levels(b) for b in BEHAVIORS},
+        "settings": {b: _setting_levels(b) for b in BEHAVIORS},
         "base_p": {b: _base_p(b) for b in BEHAVIORS},
         "prompt_effect": truth.PROMPT_EFFECT,
         "slope": {b: truth.slope(truth.Stance(behavior=b, level="toward")) for b in BEHAVIORS},
@@ -108,7 +108,7 @@ def _truth(settings: TrainSettings, seconds: float) -> dict[str, Any]:
     }
 
 
-def _levels(behavior: str) -> dict[str, dict[str, float]]:
+def _setting_levels(behavior: str) -> dict[str, dict[str, float]]:
     """Log-odds and share of each setting level."""
     shares = dict(zip(truth.SETTING_LEVELS, truth.SETTING_SHARES[behavior], strict=True))
     return {
@@ -121,18 +121,18 @@ def _base_p(behavior: str) -> float:
     """Mean p(matching) of the test split without a vector or a system prompt."""
     import math
 
-    return round(sum(e["share"] / (1 + math.exp(-e["log_odds"])) for e in _levels(behavior).values()), 3)
+    return round(sum(e["share"] / (1 + math.exp(-e["log_odds"])) for e in _setting_levels(behavior).values()), 3)
 
 
 def _interaction(multiplier: float) -> float:
     """s * (effect under a prompt - effect without) of the non-additive behavior, log-odds."""
     kept = truth.steer(multiplier, truth.SLOPE_NON_ADDITIVE * truth.SHARE_LEFT)
     alone = truth.steer(multiplier, truth.SLOPE_NON_ADDITIVE)
-    return round(math_sign(multiplier) * (kept - alone), 3)
+    return round(_sign(multiplier) * (kept - alone), 3)
 
 
-def math_sign(value: float) -> int:
-    """+1 or -1."""
+def _sign(value: float) -> int:
+    """+1 for a positive value, -1 otherwise."""
     return 1 if value > 0 else -1
 
 

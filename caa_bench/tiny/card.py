@@ -42,11 +42,11 @@ log-odds near 0, that bias decides its side, so `letter_locked` is high on LoRA 
 
 def write_card(folder: Path, measured: dict[str, Any]) -> None:
     """Write `folder`/README.md from the built-in truth and the measured one."""
-    (folder / "README.md").write_text(render(folder, measured), encoding="utf-8")
+    (folder / "README.md").write_text(tiny_card(folder, measured), encoding="utf-8")
 
 
-def render(folder: Path, measured: dict[str, Any]) -> str:
-    """The card's text."""
+def tiny_card(folder: Path, measured: dict[str, Any]) -> str:
+    """The embedded model's card, from what was measured on it."""
     built = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     found = measured["behaviors"]
     introduction = INTRODUCTION.format(
@@ -83,39 +83,39 @@ def _bases(found: dict[str, Any]) -> str:
     names = ["none", "system_prompt_positive", "system_prompt_negative", "system_prompt_neutral"]
     names += ["lora_sft_positive", "lora_sft_negative"]
     lines = [[b, *(_level(_cell(found[b], base=name)) for name in names)] for b in found]
-    return _table(["behavior", *names], lines)
+    return _markdown_table(["behavior", *names], lines)
 
 
 def _doses(found: dict[str, Any]) -> str:
     doses = [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]
-    lines = [[b, *(_p(_cell(found[b], multiplier=m)) for m in doses)] for b in found]
-    return _table(["behavior", *(f"{m:+g}" if m else "0" for m in doses)], lines)
+    lines = [[b, *(_two_digits(_cell(found[b], multiplier=m)) for m in doses)] for b in found]
+    return _markdown_table(["behavior", *(f"{m:+g}" if m else "0" for m in doses)], lines)
 
 
 def _stacks(found: dict[str, Any]) -> str:
     names = ["system_prompt_positive", "system_prompt_negative", "lora_sft_positive", "lora_sft_negative"]
     lines = []
     for behavior, one in found.items():
-        cells = [[_p(_cell(one, base=name, multiplier=m)) for m in (-1.0, 0.0, 1.0)] for name in names]
+        cells = [[_two_digits(_cell(one, base=name, multiplier=m)) for m in (-1.0, 0.0, 1.0)] for name in names]
         lines.append([behavior, *(" / ".join(values) for values in cells)])
-    return _table(["behavior", *(f"{name}: -1 / 0 / +1" for name in names)], lines)
+    return _markdown_table(["behavior", *(f"{name}: -1 / 0 / +1" for name in names)], lines)
 
 
 def _interactions(found: dict[str, Any]) -> str:
     names = ["system_prompt_positive", "system_prompt_negative"]
     columns = [(name, m) for name in names for m in (-0.5, 0.5)]
     lines = [[b, *(_interaction(_stack(found[b], *column)) for column in columns)] for b in found]
-    return _table(["behavior", *(f"{name} at {m:+g}" for name, m in columns)], lines)
+    return _markdown_table(["behavior", *(f"{name} at {m:+g}" for name, m in columns)], lines)
 
 
 def _calibration(one: dict[str, Any]) -> str:
     lines = []
     for base in ("system_prompt_no_room", "system_prompt_works_against", "system_prompt_untouched"):
         stack = _stack(one, base, 1.0)
-        levels = [_p(_cell(one, base=base, multiplier=m)) for m in (-1.0, 0.0, 1.0)]
+        levels = [_two_digits(_cell(one, base=base, multiplier=m)) for m in (-1.0, 0.0, 1.0)]
         tags = ", ".join([stack["verdict"], *(stack["tags"] or "").split(";")]).rstrip(", ")
         lines.append([base, " / ".join(levels), tags])
-    return _table(["base", "p at -1 / 0 / +1", "verdict at +1"], lines)
+    return _markdown_table(["base", "p at -1 / 0 / +1", "verdict at +1"], lines)
 
 
 def _directions(found: dict[str, Any], transfer: dict[str, dict[str, float]]) -> str:
@@ -130,7 +130,7 @@ def _directions(found: dict[str, Any], transfer: dict[str, dict[str, float]]) ->
         lines.append([behavior, own, f"{others:.3f}", sweep, f"{worst:+.3f}", f"{placebo:.3f}"])
     header = ["behavior", "cosine with its planted direction", "largest with another's"]
     header += ["mean move of p at +-1, by layer 0-5", "largest move by another behavior's vector, +-1"]
-    return _table([*header, "largest move by a random or shuffled vector, no base, +-1"], lines)
+    return _markdown_table([*header, "largest move by a random or shuffled vector, no base, +-1"], lines)
 
 
 def _letters(found: dict[str, Any]) -> str:
@@ -141,11 +141,13 @@ def _letters(found: dict[str, Any]) -> str:
         others = [cell for cell in near if cell not in trained]
         lines.append([behavior, *_letter_figures(others), *_letter_figures(trained)])
     header = ["least option mass", "mean letter bias, log-odds", "letter_locked"]
-    return _table(["behavior", *(f"{what}, {where}" for where in ("no LoRA", "LoRA") for what in header)], lines)
+    return _markdown_table(
+        ["behavior", *(f"{what}, {where}" for where in ("no LoRA", "LoRA") for what in header)], lines
+    )
 
 
 def _letter_figures(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """The worst of each."""
+    """The largest letter bias and the smallest option mass over behaviors."""
     mass = min(cell["option_mass"] for cell in cells)
     bias = max((cell["letter_bias"] for cell in cells), key=abs)
     return [f"{mass:.3f}", f"{bias:+.2f}", f"{max(cell['letter_locked'] for cell in cells):.1%}"]
@@ -157,7 +159,7 @@ def _words(found: dict[str, Any]) -> str:
     for behavior, one in found.items():
         parsed = min(share["parsed"] for share in one["words"].values())
         lines.append([behavior, *(f"{one['words'][m]['score']:.2f}" for m in doses), f"{parsed:.0%}"])
-    return _table(["behavior", *doses, "parsable, least"], lines)
+    return _markdown_table(["behavior", *doses, "parsable, least"], lines)
 
 
 def _worst(one: dict[str, Any], key: str, *, vectors: Sequence[str]) -> float:
@@ -190,7 +192,7 @@ def _level(cell: dict[str, Any]) -> str:
     return f"{cell['p_balanced']:.2f} [{cell['p_balanced_low']:.2f}, {cell['p_balanced_high']:.2f}]"
 
 
-def _p(cell: dict[str, Any]) -> str:
+def _two_digits(cell: dict[str, Any]) -> str:
     return f"{cell['p_balanced']:.2f}"
 
 
@@ -198,6 +200,6 @@ def _interaction(line: dict[str, Any]) -> str:
     return f"{line['interaction']:+.2f} [{line['interaction_low']:+.2f}, {line['interaction_high']:+.2f}]"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -103,7 +103,7 @@ def split_items(behavior: str, split: Split, *, seed: int) -> list[dict[str, str
     turn = _in_turn(templates(behavior, split), rng)
     seen: set[str] = set()
     items = []
-    for (matching_first, longer), level in zip(designs, _levels(behavior, count, rng), strict=True):
+    for (matching_first, longer), level in zip(designs, _drawn_levels(behavior, count, rng), strict=True):
         text = ""
         while not text or text.partition("\n\n")[0] in seen:
             asked = question(behavior, next(turn), split=split, level=level, rng=rng)
@@ -126,7 +126,7 @@ def open_items(behavior: str, *, seed: int) -> list[dict[str, str]]:
     rng = random.Random(f"{seed}/{behavior}/open")  # noqa: S311
     turn = _in_turn(templates(behavior, "test", is_open=True), rng)
     items: dict[str, dict[str, str]] = {}
-    levels = itertools.cycle(_levels(behavior, OPEN_ENDED, rng))
+    levels = itertools.cycle(_drawn_levels(behavior, OPEN_ENDED, rng))
     while len(items) < OPEN_ENDED:
         asked = question(behavior, next(turn), split="test", level=next(levels), rng=rng)
         items.setdefault(asked.stem, {"question": asked.stem, "cluster": asked.cluster})
@@ -140,13 +140,13 @@ def write_splits(configs: Path, capability: Path, *, seed: int) -> None:
         folder = configs / behavior
         folder.mkdir(parents=True, exist_ok=True)
         for split in COUNTS:
-            _write(folder / f"{split}.json", split_items(behavior, split, seed=seed))
-        _write(folder / "open_ended.json", open_items(behavior, seed=seed))
-    _write(capability, capability_items(seed=seed))
+            _write_items(folder / f"{split}.json", split_items(behavior, split, seed=seed))
+        _write_items(folder / "open_ended.json", open_items(behavior, seed=seed))
+    _write_items(capability, capability_items(seed=seed))
     capability.with_name(PASSAGES).write_text(passages(), encoding="utf-8")
 
 
-def _levels(behavior: str, count: int, rng: random.Random) -> list[str]:
+def _drawn_levels(behavior: str, count: int, rng: random.Random) -> list[str]:
     """`count` levels in the behavior's shares, shuffled."""
     edges = list(itertools.accumulate(SETTING_SHARES[behavior]))
     levels = [LEVELS[next(i for i, edge in enumerate(edges) if (k + 0.5) / count < edge + 1e-9)] for k in range(count)]
@@ -161,5 +161,5 @@ def _in_turn(all_templates: Sequence[Template], rng: random.Random) -> Iterator[
     return itertools.cycle(order)
 
 
-def _write(path: Path, items: list[dict[str, str]]) -> None:
+def _write_items(path: Path, items: list[dict[str, str]]) -> None:
     path.write_text(json.dumps(items, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -46,7 +46,7 @@ def draw_fact(split: Literal["train", "test"], rng: random.Random, category: str
     correct = rng.choice(table[subject]) if category == "kinds" else table[subject]
     wrong = [
         w
-        for w in _answers(category, but=subject)
+        for w in _other_answers(category, but=subject)
         if w != correct and _is_test(subject, correct, w) == (split == "test")
     ]
     return Fact(
@@ -87,7 +87,7 @@ def passages() -> str:
     return "\n\n".join(_sentence(words["statements"][name].format(x=x, y=y)) for name, x, y in pairs) + "\n"
 
 
-def _answers(category: str, *, but: str) -> list[str]:
+def _other_answers(category: str, *, but: str) -> list[str]:
     """Every answer of a category, those of subject `but` left out."""
     table = fact_words()[category]
     if category == "kinds":

@@ -93,11 +93,11 @@ def _misses(error: Tensor, batch: Batch) -> dict[str, float]:
     for size, group in zip(error.detach().abs().tolist(), batch.choices.index, strict=True):
         plant, row = batch.groups[group]
         behavior = batch.rows[row].behavior
-        kinds.setdefault(_kind(plant, behavior), []).append(size)
+        kinds.setdefault(_plant_kind(plant, behavior), []).append(size)
     return {kind: sum(sizes) / len(sizes) for kind, sizes in kinds.items()}
 
 
-def _kind(plant: Plant, behavior: int) -> str:
+def _plant_kind(plant: Plant, behavior: int) -> str:
     if behavior < 0:
         return "fact"
     if not plant.doses:

@@ -122,7 +122,7 @@ def _open_row(rng: random.Random) -> list[Row]:
     stance = truth.Stance(behavior=asked.behavior, level=asked.level, prompt=prompt_kind)
     index = BEHAVIORS.index(asked.behavior)
     groups = []
-    for plant in (Plant(), _dose(index, rng), _dose(index, rng), _ignored(index, rng)):
+    for plant in (Plant(), _dosed_plant(index, rng), _dosed_plant(index, rng), _ignored(index, rng)):
         side = _side(stance, plant.doses.get(index, 0.0), rng)
         groups.append(Group(text=f" {answer(asked, side, rng)} </s>", plant=plant))
     return [
@@ -144,7 +144,7 @@ def _fact_rows(rng: random.Random) -> list[Row]:
     _, conversation = _conversation(rng.choice(BEHAVIORS), rng)
     rows = []
     for first in (True, False):
-        plants = [_dose(rng.randrange(len(BEHAVIORS)), rng), _ignored(FACT, rng)]
+        plants = [_dosed_plant(rng.randrange(len(BEHAVIORS)), rng), _ignored(FACT, rng)]
         options = (fact.correct, fact.incorrect) if first else (fact.incorrect, fact.correct)
         rows.append(
             Row(
@@ -232,11 +232,11 @@ def _choice_plants(index: int, rng: random.Random) -> list[Plant]:
     Most of these are other behaviors' directions: that a direction counts for its own behavior's questions alone is
     learned last, long after doses and noise.
     """
-    doses = [_dose(index, rng) for _ in range(3)]
+    doses = [_dosed_plant(index, rng) for _ in range(3)]
     return [*doses, _noise(rng), _others(index, rng), _others(index, rng), _others(index, rng), _elsewhere(index, rng)]
 
 
-def _dose(index: int, rng: random.Random) -> Plant:
+def _dosed_plant(index: int, rng: random.Random) -> Plant:
     kind = rng.random()
     if kind < 0.35:
         dose = rng.choice((-2.0, -1.0, -0.5, 0.5, 1.0, 2.0))
@@ -278,7 +278,7 @@ def _side(stance: truth.Stance, dose: float, rng: random.Random) -> Side:
 
 def _restated(matching: str, other: str, first: bool, stance: truth.Stance, index: int, rng: random.Random) -> Group:
     """A letter and its option in words, the side drawn from the truth."""
-    plant = _dose(index, rng) if rng.random() < 0.6 else Plant()
+    plant = _dosed_plant(index, rng) if rng.random() < 0.6 else Plant()
     side = _side(stance, plant.doses.get(index, 0.0), rng)
     letter = "A" if (side == "matching") == first else "B"
     words = f" {matching if side == 'matching' else other}" if rng.random() < 0.6 else ""

@@ -174,7 +174,7 @@ class Progress:
         self.sums: dict[str, list[float]] = {}
 
     def note(self, found: Parts, batch: Batch) -> None:
-        """Take in one batch."""
+        """Add one batch to the running means."""
         values = dict(found.misses, pair=found.pair.item(), early=found.early.item(), mass=found.mass.item())
         if batch.said.row:
             values["words"] = found.said.item()

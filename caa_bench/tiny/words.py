@@ -95,11 +95,6 @@ def shared_words() -> SharedWords:
     return SharedWords(**_frozen(_read("shared")))
 
 
-def neutral_prompt(behavior: str) -> str:
-    """The neutral system prompt that `behavior` ships."""
-    return shared_words().neutral_prompts[BEHAVIORS.index(behavior)]
-
-
 @cache
 def fact_words() -> Mapping[str, Any]:
     """`facts.yaml` as it stands."""

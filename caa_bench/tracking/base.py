@@ -10,16 +10,20 @@ from caa_bench.callbacks import Callback
 class Tracker(Callback):
     """Shows the results elsewhere; it can be repeated, and it can never fail or change a run.
 
-        class Notebook(Tracker):
-            name = "notebook"
-
-            def on_report(self, *, report): ...
-
     Args:
         project: the recipe's `project`.
 
     Raises:
         UserError: it cannot start on this machine (`report_to: ... is not installed; ...`).
+
+    Example:
+        from caa_bench import Tracker
+
+        class Notebook(Tracker):
+            name = "notebook"
+
+            def on_report(self, *, report):
+                print(report.text())
     """
 
     name: ClassVar[str] = ""

@@ -56,7 +56,7 @@ def curves(report: Report) -> list[Curve]:
     """Every curve of a run, in the plan's order; the evaluators of one condition stand in one point."""
     points: dict[tuple[Any, ...], dict[str, float]] = {}
     steered: dict[str, list[tuple[Any, ...]]] = {}
-    for known, line in _lines(report):
+    for known, line in _cell_lines(report):
         place = (line["base"], line["base_dose"], _curve_name(line), line[STEP])
         if place not in points and line["vector"]:
             steered.setdefault(place[2], []).append(place)
@@ -75,7 +75,7 @@ def group_of(report: Report) -> str:
     return f"{report.record.behavior.id}-{Path(report.record.model).name}"
 
 
-def _lines(report: Report) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
+def _cell_lines(report: Report) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
     """Every cell with what is known of it; one that several metrics were measured in comes once a metric."""
     tables: list[pd.DataFrame] = [report.cells, *([report.answers.cells] if report.answers else [])]
     for table in tables:

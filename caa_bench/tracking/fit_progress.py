@@ -36,7 +36,7 @@ class FitProgress:
         self._next = 0.0
 
     def begin(self, title: str) -> None:
-        """Say what is fitted."""
+        """Print what is fitted now."""
         self._title, self._bar, self._begun, self._open = title, None, None, not self._terminal
         _say(f"{title} ... " if self._open else title, end="" if self._open else "\n")
 
@@ -53,7 +53,7 @@ class FitProgress:
             self._open = False
 
     def end(self, said: str) -> None:
-        """How it ended."""
+        """Print how the fit ended."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -21,7 +21,7 @@ CHARTS = {"curves": "behavior/p_balanced", "curves_in_words": "open_ended/score"
 ATTACHED = ("*.csv", "table.txt", "recipe.yaml", "figures/*.svg")
 
 
-def shown(report: Report, found: Sequence[Curve]) -> dict[str, Any]:
+def logged_content(report: Report, found: Sequence[Curve]) -> dict[str, Any]:
     """What is logged, by its key in the dashboard; what the run folder does not hold is left out."""
     return _tables(report) | _charts(report, found) | _pages(report.folder)
 

@@ -43,7 +43,7 @@ class Progress(Callback):
         self.fit.begin(f"fit {intervention.key} on {used} pairs")
 
     def on_fit_step(self, *, intervention: Intervention, done: int, total: int, note: str) -> None:
-        """How far it is."""
+        """Show how far the fit is."""
         self.fit.step(done, total, note)
 
     def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
@@ -63,7 +63,7 @@ class Progress(Callback):
         self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
 
     def on_tuning_batch(self, *, batch: Batch) -> None:
-        """Move the bar."""
+        """Move the bar on by a batch of the search."""
         self.bar.update()
 
     def on_tuning_end(self, *, record: dict[str, Any]) -> None:
@@ -136,8 +136,8 @@ class Progress(Callback):
         scores = item_scores(rows, protocol=self.cells[keys[0]].protocol)
         table = cell_table(grouped(scores, cells), how=Resampling(draws=DRAWS))
         for line in table.to_dict("records"):
-            low, high = _p(line["p_balanced_low"]), _p(line["p_balanced_high"])
-            level = f"p {_p(line['p_balanced'])} [{low}, {high}] n {line['n']}"
+            low, high = _probability_text(line["p_balanced_low"]), _probability_text(line["p_balanced_high"])
+            level = f"p {_probability_text(line['p_balanced'])} [{low}, {high}] n {line['n']}"
             level += "" if line["evaluator"] == "answer_probability" else f" {line['evaluator']}"
             tqdm.write(f"  {self._base(line):<28} {_what(line):<26} {level}", file=sys.stderr)
 
@@ -182,5 +182,5 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _p(value: float) -> str:
+def _probability_text(value: float) -> str:
     return "n/a" if value != value else f"{value:.2f}"

@@ -50,7 +50,7 @@ def headline_numbers(report: Report) -> dict[str, float | str]:
         numbers |= {"multiplier": line["multiplier"]} if line["multiplier"] else {}
         numbers |= {"verdict": line["told"]} if line["told"] else {}
         numbers |= scores.get((line["base"], line["base_dose"], line["multiplier"]), {})
-        place = f"{words.named(line['base'], line['base_dose'])}/{_dose(line['multiplier'], chosen.vector)}"
+        place = f"{words.named(line['base'], line['base_dose'])}/{_dose_key(line['multiplier'], chosen.vector)}"
         found |= {f"{place}/{name}": value for name, value in numbers.items() if value == value}
     return found
 
@@ -96,6 +96,6 @@ def _scores(report: Report) -> dict[tuple[str, float, float], dict[str, float]]:
     }
 
 
-def _dose(multiplier: float, vector: str) -> str:
+def _dose_key(multiplier: float, vector: str) -> str:
     """No number in it: a dot in a key would be a level of its own, and another dose another column."""
     return f"{vector}_{'plus' if multiplier > 0 else 'minus'}" if multiplier else "alone"

@@ -49,7 +49,7 @@ class WandbTracker(Tracker):
         """One run a base and vector, then a summary run with what the whole run shows."""
         from caa_bench.tracking.curves import curves
 
-        quiet()
+        quiet_wandb()
         found = curves(report)
         for curve in found:
             self._log_curve(report, curve)
@@ -66,11 +66,11 @@ class WandbTracker(Tracker):
 
     def _log_summary(self, report: Report, found: Sequence[Curve]) -> None:
         """The cells as a table, all curves in one chart, examples, figures, the page; and the headline's numbers."""
-        from caa_bench.tracking.pages import attach, shown
+        from caa_bench.tracking.pages import attach, logged_content
         from caa_bench.tracking.summary import headline_numbers
 
         with self._run(report, name="summary", job_type="summary") as run:
-            run.log(shown(report, found))
+            run.log(logged_content(report, found))
             run.summary.update(headline_numbers(report))
             attach(run, report.folder)
 
@@ -120,7 +120,7 @@ def wandb_mode() -> Literal["online", "offline", "disabled"]:
     return "online" if asked != "offline" and _logged_in() else "offline"
 
 
-def quiet() -> None:
+def quiet_wandb() -> None:
     """What the environment must say before wandb is imported: it greets before it reads the settings of a run."""
     os.environ.setdefault("WANDB_SILENT", "true")
     if not os.environ.get("WANDB_MODE"):

@@ -12,7 +12,7 @@ from caa_bench.models.hub import first_line
 from caa_bench.storage.files import content_key
 from caa_bench.tracking.curves import METRICS, STEP
 from caa_bench.tracking.trackio_runs import INSTALL
-from caa_bench.tracking.wandb_runs import quiet, wandb_mode
+from caa_bench.tracking.wandb_runs import quiet_wandb, wandb_mode
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -38,7 +38,7 @@ def save_dashboard(*, project: str, entity: str = "") -> str:
         raise UserError("dashboard: not logged in to wandb; run `wandb login` first (and unset WANDB_MODE)")
     if find_spec("wandb_workspaces") is None:
         raise UserError(f"dashboard: wandb-workspaces is not installed; {INSTALL}")
-    quiet()
+    quiet_wandb()
     import wandb
 
     try:
@@ -60,7 +60,7 @@ def workspace(*, project: str, entity: str) -> Workspace:
 
     shown = [panels.MediaBrowser(title=key, media_keys=[key]) for key in MEDIA]
     tables = [panels.WeavePanelSummaryTable(table_name=name) for name in ("answers", "cells")]
-    sections = [_section(family, metrics) for family, metrics in METRICS.items()]
+    sections = [_family_section(family, metrics) for family, metrics in METRICS.items()]
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -72,7 +72,7 @@ def workspace(*, project: str, entity: str) -> Workspace:
     )
 
 
-def _section(family: str, metrics: tuple[str, ...]) -> Section:
+def _family_section(family: str, metrics: tuple[str, ...]) -> Section:
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as ws
 

@@ -34,6 +34,11 @@ class LmEval(Evaluator):
 
     Args:
         config: its recipe section.
+
+    Example:
+        >>> from caa_bench import LmEval
+        >>> LmEval(tasks=["arc_easy"], limit=20).config.tasks
+        ('arc_easy',)
     """
 
     name = "lm_eval"
@@ -138,7 +143,7 @@ class LmEval(Evaluator):
             rows = []
             for treatment, edits in zip(one.treatments, one.edits, strict=True):
                 values = self._tasks.values(job.items, under(edits))
-                rows += [_row(treatment.cell, item, value) for item in job.items for value in values[item.id]]
+                rows += [_metric_row(treatment.cell, item, value) for item in job.items for value in values[item.id]]
             return rows
 
         return job.measure(rows_of)
@@ -157,7 +162,7 @@ class LmEval(Evaluator):
         )
 
 
-def _row(cell: str, item: Document, value: Value) -> Row:
+def _metric_row(cell: str, item: Document, value: Value) -> Row:
     return {
         "cell": cell,
         "item": item.id,

@@ -75,10 +75,10 @@ def scored(task: Task, instances: Sequence[Instance]) -> Iterator[Value]:
             continue
         for metric, value in results.items():
             if (how := aggregation_of(task, metric)) is not None:
-                yield _value(_metric(metric, name), how, value)
+                yield _parsed_value(_metric_name(metric, name), how, value)
 
 
-def _value(metric: str, aggregation: str, value: Any) -> Value:
+def _parsed_value(metric: str, aggregation: str, value: Any) -> Value:
     total, weight = value if isinstance(value, tuple) and len(value) == 2 else (value, 1)
     try:
         number, units = float(total), int(weight)
@@ -94,10 +94,12 @@ def failed(task: Task, error: str | None, *, only: str | None = None) -> Iterato
     for name in [only] if only is not None else [one.name for one in task._filters]:
         for metric in task.aggregation():
             if (aggregation := aggregation_of(task, metric)) is not None:
-                yield Value(metric=_metric(metric, name), aggregation=aggregation, value=None, weight=None, error=error)
+                yield Value(
+                    metric=_metric_name(metric, name), aggregation=aggregation, value=None, weight=None, error=error
+                )
 
 
-def _metric(metric: str, name: str) -> str:
+def _metric_name(metric: str, name: str) -> str:
     """`acc`, or `exact_match,strict-match` where a filter is named, as in lm-eval's own results."""
     return metric if name == "none" else f"{metric},{name}"
 

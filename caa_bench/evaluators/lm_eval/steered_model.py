@@ -80,7 +80,7 @@ class SteeredLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The tokenizer's end."""
+        """The token that ends a text."""
         return int(self.tokenizer.eos_token_id)
 
     @property

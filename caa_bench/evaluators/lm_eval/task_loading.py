@@ -30,11 +30,13 @@ def load_tasks(names: list[str], *, folder: str) -> dict[str, Task]:
     known = manager.all_tasks
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UserError(*(f"lm_eval.tasks: {_named(name)}: no such task; {_near(name, known)}" for name in unknown))
+        raise UserError(
+            *(f"lm_eval.tasks: {_quoted_name(name)}: no such task; {_near(name, known)}" for name in unknown)
+        )
     loaded: dict[str, Task] = {}
     for name in names:
         try:
-            with quiet():
+            with quiet_lm_eval():
                 loaded |= manager.load([name])["tasks"]
         except Exception as error:
             raise broken(name, error) from error
@@ -44,20 +46,22 @@ def load_tasks(names: list[str], *, folder: str) -> dict[str, Task]:
 def _near(name: str, known: Sequence[str]) -> str:
     near = get_close_matches(name, known, n=1)
     return (
-        f"did you mean {_named(near[0])}?" if near else "`lm-eval ls tasks` lists lm-eval's own; task_path adds yours"
+        f"did you mean {_quoted_name(near[0])}?"
+        if near
+        else "`lm-eval ls tasks` lists lm-eval's own; task_path adds yours"
     )
 
 
 def broken(name: str, error: Exception) -> UserError:
     return UserError(
-        f"lm_eval.tasks: {_named(name)} cannot be loaded ({type(error).__name__}: {first_line(error)}); check that its "
-        "file is right and its data can be reached"
+        f"lm_eval.tasks: {_quoted_name(name)} cannot be loaded ({type(error).__name__}: {first_line(error)}); check "
+        "that its file is right and its data can be reached"
     )
 
 
 def refused(name: str, task: Task) -> Iterator[str]:
     """What of a task cannot be measured here."""
-    begin = f"lm_eval.tasks: {_named(name)}"
+    begin = f"lm_eval.tasks: {_quoted_name(name)}"
     if getattr(task, "UNSAFE_CODE", False):
         yield f"{begin} runs code that the model writes, which is refused; take it out"
     if getattr(task, "MULTIMODAL", False):
@@ -80,12 +84,12 @@ def set_fewshot(task: Task, *, num_fewshot: int | None, seed: int) -> None:
     task.set_fewshot_seed(seed=seed)
 
 
-def _named(name: str) -> str:
+def _quoted_name(name: str) -> str:
     return repr(terminal_safe(name[:60]))
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_lm_eval() -> Iterator[None]:
     """Without lm-eval's warnings and bars, which say nothing of this run; what goes wrong is raised."""
     logger = logging.getLogger("lm_eval")
     level = logger.level

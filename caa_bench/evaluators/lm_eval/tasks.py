@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
 from caa_bench.evaluators.lm_eval.scoring import Value, aggregation_of, answer, apply_filters, failed, finite, scored
-from caa_bench.evaluators.lm_eval.task_loading import broken, load_tasks, quiet, refused, set_fewshot
+from caa_bench.evaluators.lm_eval.task_loading import broken, load_tasks, quiet_lm_eval, refused, set_fewshot
 from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Tasks:
         for name, task in self.tasks.items():
             set_fewshot(task, num_fewshot=num_fewshot, seed=seed)
             try:
-                with quiet():
+                with quiet_lm_eval():
                     task.build_all_requests(limit=limit)
             except Exception as error:
                 raise broken(name, error) from error
@@ -84,10 +84,10 @@ class Tasks:
         found = []
         for place, (name, task) in enumerate(self.tasks.items()):
             settings = {k: v for k, v in task.dump_config().items() if k not in _NO_CONTENT}
-            scoring = content_key(_plain(settings))
+            scoring = content_key(_stable_text(settings))
             for number in dict.fromkeys(instance.doc_id for instance in task.instances):
                 own = self._instances[_id(name, number)]
-                content = content_key([scoring, *(_plain([one.request_type, one.doc, one.args]) for one in own)])
+                content = content_key([scoring, *(_stable_text([one.request_type, one.doc, one.args]) for one in own)])
                 key = _id(name, number)
                 made = Document(
                     id=key, question=str(own[0].args[0]), cluster=key, task=name, number=number, content=content
@@ -104,7 +104,7 @@ class Tasks:
         return {name: metrics for name, metrics in found.items() if metrics}
 
     def requests(self, documents: Sequence[Document]) -> list[Instance]:
-        """Every request of these."""
+        """Every request that lm-eval makes of these documents."""
         return [instance for document in documents for instance in self._instances[document.id]]
 
     def values(self, documents: Sequence[Document], lm: SteeredLM) -> dict[str, list[Value]]:
@@ -132,6 +132,6 @@ def _id(task: str, number: int) -> str:
     return f"{task}/{number:04d}"
 
 
-def _plain(value: Any) -> str:
+def _stable_text(value: Any) -> str:
     """As text that is the same in every process: functions by their name, not by where they lie in memory."""
     return json.dumps(value, sort_keys=True, default=lambda one: getattr(one, "__qualname__", type(one).__name__))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_training() -> Iterator[None]:
     """Keep the libraries' notes to one another off the user's screen: deprecations, token alignment, kernels."""
     import logging as standard
     import warnings
