@@ -205,7 +205,7 @@ def test_a_stack_can_give_each_part_its_own_dose(behavior, fitted):
         Stack(fitted["caa"], fitted["random"], doses=[one])
 
 
-@pytest.mark.parametrize("name", ["random", "shuffled"])
+@pytest.mark.parametrize("name", ["random", "covariance", "shuffled", "orthogonal"])
 def test_placebos_have_the_norm_and_the_grid_of_their_original_and_another_direction(name, fitted):
     placebo, original = fitted[name].vectors, fitted["caa"].vectors
     assert torch.allclose(placebo.norm(dim=-1), original.norm(dim=-1), rtol=1e-5)

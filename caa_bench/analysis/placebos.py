@@ -1,6 +1,6 @@
 """Is an effect larger than what vectors that mean nothing do? Every draw by itself, and a vector's rank among them.
 
-docs/numbers.md, "A fair comparison". A vector that means nothing is one more draw: in 1 of n + 1 runs it is the largest.
+docs/numbers.md, "A fair comparison". A vector that means nothing is one more draw, the largest in 1 of n + 1 runs.
 Shapes: N items, C conditions, F draws.
 """
 
