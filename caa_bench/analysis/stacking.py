@@ -37,8 +37,8 @@ from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, verdict_of
 COLUMNS = [
     *RUN, *LINE, "family", "n", "n_clusters", "n_fits", *Estimate.columns(*EFFECTS, "retention"), "p_value", "q_value",
     *Estimate.columns(*(f"{name}_p" for name in EFFECTS)), "p_before", "p_after", "room", "detectable_effect",
-    "spread_items", "spread_fits", "mass_low_share", "letter_locked", "saturated_share", "fits_disagree", "verdict", "verdict_stability", "tags", "verdict_text",
-    "caveats",
+    "spread_items", "spread_fits", "mass_low_share", "letter_locked", "saturated_share", "fits_disagree", "verdict",
+    "verdict_stability", "tags", "verdict_text", "caveats",
 ]  # fmt: skip
 FIT_COLUMNS = ["cell", *RUN, *CONDITION, "fit", "n", "p_balanced", "log_odds", *EFFECTS]
 FAMILY = ["model", "protocol", "split", "evaluator", "family"]

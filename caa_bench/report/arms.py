@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from caa_bench.analysis.estimates import MIN_ITEMS
+from caa_bench.analysis.estimates import MIN_ITEMS, Interval
 from caa_bench.analysis.placebos import strictest
+from caa_bench.analysis.selection import among
 from caa_bench.analysis.verdict import OPPOSITE, SMALLEST, opposite
 from caa_bench.errors import UserError
 from caa_bench.report import words
@@ -102,6 +103,16 @@ def beyond_placebos(report: Report, shift: Mapping[str, Any]) -> str:
     if rank["beyond"] and moves(shift):
         return f"beyond {'all' if not rank['larger'] else f'{n - rank.larger} of'} {n} {kind} placebos, {p}"
     return f"within the {n} {kind} placebos, {p}" if rank["within"] else ""
+
+
+def strongest(arms: pd.DataFrame) -> str:
+    """What its interval says of the arm that moves most, chosen on these very items; "" where there is one alone."""
+    known = arms[arms["kind"].isin(["base", "vector"]) & arms["shift_low"].notna()]
+    if len(known) < 2:
+        return ""
+    line = known.loc[known["shift"].abs().idxmax()]
+    corrected = among(Interval.take(line, "shift"), tries=len(known))
+    return f"; the largest shift, chosen on these items among {len(known)}, is {corrected.text()} with that counted in"
 
 
 @dataclass(frozen=True, kw_only=True)
