@@ -20,7 +20,7 @@ export SET TORCH
 OPTIONS = --set "$$SET" $(if $(RECIPE),--recipe $(RECIPE)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare compare-all sweep tune fit report check data list test test-slow quality format bench tiny clean
+.PHONY: help install compare compare-all sweep tune fit report check data list test test-slow quality format bench simulate tiny clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ format: $(STAMP) ## format and fix what can be fixed
 
 bench: $(STAMP) ## how fast the engine is beside the usual loops; writes BENCHMARKS.md
 	$(BIN)/python -m benchmarks.bench
+
+simulate: $(STAMP) ## do intervals, placebos and power hold at the rate they state? a table in docs/numbers.md (a minute)
+	$(BIN)/python -m benchmarks.simulate
 
 tiny: $(STAMP) ## rebuild the embedded model from its seed and measure it (about an hour on 2 cores)
 	$(BIN)/python -m caa_bench.tiny.build

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from caa_bench.evaluators.perplexity import Perplexity as Perplexity
     from caa_bench.interventions import CAA as CAA
     from caa_bench.interventions import Condition as Condition
+    from caa_bench.interventions import CovarianceDirection as CovarianceDirection
     from caa_bench.interventions import FullSFT as FullSFT
     from caa_bench.interventions import Intervention as Intervention
     from caa_bench.interventions import LoraSFT as LoraSFT
+    from caa_bench.interventions import OrthogonalShuffle as OrthogonalShuffle
     from caa_bench.interventions import RandomDirection as RandomDirection
     from caa_bench.interventions import ShuffledLabels as ShuffledLabels
     from caa_bench.interventions import Stack as Stack
@@ -57,10 +59,12 @@ _HOMES = {
     "OpenEnded": "evaluators.open_ended",
     "Perplexity": "evaluators.perplexity",
     "CAA": "interventions",
+    "CovarianceDirection": "interventions",
     "Condition": "interventions",
     "FullSFT": "interventions",
     "Intervention": "interventions",
     "LoraSFT": "interventions",
+    "OrthogonalShuffle": "interventions",
     "RandomDirection": "interventions",
     "ShuffledLabels": "interventions",
     "Stack": "interventions",

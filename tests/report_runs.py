@@ -44,6 +44,7 @@ class Simulated:
         loss: (base, multiplier) -> what it takes from the log-odds of the correct option, at every layer, NaN for
             answers in error; None where capability was not measured.
         facts_asked: ids of the capability's questions; own facts of four categories where not given.
+        draws: of each placebo, on the unchanged model alone; draw d does 1 / d of its gain, in turn either way.
         vector_layer / vector_model: where a transferred vector was taken.
         signal: how far apart the training pairs' sides lie, in standard deviations.
         rise: (base, multiplier) -> what it takes from the log-probability of each token of plain text, NaN for passages
@@ -70,6 +71,7 @@ class Simulated:
     dropped: int = 0
     loss: Mapping[tuple[str, float], float] | None = None
     facts_asked: Sequence[str] = ()
+    draws: int = 1
     vector_layer: int | None = None
     vector_model: str = ""
     signal: float = 4.0
@@ -115,8 +117,8 @@ def _cells(plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
 def _cells_of(evaluator: str, vectors: Sequence[str], plan: Simulated, recipe: Mapping[str, Any]) -> list[Cell]:
     cells = []
     for base, base_dose in [(name, dose) for name in plan.bases for dose in plan.doses.get(name, (1.0,))]:
-        grid = [(v, layer, m) for v in vectors for layer in plan.layers for m in plan.multipliers]
-        for vector, layer, multiplier in [("", None, 0.0), *grid]:
+        grid = [(*v, layer, m) for v in _on_top(vectors, base, plan) for layer in plan.layers for m in plan.multipliers]
+        for vector, fit, layer, multiplier in [("", "", None, 0.0), *grid]:
             identity = {
                 "model": recipe["model"],
                 "protocol": recipe["protocol"],
@@ -131,9 +133,18 @@ def _cells_of(evaluator: str, vectors: Sequence[str], plan: Simulated, recipe: M
                 "layer": layer,
                 "multiplier": multiplier,
                 "vector_model": plan.vector_model if vector else "",
+                "fit": fit,
             }
             cells.append(Cell(key=content_key(identity)[:16], **identity))
     return cells
+
+
+def _on_top(vectors: Sequence[str], base: str, plan: Simulated) -> list[tuple[str, str]]:
+    """Each vector with the number of its draw, "" where it has none."""
+    if plan.draws == 1:
+        return [(vector, "") for vector in vectors]
+    draws = [str(draw) for draw in range(1, plan.draws + 1)] if base == "none" else []
+    return [(v, d) for v in vectors for d in (draws if v in ("random", "shuffled") else [""])]
 
 
 def _rows(
@@ -155,7 +166,16 @@ def _rows(
             if cell.vector:
                 kept = plan.kept.get(cell.base, 0.85)
                 near = 0.5 ** abs((cell.layer or 0) - 3)
-                y += plan.gain[cell.vector] * kept * near * cell.multiplier * (1 + 0.35 * slope)
+                draw = int(cell.fit or 1)
+                y += (
+                    plan.gain[cell.vector]
+                    / draw
+                    * (-1) ** (draw - 1)
+                    * kept
+                    * near
+                    * cell.multiplier
+                    * (1 + 0.35 * slope)
+                )
                 y += 0.15 * noise * len(cell.base) / 20
             for order in orders:
                 matching = (number + order) % 2

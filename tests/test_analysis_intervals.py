@@ -19,7 +19,14 @@ from caa_bench.analysis.intervals import (
     sign_flip,
     standard_error,
 )
-from caa_bench.analysis.power import adds_fully_power, detectable_effect, items_needed, items_to_settle, t_test_power
+from caa_bench.analysis.power import (
+    Noise,
+    adds_fully_power,
+    detectable_effect,
+    items_needed,
+    items_to_settle,
+    t_test_power,
+)
 
 
 def sample(shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:
@@ -41,7 +48,7 @@ def test_bca_agrees_with_scipy():
     assert [low, high] == pytest.approx(list(theirs), abs=0.04 * width)
 
 
-def test_studentized_ends_are_those_of_a_plain_loop():
+def test_the_ends_are_the_outer_ones_of_a_plain_bootstrap_t_loop_and_of_t():
     """The matrix form against the textbook loop on the very same resamples."""
     values, weights = sample((30, 1)), Resampling(draws=999).weights(30)
     mean, se = values.mean(), values.std(ddof=1) / np.sqrt(30)
@@ -52,7 +59,9 @@ def test_studentized_ends_are_those_of_a_plain_loop():
     low, high = np.quantile(t, [0.025, 0.975])
     ours = bootstrap_mean(values, np.arange(30), how=Resampling(draws=999))
     assert ours.se[0] == pytest.approx(se, rel=1e-12)
-    assert [ours.low[0], ours.high[0]] == pytest.approx([mean - high * se, mean - low * se], rel=1e-8)
+    reach = stats.t.ppf(0.975, 29) * se
+    assert ours.low[0] == pytest.approx(min(mean - high * se, mean - reach), rel=1e-8)
+    assert ours.high[0] == pytest.approx(max(mean - low * se, mean + reach), rel=1e-8)
 
 
 def test_an_interval_of_normal_values_is_close_to_the_t_interval():
@@ -111,7 +120,20 @@ def test_one_odd_item_among_equal_ones_does_not_blow_the_interval_up():
     values = np.full((50, 1), 0.999)
     values[7] = 0.2
     found = bootstrap_mean(values, np.arange(50), within=(0, 1))
-    assert 0.9 < found.low[0] < found.point[0] <= found.high[0] <= 0.999 + 1e-12
+    assert 0.89 < found.low[0] < found.point[0] <= found.high[0] <= 1
+    unbounded = bootstrap_mean(np.where(values < 0.5, 4.0, 0.0), np.arange(50))
+    assert np.isnan([unbounded.low[0], unbounded.high[0]]).all(), "one item is all there is to an effect"
+    assert unbounded.point[0] == pytest.approx(0.08)
+
+
+def test_a_level_near_1_has_the_end_of_a_share():
+    """All 50 items right says no more than the score interval of 50 of 50 does; in the middle nothing changes."""
+    values = np.column_stack([np.full(50, 1.0), np.full(50, 0.9999), np.full(50, 0.5)])
+    found = bootstrap_mean(values, np.arange(50), within=(0, 1))
+    score = 50 / (50 + stats.norm.ppf(0.975) ** 2)
+    assert found.low[:2] == pytest.approx([score, score], abs=2e-4)
+    assert found.high[:2] == pytest.approx([1, 1], abs=1e-9)
+    assert (found.low[2], found.high[2]) == (0.5, 0.5)
 
 
 def test_an_infinite_score_is_refused():
@@ -190,21 +212,21 @@ def test_the_same_bits_in_other_processes_with_other_thread_counts():
 
 
 def test_power_counts_items_as_the_noncentral_t_does():
-    n = items_needed(0.5, 1.2)
-    assert t_test_power(0.5, 1.2, n=n) >= 0.8 > t_test_power(0.5, 1.2, n=n - 1)
+    n = items_needed(0.5, Noise(items=1.2))
+    assert t_test_power(0.5, Noise(items=1.2), n=n) >= 0.8 > t_test_power(0.5, Noise(items=1.2), n=n - 1)
     assert n == 48  # statsmodels TTestPower().solve_power(0.5 / 1.2, power=0.8, alpha=0.05) = 47.16
-    assert items_needed(-0.5, 1.2) == n and items_needed(0.5, 1.2, power=0.9) > n
+    assert items_needed(-0.5, Noise(items=1.2)) == n and items_needed(0.5, Noise(items=1.2), power=0.9) > n
 
 
 def test_the_detectable_effect_is_the_one_the_items_needed_would_find():
-    n = items_needed(0.3, 1.0)
+    n = items_needed(0.3, Noise(items=1.0))
     assert detectable_effect(1.0 / np.sqrt(n)) == pytest.approx(0.3, rel=0.02)
     assert detectable_effect(1.0) == pytest.approx(2.8, abs=0.01)
 
 
 def test_no_number_of_items_finds_no_effect():
     with pytest.raises(ValueError, match="must not be 0"):
-        items_needed(0.0, 1.0)
+        items_needed(0.0, Noise(items=1.0))
 
 
 def test_standard_error_needs_two_clusters():
@@ -213,9 +235,11 @@ def test_standard_error_needs_two_clusters():
 
 def test_adds_fully_takes_as_many_items_as_the_simulation_says():
     """The slow simulation with effect 1.5, sd 1.35: .19 at 50 items, .72 at 100, .97 at 200."""
-    powers = [adds_fully_power(1.5, 1.35, n=n) for n in (50, 100, 200)]
+    powers = [adds_fully_power(1.5, Noise(items=1.35), n=n) for n in (50, 100, 200)]
     assert powers == pytest.approx([0.19, 0.72, 0.97], abs=0.05)
-    n = items_to_settle(1.5, 1.35)
-    assert 100 < n < 150 and adds_fully_power(1.5, 1.35, n=n) >= 0.8 > adds_fully_power(1.5, 1.35, n=n - 1)
+    n = items_to_settle(1.5, Noise(items=1.35))
+    assert 100 < n < 150 and adds_fully_power(1.5, Noise(items=1.35), n=n) >= 0.8 > adds_fully_power(
+        1.5, Noise(items=1.35), n=n - 1
+    )
     with pytest.raises(ValueError, match="positive"):
-        items_to_settle(-1.0, 1.0)
+        items_to_settle(-1.0, Noise(items=1.0))

@@ -10,9 +10,10 @@ from scipy import stats
 
 from caa_bench.analysis.cells import cell_table, effect_by_half, shift_table
 from caa_bench.analysis.estimates import Resampling
-from caa_bench.analysis.fairness import choose_dose, effect_at_equal_loss, matched_dose, placebo_band, within_placebo
+from caa_bench.analysis.fairness import choose_dose, effect_at_equal_loss, matched_dose
 from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.items import item_scores, letter_table
+from caa_bench.analysis.placebos import placebo_band, placebo_draws, placebo_ranks, within_placebo
 from caa_bench.analysis.reliability import item_reliability, rank_correlations, reliability_table
 from caa_bench.analysis.stacking import stacking_table
 from caa_bench.analysis.warn import RunFacts, Tables
@@ -48,6 +49,7 @@ def tables(scores: pd.DataFrame, cells: pd.DataFrame, *, placebos: dict[str, str
         stacking=stacking_table(groups, how=how, placebos=placebos),
         shifts=shift_table(groups, how=how),
         reliability=reliability_table(groups, how=how),
+        placebos=placebo_draws(groups, placebos=placebos),
     )
 
 
@@ -61,7 +63,7 @@ VECTORS = {"caa": SLOPE, "random": 0.1 * SLOPE, "shuffled": -0.2 * SLOPE}
 
 def test_the_placebo_band_is_the_range_of_the_placebos():
     values, cells = curve(VECTORS)
-    band = placebo_band(shift_table(grouped(make.scores(values), cells)), placebos=PLACEBOS)
+    band = placebo_band(placebo_draws(grouped(make.scores(values), cells), placebos=PLACEBOS))
     up = band[(band["base"] == "none") & (band["multiplier"] == 1.0)].iloc[0]
     assert (up["low"], up["high"]) == pytest.approx((-0.2 * SLOPE.mean(), 0.1 * SLOPE.mean()))
     assert up["placebos"] == 2 and len(band) == 4
@@ -70,13 +72,54 @@ def test_the_placebo_band_is_the_range_of_the_placebos():
 
 def test_an_effect_no_larger_than_a_placebos_is_within_the_band():
     values, cells = curve({**VECTORS, "caa": 0.05 * SLOPE})
-    shifts = shift_table(grouped(make.scores(values), cells))
-    inside = within_placebo(shifts, placebos=PLACEBOS)
+    groups = grouped(make.scores(values), cells)
+    shifts, draws = shift_table(groups), placebo_draws(groups, placebos=PLACEBOS)
+    inside = within_placebo(shifts, draws)
     assert inside[shifts["vector"] == "caa"].tolist() == [True] * 4
     assert inside[shifts["vector"] != "caa"].isna().all()
     strong = shift_table(grouped(make.scores(curve(VECTORS)[0]), curve(VECTORS)[1]))
-    assert within_placebo(strong, placebos=PLACEBOS)[strong["vector"] == "caa"].tolist() == [False] * 4
-    assert within_placebo(strong[strong["vector"] == "caa"], placebos=PLACEBOS).isna().all()
+    assert within_placebo(strong, draws)[strong["vector"] == "caa"].isna().all(), "one draw of a kind settles nothing"
+    assert within_placebo(strong, draws[:0]).isna().all()
+
+
+def drawn(effects: list[float], own: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Shifts and draws of a vector whose effect is `own`, beside a placebo with one draw an effect."""
+    lines = [make.cell(), make.cell(vector="caa", multiplier=1.0)]
+    lines += [make.cell(vector="shuffled", multiplier=1.0, fit=str(n)) for n, _ in enumerate(effects, 1)]
+    values = {line["cell"]: LEVEL + gain for line, gain in zip(lines, [0.0, own, *effects], strict=True)}
+    groups = grouped(make.scores(values), make.frame(lines))
+    return shift_table(groups), placebo_draws(groups, placebos={"shuffled": "caa"})
+
+
+def test_the_rank_of_a_vector_is_exact():
+    """19 draws of .05, -.1, .15 ...: the p-value counts sizes on either side, and ties as larger."""
+    effects = [0.05 * n * (-1) ** n for n in range(1, 20)]
+    found = {}
+    for own in (-0.96, 0.95, -0.90, 0.02):
+        shifts, draws = drawn(effects, own)
+        (rank,) = placebo_ranks(shifts, draws).to_dict("records")
+        found[own] = (rank["larger"], rank["p_value"], rank["beyond"], rank["within"])
+        assert rank["draws"] == 19 and rank["largest"] == pytest.approx(0.95) and rank["shift"] == pytest.approx(own)
+    assert found == {
+        -0.96: (0, 0.05, True, False),
+        0.95: (1, 0.10, False, True),
+        -0.90: (2, 0.15, False, True),
+        0.02: (19, 1.0, False, True),
+    }
+    assert draws["draw"].tolist() == [str(n) for n in range(1, 20)]
+    assert draws["shift"].tolist() == pytest.approx(effects)
+
+
+def test_a_vector_that_means_nothing_is_beyond_its_placebos_in_one_run_of_twenty():
+    """Exchangeable by construction: one more draw, larger than all 19 of them with probability .05."""
+    rng = np.random.default_rng(11)
+    hits = 0
+    for _ in range(400):
+        effects = rng.standard_t(3, size=20)
+        shifts, draws = drawn(list(effects[1:]), effects[0])
+        hits += bool(placebo_ranks(shifts, draws)["beyond"].iloc[0])
+    low, high = stats.binom.interval(0.999, 400, 0.05)
+    assert low <= hits <= high
 
 
 def test_reliability_finds_the_slopes_and_the_items_steered_backwards():

@@ -196,7 +196,7 @@ def test_stacks_nest_and_leave_no_trace(labels, behavior, fitted, untouched):
         assert torch.allclose(rows.diff(), together[list(prompt.candidates)].diff(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["random", "shuffled"])
+@pytest.mark.parametrize("name", ["random", "covariance", "shuffled", "orthogonal"])
 def test_placebos_have_the_norm_and_the_grid_of_their_original_and_another_direction(name, fitted):
     placebo, original = fitted[name].vectors, fitted["caa"].vectors
     assert torch.allclose(placebo.norm(dim=-1), original.norm(dim=-1), rtol=1e-5)

@@ -130,20 +130,26 @@ def test_a_fit_that_fails_leaves_the_others(
 
 
 def test_fits_of_the_api_and_a_stack_are_joint() -> None:
-    own = [SystemPrompt(variant="mine", text="Be brief."), LoraSFT(), caa := CAA(), RandomDirection(original=caa)]
+    own = [
+        SystemPrompt(variant="mine", text="Be brief."), LoraSFT(), caa := CAA(),
+        RandomDirection(original=caa, draws=2),
+    ]  # fmt: skip
     made = several_fits(own, count=2)
     assert [one.key for one in made] == [
-        "system_prompt_mine", "lora_sft_positive", "caa", "random", "lora_sft_positive@2", "caa@2",
+        "system_prompt_mine", "lora_sft_positive", "caa", "random", "random@2", "lora_sft_positive@2", "caa@2",
     ]  # fmt: skip
     assert [one.config.seed for one in made if one.name == "lora_sft"] == [0, 1]
     assert [one.config.resample for one in made if one.name == "caa"] == [1, 2]
-    assert made[3].original is made[2], "the one placebo has the norm of the first fit's vector"
+    assert [one.original is made[2] for one in made[3:5]] == [True] * 2, (
+        "placebos have the norm of the first fit's vector"
+    )
+    assert made[4].draw == 2
     assert own[3].original is caa, "what was given stays as it was"
     bases = bases_of(["system_prompt_mine+lora_sft_positive"], interventions=made)
     assert [base.key for base in bases] == [
         "none", "system_prompt_mine+lora_sft_positive", "system_prompt_mine+lora_sft_positive@2",
     ]  # fmt: skip
-    assert several_fits(own, count=1) == own
+    assert several_fits(own, count=1)[:4] == own
     benchmark = Benchmark("tiny", args=BenchmarkArguments(fits=3, vectors=("caa",)), interventions=[CAA()])
     assert [one.number for one in benchmark.vectors] == ["1", "2", "3"]
 

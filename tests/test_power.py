@@ -8,7 +8,7 @@ import pytest
 from report_runs import simulate
 
 from caa_bench.__main__ import main
-from caa_bench.analysis.power import items_needed, items_to_settle, spread_of_items
+from caa_bench.analysis.power import Noise, items_needed, items_to_settle
 from caa_bench.report import make_report
 
 
@@ -25,8 +25,8 @@ def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def test_from_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     """A published case: an effect of 1.5 with a per-item sd of 1.35."""
     said = answer(capsys, "--effect", "0.5", "--sd", "1.35").splitlines()
-    assert said[0].startswith(f"{items_needed(0.5, 1.35)} items are needed to see")
-    assert said[1].startswith(f"{items_to_settle(0.5, 1.35)} items are needed to settle")
+    assert said[0].startswith(f"{items_needed(0.5, Noise(items=1.35))} items are needed to see")
+    assert said[1].startswith(f"{items_to_settle(0.5, Noise(items=1.35))} items are needed to settle")
     assert answer(capsys, "--effect", "5", "--sd", "1").startswith("20 items"), "no interval under 20"
 
 
@@ -34,7 +34,7 @@ def test_from_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line a stack at the leading doses; the number for the most demanding one stands in front."""
     table = make_report(folder).stacking
     lines = table[(table["vector"] == "caa") & table["multiplier"].isin([-1, 1])].to_dict("records")
-    wanted = [max(items_to_settle(x["alone"], spread_of_items(x["detectable_effect"], x["n"])), 20) for x in lines]
+    wanted = [max(items_to_settle(x["alone"], Noise(items=x["spread_items"])), 20) for x in lines]
     said = answer(capsys, str(folder))
     assert said.startswith(f'{max(wanted)} items are needed to settle "adds fully"')
     assert "this run has 60 items" in said
@@ -44,9 +44,22 @@ def test_from_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert int(more.split()[0]) > int(answer(capsys, str(folder), "--effect", "0.1").split()[0])
 
 
-def test_the_spread_is_the_items_own() -> None:
-    """Detectable effect and n give back the sd that they came from."""
-    assert spread_of_items(2.8015852 * 1.3 / 60**0.5, 60) == pytest.approx(1.3, rel=1e-6)
+def test_the_spread_is_the_items_own(folder: Path) -> None:
+    """It gives back the detectable effect of a run with one fit: 2.8 sd / sqrt(n)."""
+    table = make_report(folder).stacking
+    again = 2.8015852 * table["spread_items"] / table["n"] ** 0.5
+    assert again.to_numpy() == pytest.approx(table["detectable_effect"].to_numpy(), rel=1e-6)
+    assert table["spread_fits"].isna().all()
+
+
+def test_fits_are_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """The noise of few fits does not shrink with items: sd .3 over 3 fits hides an effect of .5 for ever."""
+    said = answer(capsys, "--effect", "0.5", "--sd", "1", "--fits", "3", "--fit-sd", "0.3")
+    assert said.startswith("no number of items is enough, more fits are needed to see")
+    said = answer(capsys, "--effect", "0.5", "--sd", "1", "--fits", "8", "--fit-sd", "0.3")
+    n = items_needed(0.5, Noise(items=1.0, fits=0.3 / 8**0.5, n_fits=8))
+    assert n is not None and said.startswith(f"{n} items are needed to see")
+    assert n > (items_needed(0.5, Noise(items=1.0)) or 0)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +69,9 @@ def test_the_spread_is_the_items_own() -> None:
         (["--effect", "0", "--sd", "1"], "no number of items shows an effect of 0", "give one that is not 0"),
         (["--effect", "1", "--sd", "-1"], "-1 is no standard deviation", "give 0 or more"),
         (["--effect", "1", "--power", "1"], "--power: 1 is no chance", "such as 0.8"),
+        (["--effect", "1", "--sd", "1", "--fit-sd", "1"], "--fit-sd: one fit cannot show it", "give --fits of 2"),
+        (["--effect", "1", "--sd", "1", "--fits", "0"], "0 is no number of fits", "give 1 or more"),
+        (["--effect", "1", "--fits", "3"], "--fits: a run has its own", "give --sd too"),
         (["run", "--effect", "1", "--sd", "1"], "a run has its own", "leave out"),
         (["nowhere"], "nowhere/manifest.json: cannot be read", "check the path"),
     ],

@@ -30,22 +30,32 @@ def test_where_nothing_moves_that_is_said_with_the_largest(tmp_path: Path) -> No
     """A shift of +0.10 and one of CAA near 0, each with an interval that clears 0: nothing moves, and nothing beats."""
     bases = ("none", "system_prompt_neutral")
     gain = {"caa": 0.02, "random": 0.05, "shuffled": -0.08}
-    report = _report(tmp_path, bases=bases, gain=gain, items=60, multipliers=(-1.0, 1.0))
+    report = _report(tmp_path, bases=bases, gain=gain, items=60, multipliers=(-1.0, 1.0), draws=19)
     first = _first(report)
     assert first.startswith("Nothing measured here moves refusal (largest: the neutral system prompt, +0.10")
     assert "most" not in first and first.endswith("43% -> 45%)")
     alone = report.arms[report.arms["kind"] == "vector"]
-    assert alone["told"].tolist() == ["within placebos"] * 2
+    assert alone["told"].tolist() == ["within the 19 shuffled placebos, p = .25"] * 2
 
 
-def test_an_effect_must_clear_the_largest_placebo_item_by_item(tmp_path: Path) -> None:
-    """CAA moves by .4 log-odds; beside a placebo of .1 it is beyond, beside one of .5 it is within, on either side."""
+def test_the_rank_among_the_strictest_kind_of_placebos_is_told(tmp_path: Path) -> None:
+    """CAA moves by .4 log-odds; draw d of a placebo moves by 1 / d of the first, on either side."""
     told = {}
-    for placebo in (0.1, -0.5, 0.5):
+    for draws, placebo in ((19, 0.1), (19, -0.5), (19, 0.5), (19, 0.9), (18, 0.1), (18, 0.5), (39, 0.5)):
         gain = {"caa": 0.4, "random": placebo, "shuffled": 0.0}
-        report = _report(tmp_path / f"{placebo}", bases=("none",), gain=gain, multipliers=(-1.0, 1.0))
-        told[placebo] = set(report.arms.loc[report.arms["kind"] == "vector", "told"])
-    assert told == {0.1: {"beyond placebos"}, -0.5: {"within placebos"}, 0.5: {"within placebos"}}
+        report = _report(
+            tmp_path / f"{draws} {placebo}", bases=("none",), gain=gain, multipliers=(-1.0, 1.0), draws=draws
+        )
+        (told[draws, placebo],) = set(report.arms.loc[report.arms["kind"] == "vector", "told"])
+    assert told == {
+        (19, 0.1): "beyond all 19 random placebos, p = .05",
+        (19, -0.5): "within the 19 random placebos, p = .10",
+        (19, 0.5): "within the 19 random placebos, p = .10",
+        (19, 0.9): "within the 19 random placebos, p = .15",
+        (18, 0.1): "",  # p = 1/19 is above .05, and no placebo is as large
+        (18, 0.5): "within the 18 random placebos, p = .11",
+        (39, 0.5): "beyond 38 of 39 random placebos, p = .05",
+    }
 
 
 def test_below_twenty_items_nothing_is_said_of_placebos(tmp_path: Path) -> None:

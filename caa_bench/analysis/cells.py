@@ -14,6 +14,7 @@ from caa_bench.analysis.effects import design_of
 from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
 from caa_bench.analysis.fits import effect_intervals
 from caa_bench.analysis.frames import CONDITION, RUN, UNCHANGED, UNSTEERED, Group
+from caa_bench.analysis.intervals import DIFFERENCE, UNBOUNDED
 
 LOW_MASS = 0.5
 SATURATION = 8.0
@@ -116,10 +117,11 @@ def _group_levels(group: Group, how: Resampling) -> pd.DataFrame:
 def _group_moves(group: Group, how: Resampling) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits)
     table["option_mass"] = column_mean(group.mean("option_mass"))
-    for score, suffix in (("p_balanced", "_p"), ("log_odds", "")):
+    for score, suffix, within in (("p_balanced", "_p", DIFFERENCE), ("log_odds", "", UNBOUNDED)):
         table[score] = column_mean(macro(group.mean(score), group.categories))
         for name, values in moved(group, score).items():
-            found = effect_intervals(macro(values, group.categories), design_of(group, how, column=score))
+            moves, design = macro(values, group.categories), design_of(group, how, column=score)
+            found = effect_intervals(moves, design, within=within)
             found.put(table, f"{name}{suffix}")
             table["n"], table["n_clusters"] = found.n, found.n_clusters
     return table

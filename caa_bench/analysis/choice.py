@@ -16,7 +16,7 @@ import pandas as pd
 from caa_bench.analysis.cells import macro
 from caa_bench.analysis.estimates import MIN_ITEMS, STANDARD, Resampling, cluster_sums
 from caa_bench.analysis.fairness import LEAST_MASS, MOST_LOSS
-from caa_bench.analysis.intervals import TIE, bootstrap_mean, enough
+from caa_bench.analysis.intervals import DIFFERENCE, TIE, bootstrap_mean, enough
 from caa_bench.behaviors.items import category_of
 
 SIZE = 0.05
@@ -200,7 +200,8 @@ def _losses(
     if not measured:
         return table
     lost = np.column_stack([(p[unchanged] - p[cell]).to_numpy(float) for _, cell in measured])
-    found = bootstrap_mean(macro(lost, categories), _clusters(scores, p.index), how=how)
+    clusters = _clusters(scores, p.index)
+    found = bootstrap_mean(macro(lost, categories), clusters, within=DIFFERENCE, how=how)
     lines = pd.DataFrame(dict(zip(names, (found.point, found.low, found.high), strict=True)))
     lines["k"] = [k for k, _ in measured]
     worst = lines.sort_values(names[::-1][:1], kind="stable").groupby("k").last()

@@ -1,24 +1,19 @@
-"""Equal chances for every arm: choices on the selection split, matched doses, equal loss, placebos.
+"""Equal chances for every arm: choices on the selection split, matched doses, equal loss.
 
 docs/numbers.md, "A fair comparison". What chooses refuses lines of the test split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.frames import RUN
-
 LEAST_MASS = 0.9
 MOST_LOSS = 0.03
 BUDGETS = (0.01, MOST_LOSS, 0.05)
 """Losses of p(correct) at which arms are compared."""
-PLACE = [*RUN, "base", "base_dose", "layer", "multiplier"]
-"""Where a vector and its placebos meet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,47 +150,6 @@ def effect_at_equal_loss(curve: pd.DataFrame, *, budgets: tuple[float, ...] = BU
             lines.append({"arm": arm, "budget": budget, "doses": len(inside)} | {name: best[name] for name in names})
     first = ["arm", "budget", "effect", "capability_loss", "doses"]
     return pd.DataFrame(lines, columns=[*first, *(name for name in names if name not in first)])
-
-
-def placebo_band(shifts: pd.DataFrame, *, placebos: Mapping[str, str]) -> pd.DataFrame:
-    """What vectors that mean nothing do at the same dose: the range over a vector's placebos.
-
-    Args:
-        shifts: from `cells.shift_table`.
-        placebos: vector -> the vector whose placebo it is.
-
-    Returns:
-        Columns `PLACE`, `original` (the vector whose placebos they are), `placebos` (how many), `low, high` of the
-        shift in log-odds, `p_low, p_high` of p(matching): the band of a dose curve. Empty where no placebo was run.
-    """
-    rows = shifts[shifts["vector"].isin(list(placebos)) & shifts["shift"].notna()]
-    rows = rows.assign(original=rows["vector"].map(dict(placebos)))
-    return rows.groupby([*PLACE, "original"], dropna=False, as_index=False).agg(
-        placebos=("shift", "size"),
-        low=("shift", "min"),
-        high=("shift", "max"),
-        p_low=("p_balanced", "min"),
-        p_high=("p_balanced", "max"),
-    )
-
-
-def within_placebo(shifts: pd.DataFrame, *, placebos: Mapping[str, str]) -> pd.Series:
-    """Whether a cell's shift, in the direction of its multiplier, is no larger than its own placebos' largest there.
-
-    Returns:
-        One entry a line of `shifts`: True, False, or NA for unsteered and placebo cells and where none of the vector's
-        placebos was run.
-    """
-    band = placebo_band(shifts, placebos=placebos)
-    joined = shifts.assign(original=shifts["vector"])[[*PLACE, "original"]].merge(
-        band, on=[*PLACE, "original"], how="left"
-    )
-    sign = np.sign(shifts["multiplier"].to_numpy(float))
-    reach = np.where(sign > 0, joined["high"].to_numpy(float), -joined["low"].to_numpy(float))
-    inside = pd.Series(sign * shifts["shift"].to_numpy(float) <= np.maximum(reach, 0.0), dtype="boolean")
-    known = ~np.isnan(reach) & shifts["shift"].notna().to_numpy() & (sign != 0)
-    inside[~known] = pd.NA
-    return inside.set_axis(shifts.index)
 
 
 def _refuse_test(shifts: pd.DataFrame) -> None:

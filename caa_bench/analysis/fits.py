@@ -2,9 +2,9 @@
 
 One fit: the bootstrap over clusters of `intervals`. Several: a two-way variance, items + fits (Cameron, Gelbach &
 Miller 2011, J. Business & Economic Statistics 29), with Satterthwaite's degrees of freedom (1946, Biometrics Bulletin
-2), instead of a bootstrap over items and fits, which draws from 2-5 fits too few to see their spread. Measured coverage
-where fits differ by .3 of the items' spread, n = 50, F = 2, 3, 5: two-way .91 .94 .95; bootstrap over both .84 .90 .92;
-items alone .75 .79 .85. Shapes: N items, L lines, F fits (unused ones NaN), C clusters.
+2) or, below five fits, Cochran's quantile (1964, Biometrics 20), instead of a bootstrap over items and fits, which
+draws from 2-5 fits too few to see their spread. Coverage stands in docs/numbers.md (`make simulate`).
+Shapes: N items, L lines, F fits (unused ones NaN), C clusters.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 from scipy import special, stats
 
 from caa_bench.analysis.estimates import STANDARD, TAIL, ClusterSums, Estimate, Resampling, cluster_sums
+from caa_bench.analysis.few_fits import MANY_FITS, cochran_df
+from caa_bench.analysis.few_items import score_ends
 from caa_bench.analysis.intervals import UNBOUNDED, bootstrap_mean, bootstrap_ratio, estimate, sign_flip
 
 
@@ -147,6 +149,7 @@ def effect_ratios(top: np.ndarray, bottom: np.ndarray, design: Design) -> Estima
             low, high = np.where(a > 0, (b - root) / a, np.nan), np.where(a > 0, (b + root) / a, np.nan)
             spread = of_top.variance - 2 * point * both.variance + point**2 * of_bottom.variance
             se = np.sqrt(np.maximum(spread, 0.0)) / np.abs(a_mean)
+            low, high = np.where(se == 0, point, [low, high])  # nothing varies: no last bits of the root
         return estimate(of_top.sums, low, high, se=se, df=df, point=point)
 
     return _by_fits(design, ratio, ratio)
@@ -197,7 +200,10 @@ def two_way(one: np.ndarray, two: np.ndarray, design: Design) -> TwoWay:
             )
             by_fit = by_fit * (1 + n_fits * of_pairs)
         df = (by_item + by_fit) ** 2 / (by_item**2 / (c - 1.0) + by_fit**2 / (n_fits - 1))
-    return TwoWay(sums=sums, by_item=by_item, by_fit=by_fit, df=np.where(np.isfinite(df), df, c - 1.0))
+    df = np.where(np.isfinite(df), df, c - 1.0)
+    if n_fits < MANY_FITS:
+        df = cochran_df(by_item, by_fit, c - 1.0, n_fits - 1.0)
+    return TwoWay(sums=sums, by_item=by_item, by_fit=by_fit, df=df)
 
 
 def _residuals(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
@@ -216,6 +222,8 @@ def _two_way_mean(values: np.ndarray, design: Design, *, within: tuple[float, fl
     two = two_way(values, values, design)
     se = np.sqrt(two.variance)
     low, high = _t_ends(two.sums.mean, stats.t.ppf(1 - TAIL, two.df) * se, within)
+    if within == (0.0, 1.0):
+        low, high = score_ends(two.sums, low, high)
     return estimate(two.sums, low, high, se=se, df=two.df)
 
 

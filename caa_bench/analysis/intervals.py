@@ -19,8 +19,11 @@ from caa_bench.analysis.estimates import (
     Resampling,
     cluster_sums,
 )
+from caa_bench.analysis.few_items import carried_by_few, score_ends
 
 UNBOUNDED = (-np.inf, np.inf)
+DIFFERENCE = (-1.0, 1.0)
+"""What a difference of two probabilities can be."""
 COLLAPSED = 0.25
 """Below 25% of the observed spread a resample's studentized value is unreliable: it divides by almost nothing."""
 COLLAPSE_SHARE = 0.025
@@ -34,19 +37,20 @@ TIE = 1e-9
 def bootstrap_mean(
     values: np.ndarray, clusters: np.ndarray, *, within: tuple[float, float] = UNBOUNDED, how: Resampling = STANDARD
 ) -> Estimate:
-    """Mean over items with its studentized (bootstrap-t) interval over clusters; BCa where resamples lose the spread.
+    """Mean over items with an interval over clusters: of the studentized bootstrap and Student's t the wider end.
 
     Davison & Hinkley 1997, Bootstrap Methods and their Application, chapter 5, with clusters as the sampling unit:
     each resample's error is divided by the same resample's standard error, and the quantiles of that ratio replace
-    those of t. Where a few odd items carry all the spread (a LoRA at the ceiling with two items left over), more than
-    `COLLAPSE_SHARE` of the resamples miss nearly all of it and the studentized end would run to half of 0-1: there the
-    BCa interval (Efron 1987) stands in. Measured at n = 50 near a ceiling (mean p .90): studentized .95, BCa .93,
-    percentile .91 coverage; so levels of p use this too.
+    those of t. It follows skew, where t fails, and is too short under heavy tails, where t holds; the outer ends cover
+    in both (`make simulate`). Where a few odd items carry the spread, more than `COLLAPSE_SHARE` of the resamples miss
+    nearly all of it and the studentized end would run to half of 0-1: there the BCa interval (Efron 1987) stands in.
+    Where one cluster (of fewer than 50: two) carries all of it, an unbounded mean has no interval. A level of p near 0
+    or 1 has an end as far in as a share's (`few_items.score_ends`): items that are off may not be among those seen.
 
     Args:
         values: one column an effect, NaN where an item has no score. [N, E]
         clusters: 0-based cluster code of each item. [N]
-        within: the range the mean can have; a probability's interval is cut at 0 and 1.
+        within: the range the mean can have, which cuts its interval: (0, 1) for a level of p, (-1, 1) for a difference.
     """
     return _bootstrap(cluster_sums(values, clusters), within=within, how=how)
 
@@ -126,10 +130,9 @@ def estimate(
     df: np.ndarray | None = None,
     point: np.ndarray | None = None,
 ) -> Estimate:
-    """The ends where there is enough data for them, the point where nothing varies. `point`: the mean unless given."""
+    """The ends where there is enough data for them. `point`: the mean unless given."""
     middle = sums.mean if point is None else point
-    flat, ok = se == 0, enough(sums)
-    low, high = np.where(flat, middle, low), np.where(flat, middle, high)
+    ok = enough(sums)
     return Estimate(
         point=middle,
         low=np.where(ok, low, np.nan),
@@ -150,7 +153,14 @@ def _bootstrap(sums: ClusterSums, *, within: tuple[float, float], how: Resamplin
     used = first[enough(sums)[first] & (se[first] > 0)]
     for part in _chunks(len(used)):
         ends[:, used[part]] = _bootstrap_ends(sums.select(used[part]), weights)
-    low, high = np.clip(ends[:, first[back.reshape(len(both))]], *within)
+    low, high = ends[:, first[back.reshape(len(both))]]
+    reach = stats.t.ppf(1 - TAIL, np.maximum(sums.n_clusters - 1, 1)) * se
+    low, high = np.fmin(low, sums.mean - reach), np.fmax(high, sums.mean + reach)  # the point where nothing varies
+    if within == (0.0, 1.0):
+        low, high = score_ends(sums, low, high)
+    low, high = np.clip([low, high], *within)
+    if within == UNBOUNDED:
+        low, high = np.where(carried_by_few(sums) & (se > 0), np.nan, [low, high])
     return estimate(sums, low, high, se=se)
 
 

@@ -8,6 +8,7 @@ Shapes: N items, C conditions, L lines, F fits.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -30,12 +31,14 @@ from caa_bench.analysis.fits import Design, effect_p_values, effect_ratios, fit_
 from caa_bench.analysis.frames import CONDITION, RUN, Group
 from caa_bench.analysis.intervals import benjamini_hochberg
 from caa_bench.analysis.power import detectable_effect
+from caa_bench.analysis.stability import Spread, spread_of, verdict_stability
 from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, verdict_of
 
 COLUMNS = [
     *RUN, *LINE, "family", "n", "n_clusters", "n_fits", *Estimate.columns(*EFFECTS, "retention"), "p_value", "q_value",
     *Estimate.columns(*(f"{name}_p" for name in EFFECTS)), "p_before", "p_after", "room", "detectable_effect",
-    "mass_low_share", "letter_locked", "saturated_share", "fits_disagree", "verdict", "tags", "verdict_text", "caveats",
+    "spread_items", "spread_fits", "mass_low_share", "letter_locked", "saturated_share", "fits_disagree", "verdict",
+    "verdict_stability", "tags", "verdict_text", "caveats",
 ]  # fmt: skip
 FIT_COLUMNS = ["cell", *RUN, *CONDITION, "fit", "n", "p_balanced", "log_odds", *EFFECTS]
 FAMILY = ["model", "protocol", "split", "evaluator", "family"]
@@ -63,7 +66,8 @@ def stacking_table(
     Returns:
         `COLUMNS`, with `in_words` its columns behind them; one line per base other than "none", vector, layer and
         multiplier other than 0. Effects are means over the same items, log-odds (and probability with `_p`), signed by
-        the multiplier; `base_alone` is not. NaN is n/a.
+        the multiplier; `base_alone` is not. NaN is n/a. `spread_items` and `spread_fits`: of the interaction, see
+        `stability.Spread`; `verdict_stability`: share of resamples with the same verdict (0-1).
     """
     tables = [table for table in (_of_group(group, how) for group in groups) if len(table)]
     if not tables:
@@ -74,12 +78,14 @@ def stacking_table(
     for _, part in table.groupby(FAMILY, dropna=False):
         table.loc[part.index, "q_value"] = benjamini_hochberg(part["p_value"].to_numpy())
     both = table if in_words is None else table.merge(in_words, on=WORDS_KEYS, how="left")
-    verdicts = []
-    for line in both.to_dict("records"):
-        method = placebos.get(line["vector"], line["vector"])
-        verdicts.append(verdict_of(evidence(line), vector=shown(method)))
+    lines = both.to_dict("records")
+    found = [evidence(line) for line in lines]
+    methods = [placebos.get(line["vector"], line["vector"]) for line in lines]
+    verdicts = [verdict_of(one, vector=shown(method)) for one, method in zip(found, methods, strict=True)]
+    spread = Spread(**{field.name: both[f"spread_{field.name}"].to_numpy(float) for field in fields(Spread)})
+    both["verdict_stability"] = verdict_stability(found, lines, spread)
     names = [(shown(placebos.get(vector, vector)), shown(vector)) for vector in both["vector"]]
-    more = [name for name in both if name not in table]
+    more = [] if in_words is None else [name for name in in_words if name not in WORDS_KEYS]
     return pd.concat([both, _verdict_columns(verdicts, names)], axis=1)[[*COLUMNS, *more]]
 
 
@@ -151,6 +157,8 @@ def _of_group(group: Group, how: Resampling) -> pd.DataFrame:
     table["p_value"] = effect_p_values(y.interaction, designs["interaction"])
     table["fits_disagree"] = fits_disagree(y.on_top, smallest=SMALLEST)
     _retention(y, effects["alone"], designs["on_top"]).put(table, "retention")
+    spread = spread_of(y, on_top=designs["on_top"], interaction=designs["interaction"])
+    table = table.assign(**{f"spread_{name}": values for name, values in vars(spread).items()})
     return table.assign(n_fits=lines.n_fits, **_context(group, lines))
 
 

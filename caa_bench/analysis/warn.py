@@ -79,6 +79,7 @@ class Tables:
     stacking: pd.DataFrame
     shifts: pd.DataFrame
     reliability: pd.DataFrame
+    placebos: pd.DataFrame
 
     def on_test(self, behavior: str) -> Tables:
         """The lines of one behavior, of its test split where there is one (a selection split warns of nothing)."""

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.choice import FELT
-from caa_bench.analysis.fairness import LEAST_MASS, within_placebo
+from caa_bench.analysis.fairness import LEAST_MASS
+from caa_bench.analysis.placebos import within_placebo
 from caa_bench.analysis.verdict import opposite
 from caa_bench.analysis.warn import Found, RunFacts, Severity, Tables, where
 
@@ -45,7 +46,7 @@ def methods(tables: Tables, *, placebos: Mapping[str, str], shown: Callable[[str
         placebos: vector -> the vector whose placebo it is.
         shown: a vector as a reader is told it.
     """
-    shifts = tables.shifts.assign(within_placebo=within_placebo(tables.shifts, placebos=placebos))
+    shifts = tables.shifts.assign(within_placebo=within_placebo(tables.shifts, tables.placebos))
     steered = shifts[shifts["multiplier"] != 0]
     for vector in sorted(set(steered["vector"]) - set(placebos)):
         yield Method(
@@ -64,13 +65,13 @@ def _own_lines(table: pd.DataFrame, vector: str) -> pd.DataFrame:
 
 
 def within_placebos(method: Method, facts: RunFacts) -> Found | None:
-    """An effect no larger than a placebo's at the same dose."""
+    """An effect that placebos of the same norm have at the same dose."""
     inside = method.shifts[method.shifts["within_placebo"].fillna(False).astype(bool)]
     if inside.empty:
         return None
     alone = inside["base"] == "none"
     worst = inside[alone].iloc[0] if alone.any() else inside.iloc[0]
-    text = f"{method.name} moves {where(worst)} no further than a placebo."
+    text = f"{method.name} moves {where(worst)} no further than its placebos."
     return Found(severity="severe" if alone.any() else "caution", count=len(inside), text=text)
 
 

@@ -122,11 +122,11 @@ def _balance(items: Sequence[Item]) -> str:
 
 def _needs(test: Sequence[Item]) -> Iterator[str]:
     """What so many independent items can show, and how many smaller effects need."""
-    from caa_bench.analysis.power import detectable_effect, items_needed
+    from caa_bench.analysis.power import Noise, detectable_effect, items_needed
 
     groups = len({item.cluster for item in test})
     least = float(detectable_effect(1 / math.sqrt(groups)))
     said = f"{len(test)} test items" + ("" if groups == len(test) else f" in {groups} clusters")
     yield f"power: {said} show a mean effect of {least:.2f} times its spread over items or more (80% power, 5% level)"
-    needed = ", ".join(f"{items_needed(effect, 1.0)} for {effect:g}" for effect in EFFECTS)
+    needed = ", ".join(f"{items_needed(effect, Noise(items=1.0))} for {effect:g}" for effect in EFFECTS)
     yield f"  test items needed for an effect of so many times its spread: {needed}; after a run: caa-bench power RUN"

@@ -13,6 +13,7 @@ from caa_bench.commands.base import Command, newest_run
 from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
+    from caa_bench.analysis.power import Noise
     from caa_bench.report import Report
 
 
@@ -29,15 +30,24 @@ class Power(Command):
             "--effect", type=float, help='what is to be seen, log-odds (default, from a run: the verdict "adds fully")'
         )
         parser.add_argument("--sd", type=float, help="standard deviation of the per-item effect; no run is read then")
+        parser.add_argument("--fits", type=int, default=1, help="with --sd: fits to be averaged (%(default)s)")
+        parser.add_argument(
+            "--fit-sd",
+            type=float,
+            default=0.0,
+            help="with --sd: standard deviation of the effect over fits (%(default)g)",
+        )
         parser.add_argument("--power", type=float, default=0.8, help="the chance to see it, 0-1 (%(default)s)")
 
     def run(self, options: Namespace) -> int:
         """Print how many items are needed, and what the number rests on."""
+        from caa_bench.analysis.power import Noise
         from caa_bench.report import make_report
 
         _check(options)
         if options.sd is not None:
-            print(_from_numbers(options.effect, options.sd, power=options.power))
+            noise = Noise(items=options.sd, fits=options.fit_sd / math.sqrt(options.fits), n_fits=options.fits)
+            print(_from_numbers(options.effect, noise, power=options.power))
             return 0
         report = make_report(Path(options.folder) if options.folder else newest_run())
         found = needs(report, effect=options.effect, power=options.power)
@@ -57,23 +67,37 @@ def _check(options: Namespace) -> None:
         mistakes.append(f"--sd: {options.sd:g} is no standard deviation; give 0 or more")
     if options.sd is not None and options.effect is None:
         mistakes.append("--sd: needs --effect too, the mean effect that is to be seen")
+    if options.fits < 1:
+        mistakes.append(f"--fits: {options.fits} is no number of fits; give 1 or more")
+    if not 0 <= options.fit_sd < float("inf"):
+        mistakes.append(f"--fit-sd: {options.fit_sd:g} is no standard deviation; give 0 or more")
+    elif options.fit_sd and options.fits == 1:
+        mistakes.append("--fit-sd: one fit cannot show it; give --fits of 2 or more")
+    if options.sd is None and (options.fits != 1 or options.fit_sd):
+        mistakes.append("--fits: a run has its own; give --sd too, or leave out --fits and --fit-sd")
     if options.sd is not None and options.folder:
         mistakes.append("--sd: a run has its own; leave out either the run folder or --sd")
     if mistakes:
         raise UserError(*mistakes)
 
 
-def _from_numbers(effect: float, sd: float, *, power: float) -> str:
+def _from_numbers(effect: float, noise: Noise, *, power: float) -> str:
     from caa_bench.analysis.estimates import MIN_ITEMS
     from caa_bench.analysis.power import items_needed, items_to_settle
 
-    seen = max(items_needed(effect, sd, power=power), MIN_ITEMS)
-    kept = max(items_to_settle(abs(effect), sd, power=power), MIN_ITEMS)
+    over = f"sd {noise.items:g} over items" + (f", {noise.n_fits} fits" if noise.n_fits > 1 else "")
+    seen, kept = items_needed(effect, noise, power=power), items_to_settle(abs(effect), noise, power=power)
     return (
-        f"{seen} items are needed to see a mean effect of {effect:g} (log-odds, sd {sd:g} over items, {power:.0%} "
-        f'power, two-sided 5%)\n{kept} items are needed to settle "adds fully" where CAA\'s effect of {abs(effect):g} '
-        f"is kept whole and {sd:g} is the sd of the interaction; under {MIN_ITEMS} there is no interval"
+        f"{_items_text(seen)} needed to see a mean effect of {effect:g} (log-odds, {over}, {power:.0%} power, two-"
+        f'sided 5%)\n{_items_text(kept)} needed to settle "adds fully" where CAA\'s effect of {abs(effect):g} is kept '
+        f"whole and these are the sds of the interaction; under {MIN_ITEMS} there is no interval"
     )
+
+
+def _items_text(items: int | None) -> str:
+    from caa_bench.analysis.estimates import MIN_ITEMS
+
+    return "no number of items is enough, more fits are" if items is None else f"{max(items, MIN_ITEMS)} items are"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +110,8 @@ class Need:
         n: items that this run has.
         alone: the vector alone, log-odds in the dose's direction.
         spread: standard deviation of the per-item interaction, log-odds.
-        items: how many the question needs; None where it has no answer (the vector alone does nothing there).
+        items: how many the question needs; None where it has no answer: the vector alone does nothing there, or the
+            fits' own noise is too large for any number of items.
     """
 
     base: str
@@ -104,14 +129,17 @@ def needs(report: Report, *, effect: float | None, power: float) -> list[Need]:
         effect: the interaction to be seen, log-odds; None asks for the verdict "adds fully" where it is true.
         power: the chance to see it, 0-1.
     """
-    from caa_bench.analysis.power import spread_of_items
+    from caa_bench.analysis.power import Noise
     from caa_bench.report import words
 
     lines = report.at_headline("stacking")
     found = []
     for line in lines[lines["multiplier"].isin(report.headline.doses)].to_dict("records"):
-        spread = spread_of_items(line["detectable_effect"], line["n"])
-        wanted = None if math.isnan(spread) else _items(line, spread=spread, effect=effect, power=power)
+        spread, of_fits = line["spread_items"], line["spread_fits"]
+        wanted = None
+        if not math.isnan(spread):
+            noise = Noise(items=spread, fits=0.0 if math.isnan(of_fits) else of_fits, n_fits=int(line["n_fits"]))
+            wanted = _items(line, noise=noise, effect=effect, power=power)
         found.append(
             Need(
                 base=words.named(line["base"], line["base_dose"]),
@@ -149,16 +177,19 @@ def needs_text(found: Sequence[Need], *, effect: float | None, power: float) -> 
     table = columns(["base", "dose", "n", "vector alone", "sd of the interaction", "items needed"], lines)
     parts = [f"{answer}\n", table]
     if len(known) < len(found):
-        parts.append("n/a: the vector alone does nothing there, so nothing of it can be kept")
+        parts.append("n/a: the vector alone does nothing there, or its fits differ too much for any number of items")
     return safe("\n".join(parts))
 
 
-def _items(line: Mapping[str, Any], *, spread: float, effect: float | None, power: float) -> int | None:
+def _items(line: Mapping[str, Any], *, noise: Noise, effect: float | None, power: float) -> int | None:
     from caa_bench.analysis.estimates import MIN_ITEMS
     from caa_bench.analysis.power import items_needed, items_to_settle
 
-    if effect is not None:
-        return max(items_needed(effect, spread, power=power), MIN_ITEMS)
-    if not line["alone_low"] > 0:
+    if effect is None and not line["alone_low"] > 0:
         return None
-    return max(items_to_settle(line["alone"], spread, power=power), MIN_ITEMS)
+    found = (
+        items_to_settle(line["alone"], noise, power=power)
+        if effect is None
+        else items_needed(effect, noise, power=power)
+    )
+    return None if found is None else max(found, MIN_ITEMS)

@@ -13,7 +13,13 @@ from caa_bench.interventions.caa import CAA
 from caa_bench.interventions.full_sft import FullSFT
 from caa_bench.interventions.lora_sft import LoraSFT
 from caa_bench.interventions.none import Unchanged
-from caa_bench.interventions.placebos import Placebo, RandomDirection, ShuffledLabels
+from caa_bench.interventions.placebos import (
+    CovarianceDirection,
+    OrthogonalShuffle,
+    Placebo,
+    RandomDirection,
+    ShuffledLabels,
+)
 from caa_bench.interventions.stack import Stack
 from caa_bench.interventions.system_prompt import SystemPrompt
 from caa_bench.models.layers import Layers
@@ -21,10 +27,12 @@ from caa_bench.models.layers import Layers
 __all__ = [
     "CAA",
     "Condition",
+    "CovarianceDirection",
     "FullSFT",
     "Intervention",
     "Layers",
     "LoraSFT",
+    "OrthogonalShuffle",
     "Placebo",
     "RandomDirection",
     "ShuffledLabels",
@@ -37,17 +45,16 @@ __all__ = [
 
 
 def several_fits(interventions: Sequence[Intervention], *, count: int) -> list[Intervention]:
-    """Each with `count` fits of its own where its fit draws something; in the given order, fit by fit.
+    """Each with `count` fits of its own where its fit draws something, each placebo with its draws; fit by fit.
 
-    None of the given ones is changed: a placebo of a vector with several fits is a new one, beside the first fit.
+    None of the given ones is changed by `count`: a placebo of a vector with several fits is a new one, beside the
+    first fit.
     """
-    if count <= 1:
-        return list(interventions)
     found: list[Intervention] = []
     for number in range(1, count + 1):
         made: dict[str, Intervention] = {}
         for one in interventions:
-            if (again := one.another_fit(number, made=made)) is not None:
+            if (again := one if count == 1 else one.another_fit(number, made=made)) is not None:
                 made[one.label] = again
-                found.append(again)
+                found += again.every_draw() if isinstance(again, Placebo) else [again]
     return found

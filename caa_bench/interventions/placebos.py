@@ -1,12 +1,15 @@
-"""Vectors that should do nothing: a random direction and shuffled labels, each of the norm of a vector in the run.
+"""Vectors that mean nothing, each of the norm of a vector in the run: `draws` of a kind are a null distribution.
 
-What they do anyway is the noise floor that an effect has to clear. Every vector method gets its own.
+What they do anyway is what an effect has to be larger than (`analysis.placebos`). Every vector method gets its own.
+Shapes: L layers, D hidden size, P pairs.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,6 +33,8 @@ NOTHING = 1e-5
 """Of the vector's own norm: less than that is rounding."""
 PLAIN = "caa"
 """The vector whose placebos have short labels, `random` and `shuffled`; of another one `random_<its label>`."""
+ENOUGH = 19
+"""Draws with which a vector that means nothing is larger than all of them in 1 of 20 runs."""
 
 
 def placebo_label(name: str, original: str) -> str:
@@ -47,19 +52,28 @@ class Placebo(SteeringVector):
     """
 
     is_placebo = True
-    grid = ("placebo_of",)
+    grid = ("placebo_of", "draws")
+    draw = 1
+    """Which of the draws this is, from 1."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Recipe sections `random` and `shuffled`; everything else follows the vector they stand beside.
+        """A placebo's recipe section; everything else follows the vector that it stands beside.
 
         Args:
-            seed: of the direction or the shuffle.
-            placebo_of: the vectors that get one; empty: every vector in the run.
+            seed: of the directions or the shuffles.
+            draws: how many; they cost rows on the unchanged model alone. With fewer than 19 nothing is said to be
+                beyond them.
+            placebo_of: the vectors that get them; empty: every vector in the run.
         """
 
         seed: int = 0
+        draws: int = ENOUGH
         placebo_of: tuple[str, ...] = ()
+
+        def __post_init__(self) -> None:
+            if self.draws < 1:
+                raise ValueError(f"draws: {self.draws} is no number of placebos; give 1 or more, or leave them out")
 
     def __init__(self, config: Any = None, *, variant: str = "", original: SteeringVector, **settings: Any) -> None:
         super().__init__(config, variant="" if original.label == PLAIN else original.label, **settings)
@@ -84,14 +98,25 @@ class Placebo(SteeringVector):
                 f"{cls.name}: it is a placebo of a {settings['original'].get('name')!r}, which is not known here; "
                 "import the file that defines it first"
             )
-        return cls(cls.Config(seed=settings["seed"]), original=original)
+        made = cls(cls.Config(seed=settings["seed"]), original=original)
+        made.draw = settings["draw"]
+        return made
 
     def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention | None:
-        """One placebo for all fits, of the norm of the original's first: a mean of several hides what each does."""
+        """The same placebos for all fits, of the norm of the original's first."""
         original = made.get(self.placebo_of, self.original)
         if number > 1 or not isinstance(original, SteeringVector):
             return None
         return type(self)(self.config, original=original)
+
+    def every_draw(self) -> list[Self]:
+        """One placebo a draw, this one first; `number` tells them apart in keys and tables."""
+        if self.config.draws == 1:
+            return [self]
+        found = [self, *(copy(self) for _ in range(1, self.config.draws))]
+        for draw, one in enumerate(found, 1):
+            one.draw, one.number = draw, str(draw)
+        return found
 
     def conditions(self, layers: Layers) -> list[Condition]:
         """The original's grid."""
@@ -114,8 +139,12 @@ class Placebo(SteeringVector):
         return self.original.source(condition, behavior=behavior)
 
     def settings(self) -> dict[str, Any]:
-        """The seed and the original's settings."""
-        return super().settings() | {"original": self.original.settings()}
+        """The seed, the draw and the original's settings."""
+        return super().settings() | {"draw": self.draw, "original": self.original.settings()}
+
+    def _seed(self, pairs: Pairs) -> int:
+        """Of this draw: of the seed alone, every behavior of a run would have the same placebos."""
+        return content_seed([self.name, self.config.seed, self.draw, pairs.behavior, self.placebo_of])
 
     def _rescaled(self, direction: Tensor) -> Tensor:
         """`direction` with the original's norm in every layer. [L, D]"""
@@ -124,7 +153,9 @@ class Placebo(SteeringVector):
 
 
 class RandomDirection(Placebo):
-    """A seeded Gaussian direction, another one for every layer, behavior and vector.
+    """A seeded Gaussian direction, another one for every draw, layer, behavior and vector.
+
+    The weakest null: a model's activations hardly vary along such a direction, so that little comes of it.
 
     Example:
         >>> from caa_bench import CAA, RandomDirection
@@ -138,22 +169,37 @@ class RandomDirection(Placebo):
         """Draw it; the model is not used."""
         import torch
 
-        # Of the seed alone, every behavior of a run would have the same direction, and their placebos one draw.
-        seed = content_seed([self.config.seed, pairs.behavior, self.placebo_of])
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(self._seed(pairs))
         self.vectors = self._rescaled(torch.randn(self.original.fitted().shape, generator=generator))
 
-    def settings(self) -> dict[str, Any]:
-        """With how it is drawn, so that an artifact that was drawn otherwise is not taken for this one."""
-        return super().settings() | {"drawn_by": "seed, behavior, vector"}
+
+class CovarianceDirection(Placebo):
+    """A Gaussian direction with the covariance, over items, of the training pairs' own differences.
+
+    sum_i g_i (d_i - mean d), g_i standard normal and d_i item i's difference, the mean over its option orders: it goes
+    where the pairs differ from each other, and the model reacts to it far more than to a direction of any kind.
+    """
+
+    name = "covariance"
+
+    def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
+        """Weigh the differences at the answer letter, whatever the original makes of them."""
+        from caa_bench.interventions.activations import read_activations
+
+        own = self.original.own_pairs(pairs)
+        kept = getattr(self.original, "activations", None) or read_activations(model, tokenizer, own)
+        generator, items = random.Random(self._seed(pairs)), list(dict.fromkeys(pair.item for pair in own))  # noqa: S311
+        drawn = {item: generator.gauss(0.0, 1.0) for item in items}
+        middle = sum(drawn[pair.item] for pair in own) / len(own)  # the weights sum to 0, which centers the differences
+        self.vectors = self._rescaled(kept.mean_difference(signs=[drawn[pair.item] - middle for pair in own]))
 
 
 class ShuffledLabels(Placebo):
     """The original's method on shuffled labels: for a random half of the items "matching" and "other" are exchanged.
 
-    Exactly half, and what is still left of the true direction by chance is taken out: rescaling would blow the
-    remainder up, and the noise floor would be made of the effect that has to clear it. Both option orders of an item
-    together: what the letters themselves add stays balanced, as it is for the original.
+    What any vector made in this way from these texts does. Exactly half, since an unbalanced draw holds the true
+    direction, up to all of it, and both option orders of an item together, so that what the letters themselves add
+    stays balanced as it is for the original. No two draws divide the items in the same way.
 
     Example:
         >>> from caa_bench import CAA, ShuffledLabels
@@ -167,16 +213,49 @@ class ShuffledLabels(Placebo):
         """What the original's method gives on the exchanged pairs.
 
         Raises:
-            UserError: the pairs differ in nothing but the true direction, so that no other is left.
+            UserError: too few training items for so many draws, or what is left has no direction.
         """
         items = list(dict.fromkeys(pair.item for pair in self.original.own_pairs(pairs)))
-        exchanged = set(random.Random(self.config.seed).sample(items, len(items) // 2))  # noqa: S311 - a draw
-        drawn = self.original.exchanged_vectors(model, tokenizer, pairs, exchanged=exchanged)
-        true = self.original.fitted()
-        left = drawn - (drawn * true).sum(-1, keepdim=True) / true.pow(2).sum(-1, keepdim=True) * true
-        if (left.norm(dim=-1) <= NOTHING * true.norm(dim=-1)).any():
+        exchanged = self._half(items, pairs)
+        drawn = self._direction(self.original.exchanged_vectors(model, tokenizer, pairs, exchanged=exchanged))
+        if (drawn.norm(dim=-1) <= NOTHING * self.original.fitted().norm(dim=-1)).any():
             raise UserError(
                 f"{self.label}: {len(items)} training items leave no direction but the true one; give more and "
-                "different ones, or take shuffled out of vectors"
+                f"different ones, or take {self.name} out of vectors"
             )
-        self.vectors = self._rescaled(left)
+        self.vectors = self._rescaled(drawn)
+
+    def _half(self, items: Sequence[str], pairs: Pairs) -> set[str]:
+        """The items of this draw: of one sequence of halves in which none comes twice."""
+        size = len(items) // 2
+        ways = math.comb(len(items), size) // (1 if len(items) % 2 else 2)  # a half and the other half are one division
+        if self.draw > ways:
+            raise UserError(
+                f"{self.name}.draws: {len(items)} training items can be divided in {ways} ways only; give more items, "
+                f"or draws={ways} (below {ENOUGH} nothing is said to be beyond placebos)"
+            )
+        generator = random.Random(content_seed(["halves", self.config.seed, pairs.behavior]))  # noqa: S311 - a draw
+        seen: dict[frozenset[str], None] = {}
+        while len(seen) < self.draw:
+            half = frozenset(generator.sample(items, size))
+            if len(items) % 2 or frozenset(items) - half not in seen:
+                seen.setdefault(half)
+        return set(list(seen)[-1])
+
+    def _direction(self, drawn: Tensor) -> Tensor:
+        """The drawn vectors as they are. [L, D]"""
+        return drawn
+
+
+class OrthogonalShuffle(ShuffledLabels):
+    """Shuffled labels without what is left of the true direction.
+
+    It answers "what else do these texts push?", and knows the true direction, which an honest null must not: it does
+    less than `shuffled`.
+    """
+
+    name = "orthogonal"
+
+    def _direction(self, drawn: Tensor) -> Tensor:
+        true = self.original.fitted()
+        return drawn - (drawn * true).sum(-1, keepdim=True) / true.pow(2).sum(-1, keepdim=True) * true

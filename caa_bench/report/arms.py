@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from caa_bench.analysis.estimates import MIN_ITEMS
+from caa_bench.analysis.estimates import MIN_ITEMS, Interval
+from caa_bench.analysis.placebos import strictest
+from caa_bench.analysis.selection import among
 from caa_bench.analysis.verdict import OPPOSITE, SMALLEST, opposite
 from caa_bench.errors import UserError
 from caa_bench.report import words
@@ -87,23 +88,31 @@ def verdict_words(verdict: str, tags: Sequence[str]) -> str:
 
 
 def beyond_placebos(report: Report, shift: Mapping[str, Any]) -> str:
-    """Whether a vector alone moves more than any of its placebos of the same norm, by the interval of the difference.
+    """The rank of a vector alone among its placebos of the same norm, of several kinds those it stands out from least.
 
-    "" where no placebo ran or there are too few items for an interval.
+    `beyond all 19 shuffled placebos, p = .05`; "" where no placebo ran, there are too few draws or items to say, or the
+    effect itself is not told apart from 0.
     """
-    shifts = report.measured("shifts")
-    here = shifts[(shifts["base"] == shift["base"]) & (shifts["base_dose"] == shift["base_dose"])]
-    own = here["vector"].isin(report.record.placebos_of(str(shift["vector"]))) & here["shift"].notna()
-    own &= (here["multiplier"] == shift["multiplier"]) & (here["layer"] == shift["layer"])
-    plain = here[here["multiplier"] == 0]["cell"]
-    if not own.any() or math.isnan(shift["shift"]) or plain.empty:
+    ranks = report.placebo_ranks
+    ranks = strictest(ranks[ranks["cell"] == shift["cell"]])
+    if ranks.empty or shift["n"] < MIN_ITEMS:
         return ""
-    largest = here.loc[here.loc[own, "shift"].abs().idxmax()]
-    sign, placebo = float(np.sign(shift["shift"])), float(np.sign(largest["shift"]))
-    found = report.contrast({shift["cell"]: sign, largest["cell"]: -placebo, plain.iloc[0]: placebo - sign})
-    if found.n < MIN_ITEMS or math.isnan(found.low):
+    rank = ranks.iloc[0]
+    kind = str(rank["placebo"]).removesuffix(f"_{shift['vector']}")
+    n, p = int(rank["draws"]), f"p = {rank['p_value']:.2f}".replace("0.", ".")
+    if rank["beyond"] and moves(shift):
+        return f"beyond {'all' if not rank['larger'] else f'{n - rank.larger} of'} {n} {kind} placebos, {p}"
+    return f"within the {n} {kind} placebos, {p}" if rank["within"] else ""
+
+
+def strongest(arms: pd.DataFrame) -> str:
+    """What its interval says of the arm that moves most, chosen on these very items; "" where there is one alone."""
+    known = arms[arms["kind"].isin(["base", "vector"]) & arms["shift_low"].notna()]
+    if len(known) < 2:
         return ""
-    return "beyond placebos" if found.low > 0 and moves(shift) else "within placebos"
+    line = known.loc[known["shift"].abs().idxmax()]
+    corrected = among(Interval.take(line, "shift"), tries=len(known))
+    return f"; the largest shift, chosen on these items among {len(known)}, is {corrected.text()} with that counted in"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class Notice:
 def find_notices(report: Report) -> Iterator[Notice]:
     """Everything to know. Layers that do not lead are no reason to warn: a sweep is run to find them out."""
     layer, record = report.headline.layer, report.record
-    names = ("cells", "stacking", "shifts", "reliability")
+    names = ("cells", "stacking", "shifts", "reliability", "placebos")
     tables = Tables(**{name: _leading(of_behavior(getattr(report, name)), layer) for name in names})
     yield from _missing(report)
     warned: list[RunWarning | Found] = [

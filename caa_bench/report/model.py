@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from caa_bench.analysis.placebos import placebo_band, placebo_ranks
 from caa_bench.analysis.warn import RANK
 from caa_bench.report.arms import arms_table
 from caa_bench.report.attention import Notice, find_notices
 from caa_bench.report.choices import equal_loss_table, matched_table
 from caa_bench.report.headline import MEASURE, Headline, at_headline, find_headline, in_order, measured
 from caa_bench.report.record import RunRecord
-from caa_bench.report.tables import Contrast, Tables, band_of, contrast, make_tables, nothing_yet
+from caa_bench.report.tables import Contrast, Tables, contrast, make_tables, nothing_yet
 from caa_bench.runs.folder import read_manifest
 
 
@@ -62,8 +63,13 @@ class Report(Tables):
     @cached_property
     def band(self) -> pd.DataFrame:
         """Range of the headline vector's placebos by base, layer and multiplier; empty where none ran."""
-        own = dict.fromkeys(self.record.placebos_of(self.headline.vector), self.headline.vector)
-        return band_of(self.measured("shifts"), own)
+        draws = self.measured("placebos")
+        return placebo_band(draws[draws["original"] == self.headline.vector])
+
+    @cached_property
+    def placebo_ranks(self) -> pd.DataFrame:
+        """The rank of each vector among its placebos, a line a kind, layer and dose (placebos.csv)."""
+        return placebo_ranks(self.measured("shifts"), self.measured("placebos"))
 
     @cached_property
     def matched(self) -> pd.DataFrame:

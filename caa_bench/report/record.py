@@ -124,6 +124,12 @@ class RunRecord:
         """Vectors that mean nothing, in the recipe's order: label -> the vector whose placebo it is."""
         return {name: found for name in self.vectors if (found := self.placebo_of(name))}
 
+    @property
+    def originals(self) -> dict[str, str]:
+        """Placebo -> the label of the vector that it stands beside, where that one is in the run."""
+        real = (name for name in self.vectors if name not in self.placebos)
+        return {name: vector for vector in real for name in self.placebos_of(vector)}
+
     def placebos_of(self, vector: str) -> tuple[str, ...]:
         """Those made to stand beside one vector."""
         known = self.arms.get(vector)

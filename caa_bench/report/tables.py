@@ -15,11 +15,11 @@ from caa_bench.analysis.diagnostics import COLUMNS as PAIR_COLUMNS
 from caa_bench.analysis.diagnostics import from_lines
 from caa_bench.analysis.effects import open_effects
 from caa_bench.analysis.estimates import Resampling
-from caa_bench.analysis.fairness import placebo_band
 from caa_bench.analysis.frames import grouped, mean_over_fits
 from caa_bench.analysis.intervals import bootstrap_mean
 from caa_bench.analysis.items import item_scores
 from caa_bench.analysis.metrics import metric_table
+from caa_bench.analysis.placebos import placebo_draws
 from caa_bench.analysis.reliability import item_reliability, reliability_table
 from caa_bench.analysis.stacking import fit_levels, stacking_table
 from caa_bench.errors import UserError
@@ -64,6 +64,7 @@ class Tables:
         reliability: one line a dose curve: slope, rank correlation, anti-steerable share (reliability.csv).
         item_reliability: the same, one line an item (items.csv).
         fits: one line a cell of each fit, where there are several (fits.csv).
+        placebos: one line a draw of each placebo and place (placebos.csv); empty where none ran.
         vectors: one line a vector and layer: how far its training pairs agree (vectors.csv); empty where not known.
         answers: the answers in words, where the run has some; None else.
         metrics: one line a cell, task and metric that is measured beside the behavior (metrics.csv); empty without any.
@@ -77,6 +78,7 @@ class Tables:
     reliability: pd.DataFrame
     item_reliability: pd.DataFrame
     fits: pd.DataFrame
+    placebos: pd.DataFrame
     vectors: pd.DataFrame
     answers: Answers | None
     metrics: pd.DataFrame
@@ -111,6 +113,7 @@ def make_tables(folder: Path, record: RunRecord) -> Tables:
     behavior = tuple(group for group in groups if group.keys["evaluator"] in measuring)
     in_words = None if answers is None else answers.effects
     stacked = stacking_table(behavior, how=how, placebos=record.placebos, in_words=in_words, shown=display)
+    fits = fit_levels(behavior)
     return Tables(
         cells=_in_plan_order(cell_table(groups, how=how), cells),
         stacking=_in_plan_order(stacked, cells),
@@ -118,7 +121,8 @@ def make_tables(folder: Path, record: RunRecord) -> Tables:
         shifts=shift_table(groups, how=how),
         reliability=reliability_table(behavior, how=how),
         item_reliability=item_reliability(behavior),
-        fits=_in_plan_order(fit_levels(behavior), cells),
+        fits=_in_plan_order(fits[~fits["vector"].isin(list(record.placebos))], cells),
+        placebos=placebo_draws(behavior, placebos=record.originals),
         vectors=_vectors(record),
         answers=answers,
         metrics=metrics,
@@ -153,11 +157,6 @@ def by_half(tables: Tables, cells: pd.DataFrame, *, longer: Sequence[str], how: 
     used = cells.set_index("cell")
     items = tables.items[tables.items["cell"].isin(used.index)]
     return effect_by_half(grouped(items, used), longer=longer, how=how)
-
-
-def band_of(shifts: pd.DataFrame, placebos: Mapping[str, str]) -> pd.DataFrame:
-    """Range of the placebos by base, layer and multiplier: `analysis.fairness.placebo_band`."""
-    return placebo_band(shifts, placebos=placebos)
 
 
 def _answers(folder: Path, record: RunRecord, store: RowStore, every: pd.DataFrame) -> Answers | None:

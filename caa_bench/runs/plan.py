@@ -109,13 +109,13 @@ def bases_under(evaluator: Evaluator, bases: Sequence[Intervention]) -> list[Int
 def doses_under(
     evaluator: Evaluator, vectors: Sequence[Intervention], base: Intervention, layers: Layers
 ) -> dict[Intervention, list[Condition]]:
-    """What the evaluator measures on top of a base: placebos only where it measures the behavior itself, and of
-    several fits those of the base's own number."""
+    """What the evaluator measures on top of a base: of several fits those of the base's own number, and placebos, the
+    null of a vector alone, on the unchanged model only and where the evaluator measures the behavior itself."""
     multipliers = evaluator.config.multipliers
     found = {}
     for vector in vectors:
         joint = "" in (base.number, vector.number) or base.number == vector.number
-        if joint and (evaluator.of_behavior or not vector.placebo_of):
+        if joint and (not vector.placebo_of or (evaluator.of_behavior and base.label == "none")):
             own = list(dict.fromkeys(vector.conditions(layers)))  # a dose that a recipe names twice once
             if multipliers is not None:
                 places = dict.fromkeys(condition.layer for condition in own)

@@ -39,6 +39,8 @@ class Progress(Callback):
 
     def on_fit_begin(self, *, intervention: Intervention, pairs: int) -> None:
         """Say what is being fitted, since LoRA on a large model takes a while."""
+        if _later_draw(intervention):
+            return
         used = min(pairs, getattr(intervention.config, "max_pairs", None) or pairs)
         self.fit.begin(f"fit {intervention.key} on {used} pairs")
 
@@ -48,6 +50,8 @@ class Progress(Callback):
 
     def on_fit_end(self, *, intervention: Intervention, artifact: Artifact) -> None:
         """How long it took, or that it was there."""
+        if _later_draw(intervention):
+            return
         took = "done" if artifact.fit_s is None else f"{artifact.fit_s:.1f} s"
         self.fit.end(f"kept from before ({artifact.folder})" if artifact.reused else took)
 
@@ -184,3 +188,8 @@ def _say(text: str) -> None:
 
 def _probability_text(value: float) -> str:
     return "n/a" if value != value else f"{value:.2f}"
+
+
+def _later_draw(intervention: Intervention) -> bool:
+    """Of a placebo's draws the first has a line; the others take as long as it and would be a screen of lines."""
+    return bool(intervention.placebo_of) and intervention.number not in ("", "1")

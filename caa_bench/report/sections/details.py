@@ -126,30 +126,37 @@ class Vectors(Section):
 
 
 class Placebos(Section):
-    """The largest move of p(matching) that each placebo makes on any base."""
+    """The rank of the headline vector among its placebos."""
 
     name = "placebos"
     title = "Placebo vectors of equal norm"
     order = 150
-    needs = ("shifts",)
+    needs = ("placebos",)
 
     def tables(self, report: Report) -> Sequence[Table]:
-        """A line a placebo."""
-        shifts, lines = report.measured("shifts"), []
-        for name in report.record.placebos:
-            own = shifts[(shifts["vector"] == name) & shifts["shift_p"].notna()]
-            if len(own):
-                lines.append(own.loc[own["shift_p"].abs().idxmax()])
+        """A line a kind of placebo and dose at the layer that leads."""
         columns = (
-            VECTOR,
+            Column(name="placebo", label="kind"),
             BASE,
             LAYER,
             DOSE,
-            Column(name="shift_p", label="change of p", form=lambda value: f"{value:+.3f}", interval=False),
-            N,
+            Column(name="draws", form=words.count),
+            Column(name="shift", label="effect", form=words.signed),
+            Column(name="largest", label="largest placebo", form=words.number),
+            Column(name="larger", label="as large", form=words.count),
+            Column(name="p_value", label="p", form=lambda value: f"{value:.3f}"),
         )
-        caption = "The largest change of p(matching) that each makes, and where"
-        return [Table(frame=pd.DataFrame(lines), columns=columns, caption=caption, file="shifts")]
+        caption = (
+            "Log-odds. p = (1 + placebos as large) / (1 + draws); beyond placebos is p of at most .05, which a vector "
+            "that means nothing reaches in at most 5% of runs, at any one dose"
+        )
+        ranks, chosen = report.placebo_ranks, report.headline
+        frame = ranks[(ranks["vector"] == chosen.vector) & (ranks["layer"] == chosen.layer)]
+        return [Table(frame=frame, columns=columns, caption=caption, file=self.name, key=("cell", "placebo"))]
+
+    def files(self, report: Report) -> dict[str, pd.DataFrame]:
+        """The ranks of every vector and layer, and every draw."""
+        return {"placebos": report.placebo_ranks, "placebo_draws": report.placebos} if len(report.placebos) else {}
 
 
 class Letters(Section):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from caa_bench.report import words
+from caa_bench.report.arms import strongest
 from caa_bench.report.figures import dose_curves, layers, stacking
 from caa_bench.report.sections import BASE, DOSE, LAYER, VECTOR, Column, Line, N, Section, Table, across, levels
 
@@ -65,6 +66,7 @@ class Arms(Section):
         said = "shift: + is towards matching; 95% intervals"
         said += "; words: the same of the score, 0-1" if spoken else ""
         said += "; cap.: change of p(correct)" if costly else ""
+        said += strongest(arms)
         return [Table(frame=arms, columns=tuple(columns), caption=said, file="arms")]
 
 
@@ -154,6 +156,8 @@ class Stacks(Section):
             Column(name="n", form=words.count, brief=False),
             Column(name="family", brief=False),
             Column(name="verdict_text", label="verdict", wide=True),
+            Column(name="verdict_stability", label="firm", form=words.share, brief=False,
+                   definition="share of resamples of the effects that give the same verdict"),
         )  # fmt: skip
         key = ("base", "base_dose", "vector", "vector_behavior", "vector_model", "vector_layer", "layer", "multiplier")
         caption = (

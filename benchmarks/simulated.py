@@ -1,0 +1,277 @@
+"""The data of `benchmarks.simulate`: each function makes runs of known truth and asks the analysis about them.
+
+Shapes: N items, R runs (columns), F fits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from caa_bench.analysis.estimates import Estimate, Interval, Resampling
+from caa_bench.analysis.fits import Design, effect_intervals, effect_p_values, effect_ratios
+from caa_bench.analysis.intervals import UNBOUNDED, bootstrap_mean, sign_flip
+from caa_bench.analysis.placebos import LEAST_DRAWS
+from caa_bench.analysis.power import Noise, detectable_effect, items_needed
+from caa_bench.analysis.selection import among
+
+SEED = 14
+SIZES = (20, 50, 200)
+HOW = Resampling(draws=1999)
+RELEASED = Path(__file__).parents[2] / "shared/reference/caa_item_results_survival_plus1_7b_layer13.json"
+"""The paper's answers item by item, where the checkout has them beside it."""
+Sample = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+TAILS: Mapping[str, Sample] = {
+    "normal": lambda rng, shape: rng.normal(1.0, 1.5, shape),
+    "gamma, skew 1.4": lambda rng, shape: rng.gamma(2.0, 0.7, shape),
+    "gamma, skew 6": lambda rng, shape: rng.gamma(1 / 9, 1.0, shape),
+    "t, 3 degrees": lambda rng, shape: rng.standard_t(3, shape) + 1.0,
+}
+LEVELS: Mapping[str, Sample] = {
+    "mean .50": lambda rng, shape: expit(rng.normal(0.0, 2.0, shape)),
+    "mean .90": lambda rng, shape: expit(rng.normal(4.0, 2.5, shape)),
+    "mean .99": lambda rng, shape: expit(rng.normal(6.0, 1.5, shape)),
+    "saturated, 1 item in 50 off": lambda rng, shape: np.where(
+        rng.random(shape) < 0.02, rng.uniform(0, 0.5, shape), expit(rng.normal(8.0, 0.5, shape))
+    ),
+    "right or wrong, .98": lambda rng, shape: (rng.random(shape) < 0.98).astype(float),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One line of the table.
+
+    Args:
+        what / setting / n: what was claimed, of which data, items.
+        kind: `coverage`, `false alarms` or `power`.
+        stated: what the report claims. (0-1)
+        figure: what happened, of the runs in which the claim was made. (0-1)
+        missing: share of runs in which it was not: n/a.
+        runs: how many there were.
+    """
+
+    what: str
+    setting: str
+    n: int
+    kind: str
+    stated: float
+    figure: float
+    missing: float
+    runs: int
+
+    @property
+    def error(self) -> float:
+        """Standard error of the figure."""
+        given = max(self.runs * (1 - self.missing), 1.0)
+        return float(np.sqrt(max(self.figure * (1 - self.figure), 0.25 / given) / given))
+
+
+def _rng(*names: object) -> np.random.Generator:
+    return np.random.default_rng([SEED, *(sum(map(ord, str(name))) for name in names)])
+
+
+def _truth(sample: Sample) -> float:
+    return float(sample(np.random.default_rng([SEED, 99]), (4_000_000, 1)).mean())
+
+
+def _covered(found: Estimate | Interval, truth: float, **line: Any) -> Result:
+    low, high = np.atleast_1d(found.low), np.atleast_1d(found.high)
+    given = ~np.isnan(low) & ~np.isnan(high)
+    hit = (low <= truth) & (truth <= high)
+    figure = float(hit[given].mean()) if given.any() else float("nan")
+    return Result(kind="coverage", stated=0.95, figure=figure, missing=1 - given.mean(), runs=len(low), **line)
+
+
+def _rate(hits: np.ndarray, *, kind: str, stated: float, **line: Any) -> Result:
+    return Result(kind=kind, stated=stated, figure=float(np.mean(hits)), missing=0.0, runs=len(hits), **line)
+
+
+def effects(runs: int) -> list[Result]:
+    """Means of log-odds: tails, skew and clusters."""
+    found = []
+    for name, sample in TAILS.items():
+        truth = _truth(sample)
+        for n in SIZES:
+            values = sample(_rng(name, n), (n, runs))
+            found.append(
+                _covered(bootstrap_mean(values, np.arange(n), how=HOW), truth, what="effect", setting=name, n=n)
+            )
+    return found + list(_clustered(runs))
+
+
+def _clustered(runs: int) -> Iterator[Result]:
+    """Half of an item's variance is its cluster's."""
+    for n in SIZES[1:]:
+        rng = _rng("clusters", n)
+        equal = np.repeat(np.arange(n // 4), 4)[:n]
+        sizes = np.maximum(rng.geometric(0.25, size=n), 1)
+        unequal = np.repeat(np.arange(n), sizes)[:n]
+        for name, codes in (("clusters of 4", equal), ("clusters of unequal size, 4 on average", unequal)):
+            members = np.unique(codes, return_inverse=True)[1]
+            values = rng.normal(1, 1, (members.max() + 1, runs))[members] + rng.normal(0, 1, (len(codes), runs))
+            yield _covered(bootstrap_mean(values, members, how=HOW), 1.0, what="effect", setting=name, n=len(codes))
+
+
+def paper(runs: int) -> list[Result]:
+    """The released answers of the paper (survival, +1, 7B) as the population; none where they are not at hand."""
+    if not RELEASED.is_file():
+        return []
+    rows = json.loads(RELEASED.read_text(encoding="utf-8"))
+    kept = [row for row in rows if row["answer_matching_behavior"] in ("(A)", "(B)")]
+    sides = np.array([1.0 if row["answer_matching_behavior"] == "(A)" else -1.0 for row in kept])
+    y = sides * np.log([row["a_prob"] / row["b_prob"] for row in kept])
+    found = []
+    for n in SIZES:
+        drawn = _rng("paper", n).integers(len(y), size=(n, runs))
+        for what, values, within in (("effect", y, UNBOUNDED), ("level of p", expit(y), (0.0, 1.0))):
+            estimate = bootstrap_mean(values[drawn], np.arange(n), within=within, how=HOW)
+            found.append(_covered(estimate, float(values.mean()), what=what, setting="the paper's items", n=n))
+    return found
+
+
+def levels(runs: int) -> list[Result]:
+    """Levels of p(matching) and of accuracy, near 1 and in the middle."""
+    found = []
+    for name, sample in LEVELS.items():
+        truth = _truth(sample)
+        for n in SIZES:
+            estimate = bootstrap_mean(sample(_rng(name, n), (n, runs)), np.arange(n), within=(0.0, 1.0), how=HOW)
+            found.append(_covered(estimate, truth, what="level of p", setting=name, n=n))
+    return found
+
+
+def _of_fits(rng: np.random.Generator, *, n: int, runs: int, n_fits: int, sd: float, pairs: bool) -> np.ndarray:
+    """Effects around 0 of items with sd 1, fits with `sd`, and sd .5 of item and fit together. [N, R, F]"""
+    fit = rng.normal(0, sd, (1, runs, n_fits))
+    if pairs:  # bootstrap refits stand around the fitted vector, which stands as far from the true one
+        fit = fit + rng.normal(0, sd, (1, runs, 1))
+    return rng.normal(0, 1, (n, runs, 1)) + fit + rng.normal(0, 0.5, (n, runs, n_fits))
+
+
+def _design(n: int, runs: int, n_fits: int, *, pairs: bool) -> Design:
+    part = np.full(runs, np.inf if pairs else 0.0)
+    return Design(clusters=np.arange(n), n_fits=np.full(runs, n_fits), resampling=part, how=HOW)
+
+
+def fits(runs: int) -> list[Result]:
+    """Means over items and fits, seeds of a finetune and resamples of a vector's pairs."""
+    found = []
+    for n_fits in (2, 3, 5):
+        for pairs in (False, True):
+            for sd in (0.1, 0.3):
+                values = _of_fits(_rng("fits", n_fits, pairs, sd), n=50, runs=runs, n_fits=n_fits, sd=sd, pairs=pairs)
+                estimate = effect_intervals(values, _design(50, runs, n_fits, pairs=pairs))
+                setting = f"{n_fits} {'resamples' if pairs else 'seeds'}, sd {sd:g} of the items'"
+                found.append(_covered(estimate, 0.0, what="effect over fits", setting=setting, n=50))
+    return found
+
+
+def retention(runs: int) -> list[Result]:
+    """T / A, true share .8, A four standard errors and more from 0."""
+    found = []
+    for n in SIZES:
+        for name, skewed in (("normal", False), ("gamma, skew 6", True)):
+            rng = _rng("retention", n, name)
+            draw = rng.gamma(1 / 9, 1.0, (n, runs, 1)) * 3 - 1 / 3 if skewed else rng.normal(0, 1, (n, runs, 1))
+            alone = 2.0 + draw
+            top = 0.8 * alone + rng.normal(0, 0.5, alone.shape)
+            estimate = effect_ratios(top, alone, _design(n, runs, 1, pairs=False))
+            found.append(_covered(estimate, 0.8, what="retention (Fieller)", setting=name, n=n))
+    for n_fits in (2, 3, 5):
+        rng = _rng("retention", n_fits)
+        alone = 2.0 + _of_fits(rng, n=50, runs=runs, n_fits=n_fits, sd=0.2, pairs=True)
+        top = 0.8 * alone + _of_fits(rng, n=50, runs=runs, n_fits=n_fits, sd=0.1, pairs=True) * 0.5
+        estimate = effect_ratios(top, alone, _design(50, runs, n_fits, pairs=True))
+        found.append(_covered(estimate, 0.8, what="retention (Fieller)", setting=f"{n_fits} resamples", n=50))
+    return found
+
+
+def tests(runs: int) -> list[Result]:
+    """How often "the mean is 0" is rejected where it is true."""
+    found = []
+    for name, sample in TAILS.items():
+        truth = _truth(sample)
+        for n in SIZES:
+            p = sign_flip(sample(_rng("test", name, n), (n, runs)) - truth, np.arange(n), how=HOW)
+            line = {"what": "sign flips, p < .05", "setting": name, "n": n}
+            found.append(_rate(p < 0.05, kind="false alarms", stated=0.05, **line))
+    for n_fits in (2, 3, 5):
+        values = _of_fits(_rng("t", n_fits), n=50, runs=runs, n_fits=n_fits, sd=0.3, pairs=True)
+        p = effect_p_values(values, _design(50, runs, n_fits, pairs=True))
+        line = {"what": "t test, p < .05", "setting": f"{n_fits} resamples", "n": 50}
+        found.append(_rate(p < 0.05, kind="false alarms", stated=0.05, **line))
+    return found
+
+
+def placebos(runs: int) -> list[Result]:
+    """A vector that is one more draw of its placebos: how often it is larger than all of them."""
+    found = []
+    for name, sample in TAILS.items():
+        size = np.abs(sample(_rng("placebos", name), (LEAST_DRAWS + 1, runs)) - _truth(sample))
+        for draws in (2, LEAST_DRAWS):
+            beyond = size[0] > size[1 : draws + 1].max(axis=0)
+            if draws == LEAST_DRAWS:
+                line = {"what": "beyond all 19 placebos", "setting": name, "n": draws}
+                found.append(_rate(beyond, kind="false alarms", stated=0.05, **line))
+            elif name == "normal":
+                line = {"what": "larger than 2 placebos (no claim is made)", "setting": name, "n": draws}
+                found.append(_rate(beyond, kind="false alarms", stated=1 / 3, **line))
+    return found
+
+
+def power(runs: int) -> list[Result]:
+    """Does the number of items that `caa-bench power` asks for, and the detectable effect, find it in 80% of runs?"""
+    found = []
+    for n_fits, sd in ((1, 0.0), (3, 0.1), (5, 0.1), (5, 0.3)):
+        noise = Noise(items=(1 + 0.25 / n_fits) ** 0.5, fits=sd / n_fits**0.5, n_fits=n_fits)
+        effect = 0.5
+        n = items_needed(effect, noise)
+        if n is None or n > 400:
+            continue
+        values = _of_fits(_rng("power", n_fits, sd), n=n, runs=runs, n_fits=n_fits, sd=sd, pairs=False) + effect
+        p = effect_p_values(values, _design(n, runs, n_fits, pairs=False))
+        setting = f"{n_fits} fit" if n_fits == 1 else f"{n_fits} seeds, sd {sd:g} of the items'"
+        found.append(_rate(p < 0.05, kind="power", stated=0.8, what="items of `power`", setting=setting, n=n))
+        found.append(_detectable(runs, n_fits=n_fits, sd=sd, setting=setting))
+    return found
+
+
+def _detectable(runs: int, *, n_fits: int, sd: float, setting: str) -> Result:
+    """The effect is the one that the runs themselves call detectable, on average."""
+    design = _design(50, runs, n_fits, pairs=False)
+    values = _of_fits(_rng("detect", n_fits, sd), n=50, runs=runs, n_fits=n_fits, sd=sd, pairs=False)
+    seen = effect_intervals(values, design)
+    effect = float(np.median(detectable_effect(seen.se, df=seen.df if n_fits > 1 else np.inf)))
+    p = effect_p_values(values + effect, design)
+    return _rate(p < 0.05, kind="power", stated=0.8, what="detectable effect", setting=setting, n=50)
+
+
+def selection(runs: int) -> list[Result]:
+    """The largest of k arms that all do the same: its interval, and that of a choice made on other items."""
+    found = []
+    for tries in (2, 7, 16):
+        rng = _rng("selection", tries)
+        chosen_on, tested_on = (rng.normal(0.5, 1.0, (50, runs, tries)) for _ in range(2))
+        same = tested_on.mean(axis=0).argmax(axis=1)
+        other = chosen_on.mean(axis=0).argmax(axis=1)
+        every = np.arange(runs)
+        strongest = bootstrap_mean(tested_on[:, every, same], np.arange(50), how=HOW)
+        line = {"what": "the strongest arm among all", "setting": f"largest of {tries}", "n": 50}
+        spans = [
+            among(Interval(*ends), tries=tries, df=49)
+            for ends in zip(strongest.point, strongest.low, strongest.high, strict=True)
+        ]
+        ends = np.array([(span.low, span.high) for span in spans]).T
+        given = Interval(*(np.asarray(x) for x in (strongest.point, *ends)))  # type: ignore[arg-type]
+        found.append(_covered(given, 0.5, **line))
+        tested = bootstrap_mean(tested_on[:, every, other], np.arange(50), how=HOW)
+        line = {"what": "chosen on the selection split", "setting": f"best of {tries} layers and doses", "n": 50}
+        found.append(_covered(tested, 0.5, **line))
+    return found
