@@ -198,11 +198,12 @@ def _alone(
             output = model(
                 input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
-            cache, seen = output.past_key_values, seen + len(chunk)
+            cache, seen = getattr(output, "past_key_values", None), seen + len(chunk)
             picked = decoding.pick(output.logits[:, -1].float(), [generator])
-            chunk = picked.tokens
-            if chunk[0] in decoding.stop_ids:
+            if picked.tokens[0] in decoding.stop_ids:
                 return Continuation(ids=tuple(new), ended="stop", log_probs=tuple(log_probs))
-            new += chunk
+            new += picked.tokens
             log_probs += picked.log_probs
+            # Mamba and RWKV keep a state of another kind, which nothing here continues: they read everything again.
+            chunk, seen = (picked.tokens, seen) if cache is not None else ([*prompt.ids, *new], 0)
     return Continuation(ids=tuple(new), ended="length", log_probs=tuple(log_probs))

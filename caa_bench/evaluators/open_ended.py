@@ -161,6 +161,17 @@ class OpenEnded(Evaluator):
             row["plain_log_prob"] = _sum(log_probs)
         return rows
 
+    def failed(self, job: Job, why: str) -> list[Row]:
+        """One row a question and treatment, without a text."""
+        from caa_bench.engine.generate import Continuation
+
+        nothing = Continuation(ids=(), ended="length", log_probs=(math.nan,))
+        return [
+            self._row(item, one, nothing, seed=self._seed(job, item, one), chat=job.chat) | {"error": why}
+            for item in job.items
+            for one in job.treatments
+        ]
+
     def afterwards(self, work: Aftermath) -> list[str]:
         """Let the judges score what they have not scored yet."""
         from caa_bench.evaluators.judging import judge_answers
