@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ def outcome(family: str, settings: dict[str, Any], *, behavior: Path, folder: Pa
     if both == "":
         _check(folder, behavior)
         return Outcome(family=family, result="runs")
+    shutil.rmtree(folder / "run", ignore_errors=True)  # it holds another recipe
     alone = _compare(folder, behavior, bases="none")
     if alone == "":
         assert both.startswith("lora_sft"), both
@@ -84,9 +86,9 @@ def _compare(folder: Path, behavior: Path, *, bases: str) -> str:
         code = main(["compare", "--output", str(folder / "run"), *(f"{key}={value}" for key, value in settings.items())])
     if code == 0:
         return ""
-    lines = [line.removeprefix("caa-bench: ") for line in said.getvalue().splitlines()]
+    lines = [line for line in said.getvalue().splitlines() if not line.startswith("fit ")]  # how far it has come
     assert code == 2 and len(lines) == 1 and "Traceback" not in lines[0], f"exit {code}: {said.getvalue()[-3000:]}"
-    return lines[0]
+    return lines[0].removeprefix("caa-bench: ")
 
 
 def _check(folder: Path, behavior: Path) -> None:

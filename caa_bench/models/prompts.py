@@ -159,7 +159,7 @@ def choice_prompt(
 
 
 def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
-    """The prompt token by token, the steered ones marked as `«token»`, then these and the answer tokens with ids."""
+    """The prompt token by token, the steered ones marked as `«token»`, then these and the answer's tokens with ids."""
     tokens = tokenizer.convert_ids_to_tokens(list(prompt.ids))
     first = prompt.first_position
     steered = [f"{i} {token!r}" for i, token in zip(prompt.ids[first:], tokens[first:], strict=True)]
@@ -170,6 +170,10 @@ def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     if isinstance(prompt, ChoicePrompt):
         names = tokenizer.convert_ids_to_tokens(list(prompt.candidates))
         lines.append("answers: " + ", ".join(f"{i} {name!r}" for i, name in zip(prompt.candidates, names, strict=True)))
+    if isinstance(prompt, AnsweredPrompt):
+        begins = prompt.answer_position
+        said = [f"{i} {token!r}" for i, token in zip(prompt.ids[begins:], tokens[begins:], strict=True)]
+        lines.append(f"measured from position {begins} on: {', '.join(said)}")
     return "\n".join(lines)
 
 
