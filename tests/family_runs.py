@@ -64,26 +64,31 @@ def outcome(family: str, settings: dict[str, Any], *, behavior: Path, folder: Pa
 
 
 def _compare(folder: Path, behavior: Path, *, bases: str) -> str:
-    """"" where everything is measured; else the one line that was said, exit 2."""
-    said, settings = io.StringIO(), {
-        "model": folder / "model",
-        "behavior": behavior,
-        "bases": f"[{bases}]",
-        "vectors": "[caa]",
-        "evaluators": "[answer_probability, open_ended, perplexity]",
-        "open_ended.max_new_tokens": NEW_TOKENS,
-        "caa.layers": "[1]",
-        "caa.multipliers": "[-8, 8]",
-        "lora_sft.learning_rate": "0.01",
-        "tune": "off",
-        "max_pairs": 8,
-        "limit": 6,
-        "draws": 9,
-        "report_to": "[]",
-        "output_dir": folder / "runs",
-    }
+    """ "" where everything is measured; else the one line that was said, exit 2."""
+    said, settings = (
+        io.StringIO(),
+        {
+            "model": folder / "model",
+            "behavior": behavior,
+            "bases": f"[{bases}]",
+            "vectors": "[caa]",
+            "evaluators": "[answer_probability, open_ended, perplexity]",
+            "open_ended.max_new_tokens": NEW_TOKENS,
+            "caa.layers": "[1]",
+            "caa.multipliers": "[-8, 8]",
+            "lora_sft.learning_rate": "0.01",
+            "tune": "off",
+            "max_pairs": 8,
+            "limit": 6,
+            "draws": 9,
+            "report_to": "[]",
+            "output_dir": folder / "runs",
+        },
+    )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        code = main(["compare", "--output", str(folder / "run"), *(f"{key}={value}" for key, value in settings.items())])
+        code = main(
+            ["compare", "--output", str(folder / "run"), *(f"{key}={value}" for key, value in settings.items())]
+        )
     if code == 0:
         return ""
     lines = [line for line in said.getvalue().splitlines() if not line.startswith("fit ")]  # how far it has come

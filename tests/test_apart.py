@@ -43,8 +43,16 @@ class Broken(Intervention):
 
 def compared(small: Small, folder: Path, *more: Any) -> Path:
     """A run with every evaluator that asks single questions; its folder."""
-    args = BenchmarkArguments(draws=9, batch_size=8, limit=8, vectors=tuple(["caa", *(one.name for one in more)]),
-                              bases=("none",), tune="off", report_to=(), output_dir=str(folder.parent / "runs"))  # fmt: skip
+    args = BenchmarkArguments(
+        draws=9,
+        batch_size=8,
+        limit=8,
+        vectors=("caa", *(one.name for one in more)),
+        bases=("none",),
+        tune="off",
+        report_to=(),
+        output_dir=str(folder.parent / "runs"),
+    )
     benchmark = Benchmark(
         str(small.model), behavior=str(small.behavior), args=args, folder=folder, progress=False,
         interventions=[CAA(multipliers=[8.0], layers=[1]), *more], evaluators=list(EVALUATORS),
@@ -82,7 +90,7 @@ def test_a_question_that_raises_leaves_the_others_their_numbers(
 ) -> None:
     """Its error names it, and a repeated run asks nothing again."""
     sound = rows(compared(small, tmp_path / "sound"))
-    text = json.loads((small.behavior / "test.json").read_text())[0]["question"]
+    text = json.loads((small.behavior / "test.json").read_text())[3]["question"]
     asked: list[str] = []
     plain = ChatModel.choice_prompt
 

@@ -110,7 +110,9 @@ def test_prompts_stand_beside_their_own_length_where_padding_is_read_as_words() 
 def test_positions_that_do_not_count_from_0_are_refused_by_name() -> None:
     """RoBERTa counts from 2: with the positions that a padded batch needs it would say something else, silently."""
     model = random_model("roberta", **SMALL, vocab=len(chatml_tokenizer()), **MORE["roberta"])
-    with pytest.raises(UserError, match=r"'here' \(RobertaForCausalLM\) counts a prompt's positions in its own way") as e:
+    with pytest.raises(
+        UserError, match=r"'here' \(RobertaForCausalLM\) counts a prompt's positions in its own way"
+    ) as e:
         refuse_other_positions("here", model)
     assert len(e.value.lines) == 1
     for family in ("llama", "gpt2", "opt"):

@@ -316,7 +316,8 @@ def test_gemmas_base_model_gets_the_plain_template_and_says_so(caplog: pytest.Lo
     with caplog.at_level("WARNING", logger="caa_bench"):
         notes = chat.template_notes()
     assert [record.getMessage() for record in caplog.records] == [
-        f"model: the tokenizer of {GEMMA} has no chat template; it gets the plain one, caa_base (Input: ... Response: ...)"
+        f"model: the tokenizer of {GEMMA} has no chat template; it gets the plain one, caa_base (Input: ... Response: "
+        "...)"
     ]
     assert notes.plain == "<bos>Input: {question}\nResponse:"
     assert (notes.default_system, notes.system_place, notes.clock, notes.header) == ("", "system", "", "")

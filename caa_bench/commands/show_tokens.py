@@ -63,4 +63,6 @@ def render(benchmark: Benchmark) -> str:
 def _block(chat: ChatModel, title: str, prompt: Prompt) -> str:
     from caa_bench.models.prompts import show_tokens
 
-    return "\n".join([title, *(f"  {terminal_safe(line)}" for line in show_tokens(chat.tokenizer, prompt).splitlines())])
+    return "\n".join(
+        [title, *(f"  {terminal_safe(line)}" for line in show_tokens(chat.tokenizer, prompt).splitlines())]
+    )

@@ -47,7 +47,9 @@ class AnswerProbability(Evaluator):
     def failed(self, job: Job, why: str) -> list[Row]:
         """One row an item, order and treatment, without logits."""
         asked = [(item, variant) for item in job.items for variant in variants(item, protocol=job.protocol)]
-        return [_row(item, variant, treatment) | {"error": why} for item, variant in asked for treatment in job.treatments]
+        return [
+            _row(item, variant, treatment) | {"error": why} for item, variant in asked for treatment in job.treatments
+        ]
 
 
 def _rows(asked: Sequence[tuple[Item, Variant]], treatments: Sequence[Treatment], scores: Scores) -> list[Row]:

@@ -1,6 +1,6 @@
 """Which prompts may stand in one forward: tried once a model, whether padding in front of a prompt changes its logits.
 
-A recurrent model without a mask (RWKV) reads padding as words; its prompts then stand beside others of their own length.
+A recurrent model without a mask (RWKV) reads padding as words; its prompts then stand with others of their own length.
 """
 
 from __future__ import annotations

@@ -105,6 +105,18 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
     return Prompt(ids=whole, first_position=_first_position(ids, whole))
 
 
+def thinking_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Prompt:
+    """The prompt of a template that opens a thought, up to where the model thinks (`AnswerForm.opens_thought`)."""
+    ids = encode(tokenizer, rendered(tokenizer, messages))
+    return Prompt(ids=ids, first_position=len(ids) - 1)
+
+
+def after_thought(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, thought: Sequence[int]) -> Prompt:
+    """A thinking prompt with its thought, and what ends it; steered from the same token on."""
+    ends = encode(tokenizer, answer_form(tokenizer).lead)
+    return Prompt(ids=(*prompt.ids, *thought, *ends), first_position=prompt.first_position)
+
+
 def answered_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> AnsweredPrompt:
     """Prompt and answer in one, for teacher forcing: `ids[answer_position:]` is the answer (and its leading space).
 

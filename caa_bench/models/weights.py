@@ -101,7 +101,8 @@ def refuse_looking_ahead(source: str, model: PreTrainedModel) -> None:
     """Try once that the model is causal: another last token must leave the logits before it as they were.
 
     Raises:
-        UserError: it looks ahead (an encoder), so that nothing of this benchmark means anything on it.
+        UserError: it looks ahead (an encoder), so that nothing of this benchmark means anything on it, or its numbers
+            do not fit into float16.
     """
     import torch
 
@@ -112,6 +113,11 @@ def refuse_looking_ahead(source: str, model: PreTrainedModel) -> None:
     ids[1, -1] = (int(ids[0, -1]) + 1) % vocab
     with frozen(model):
         output = model(input_ids=ids.to(input_device(model)), use_cache=False)
+    if model.dtype == torch.float16 and not bool(torch.isfinite(output.logits).all()):
+        raise UserError(
+            f"model: {source!r} gives no numbers in float16, whose range its activations leave; set "
+            "loading.dtype=bfloat16"
+        )
     logits = output.logits[:, :-1].float()
     apart, spread = float((logits[0] - logits[1]).abs().max()), float(logits.std())
     allowed = _allowed(model) * spread + 1e-6
