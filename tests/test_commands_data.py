@@ -73,8 +73,10 @@ def test_show_tokens_marks_what_is_steered_under_every_base(tmp_path: Path, caps
         "training pair train/0000/0",
         "test item test/0000 under none",
         "test item test/0000 under system_prompt_positive",
+        "training pair train/0000/0 with its answer",
+        "open question open_ended/0000",
     ]
-    for block in blocks[1:]:
+    for block in blocks[1:4]:
         assert "«]» «▁(»" in block
         assert "29962 ']', 313 '▁('" in block
         assert block.rstrip().endswith("answers: 29909 'A', 29933 'B'")

@@ -318,3 +318,20 @@ def test_a_dot_is_the_folders_own_name(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(folder)
     assert ChatModel.find(".").name == "my-model"
     assert ChatModel.find(".").fingerprint() == ChatModel.find(str(folder)).fingerprint()
+
+
+def test_float16_that_overflows_says_bfloat16_before_anything_is_fitted(tmp_path: Path) -> None:
+    """Activations beyond 65,504: every logit is NaN in float16, and none in bfloat16 or float32."""
+
+    def larger(tensors: Tensors) -> Tensors:
+        return {key: 3e4 * value if key.endswith("down_proj.weight") else value for key, value in tensors.items()}
+
+    folder = write(tmp_path / "model")
+    rename(folder, larger)
+    for dtype in ("bfloat16", "float32"):
+        assert ChatModel.find(str(folder), changes={"dtype": dtype}).model.dtype == getattr(torch, dtype)
+    with pytest.raises(UserError, match=r"gives no numbers in float16.*set loading.dtype=bfloat16") as error:
+        _ = ChatModel.find(str(folder), changes={"dtype": "float16"}).model
+    assert len(error.value.lines) == 1
+    whole = write(tmp_path / "whole")
+    assert ChatModel.find(str(whole), changes={"dtype": "float16"}).model.dtype == torch.float16

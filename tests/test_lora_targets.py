@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
+from families import OTHERS
 from random_models import FAMILIES, MORE_FAMILIES, random_model
 from small_behavior import write_behavior
 from small_runs import Small
@@ -22,64 +23,6 @@ from caa_bench.interventions.lora.targets import targets
 from caa_bench.interventions.lora.training import split_held_out
 from caa_bench.models.model import ChatModel
 
-# Families as people load them that transformers' tiny test settings do not make: more keys than the usual ones.
-OTHERS = {
-    "granite": {},
-    "cohere": {},
-    "smollm3": {"pad_token_id": 0, "no_rope_layers": [1, 1], "no_rope_layer_interval": 2},
-    "glm4": {"head_dim": 16, "pad_token_id": 0},
-    "gpt_oss": {
-        "head_dim": 16,
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "sliding_window": 8,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    "deepseek_v3": {
-        "q_lora_rank": 16,
-        "kv_lora_rank": 16,
-        "qk_rope_head_dim": 8,
-        "qk_nope_head_dim": 8,
-        "v_head_dim": 16,
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "n_group": 1,
-        "topk_group": 1,
-        "moe_intermediate_size": 64,
-        "first_k_dense_replace": 1,
-        "num_key_value_heads": 4,
-    },
-    "mamba": {"state_size": 8, "num_key_value_heads": None},
-    "rwkv": {"attention_hidden_size": 64, "num_key_value_heads": None},
-    "starcoder2": {},
-    "stablelm": {},
-    "phi": {},
-    "codegen": {"rotary_dim": 8, "num_key_value_heads": None},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8, "num_key_value_heads": None},
-    "mpt": {"num_key_value_heads": None},
-    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
-    "nemotron": {},
-    "persimmon": {"num_key_value_heads": None},
-    "exaone4": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    "helium": {"head_dim": 16},
-    "ernie4_5": {"head_dim": 16},
-    "hunyuan_v1_dense": {"head_dim": 16, "pad_token_id": 0},
-    "seed_oss": {"head_dim": 16},
-    "apertus": {},
-    "cohere2": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    "arcee": {},
-    "qwen2_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
-    "glm": {"head_dim": 16, "pad_token_id": 0},
-    "bamba": {
-        "mamba_n_heads": 8,
-        "mamba_d_head": 16,
-        "mamba_n_groups": 1,
-        "mamba_d_state": 8,
-        "attn_layer_indices": [1],
-    },
-    "falcon_h1": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_ssm": 128, "mamba_n_groups": 1, "mamba_d_state": 8},
-    "recurrent_gemma": {"head_dim": 16, "lru_width": 64, "block_types": ["recurrent", "attention"]},
-}
 HANDFUL = ["llama", "gpt2", "phi3", "gpt_neox", "mixtral"]
 EVERY = sorted({*FAMILIES, *MORE_FAMILIES, *OTHERS} - set(HANDFUL))
 

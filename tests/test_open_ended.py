@@ -33,7 +33,8 @@ from caa_bench.engine.generate import Continuation, generate
 from caa_bench.engine.likelihood import token_log_probs
 from caa_bench.evaluators import Job, registry
 from caa_bench.evaluators.base import Treatment
-from caa_bench.evaluators.open_ended import OpenEnded, cut
+from caa_bench.evaluators.open_ended import OpenEnded
+from caa_bench.evaluators.spoken import cut
 from caa_bench.interventions import Condition, Intervention, SystemPrompt, Unchanged
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import load_recipe

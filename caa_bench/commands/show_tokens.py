@@ -1,4 +1,4 @@
-"""`show-tokens`: a training pair and a test item as the model reads them."""
+"""`show-tokens`: a training pair, a test item and an open question as the model reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
-    from caa_bench.interventions import Intervention
+    from caa_bench.models.model import ChatModel
+    from caa_bench.models.prompts import Prompt
 
 
 class ShowTokens(RecipeCommand):
@@ -26,35 +27,42 @@ class ShowTokens(RecipeCommand):
 
 
 def tokens_text(benchmark: Benchmark) -> str:
-    """The first training pair and the first test item, the latter under every base.
+    """The first training pair and the first test item, the latter under every base; then what a loss and an answer in
+    words read and steer, and what the template adds by itself.
 
     Raises:
         UserError: the tokenizer cannot be had, or the answers differ in more than a letter.
     """
     from caa_bench.behaviors.behavior import variants
+    from caa_bench.models.prompts import answered_prompt, chat_prompt, choice_prompt
 
-    pair = benchmark.behavior.pairs()[0]
-    lines = [f"{benchmark.behavior.title} on {benchmark.chat.name}; «token» is steered"]
-    lines += _prompt(
-        benchmark,
-        f"training pair {pair.id}: the vector is read at the letter that comes next",
-        question=pair.question,
-        letters=(pair.matching[1:-1], pair.other[1:-1]),
-    )
+    chat, pair = benchmark.chat, benchmark.behavior.pairs()[0]
+    tokenizer, learned = chat.tokenizer, [{"role": "user", "content": pair.question}]
     asked = variants(benchmark.behavior.test[0], protocol=benchmark.args.protocol)[0]
+    blocks = [
+        _block(
+            chat,
+            f"training pair {pair.id}: the vector is read at the letter that comes next",
+            choice_prompt(tokenizer, learned, (pair.matching[1:-1], pair.other[1:-1])),
+        )
+    ]
     for base in benchmark.bases:
+        messages = base.rewrite([{"role": "user", "content": asked.question}])
         title = f"test item {asked.item} under {base.label}: the answer is read after the last token"
-        lines += _prompt(benchmark, title, question=asked.question, letters=asked.letters, base=base)
-    return "\n".join(lines)
+        blocks.append(_block(chat, title, choice_prompt(tokenizer, messages, asked.letters)))
+    loss = f"training pair {pair.id} with its answer: a loss, or a perplexity, counts the tokens of the answer"
+    blocks.append(_block(chat, loss, answered_prompt(tokenizer, learned, pair.matching)))
+    for question in benchmark.behavior.open_ended[:1]:
+        title = f"open question {question.id}: the model's own words begin after the last token"
+        blocks.append(_block(chat, title, chat_prompt(tokenizer, [{"role": "user", "content": question.question}])))
+    notes = [terminal_safe(line) for line in chat.template_notes().lines()]
+    head = f"{benchmark.behavior.title} on {chat.name}; «token» is steered"
+    return "\n\n".join([head, *blocks, *(["\n".join(notes)] if notes else [])])
 
 
-def _prompt(
-    benchmark: Benchmark, title: str, *, question: str, letters: Sequence[str], base: Intervention | None = None
-) -> list[str]:
-    from caa_bench.models.prompts import choice_prompt, show_tokens
+def _block(chat: ChatModel, title: str, prompt: Prompt) -> str:
+    from caa_bench.models.prompts import show_tokens
 
-    messages = [{"role": "user", "content": question}]
-    rewritten = messages if base is None else base.rewrite(messages)
-    prompt = choice_prompt(benchmark.chat.tokenizer, rewritten, letters)
-    shown = show_tokens(benchmark.chat.tokenizer, prompt).splitlines()
-    return ["", title, *(f"  {terminal_safe(line)}" for line in shown)]
+    return "\n".join(
+        [title, *(f"  {terminal_safe(line)}" for line in show_tokens(chat.tokenizer, prompt).splitlines())]
+    )

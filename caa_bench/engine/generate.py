@@ -5,6 +5,7 @@ Shapes: N prompts, C conditions, B prompts of a batch, R rows still speaking, S 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,7 +21,7 @@ from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share, shareable
 from caa_bench.engine.sites import check_edits
 from caa_bench.engine.steer import hooked
-from caa_bench.models.blocks import frozen, input_device
+from caa_bench.models.blocks import base_model, frozen, input_device
 from caa_bench.models.prompts import Prompt
 from caa_bench.models.rope import beyond_rope, forget_lengths, rope_limit
 
@@ -191,6 +192,8 @@ def _generate_alone(
     log_probs: list[float] = []
     chunk, cache, seen = list(prompt.ids), None, 0
     limit = rope_limit(model)
+    # Mamba, RWKV and xLSTM keep a state of another kind, which nothing here continues: they read everything again.
+    keeps = "past_key_values" in inspect.signature(base_model(model).forward).parameters
     forget_lengths(model)
     with batch_of([prompt]), hooked(model, edits):
         while len(new) < decoding.max_new_tokens:
@@ -199,13 +202,13 @@ def _generate_alone(
             ids = torch.tensor([chunk], device=input_device(model))
             positions = torch.arange(seen, seen + len(chunk), device=ids.device)[None]
             output = model(
-                input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+                input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=keeps, logits_to_keep=1
             )
-            cache, seen = output.past_key_values, seen + len(chunk)
+            cache, seen = getattr(output, "past_key_values", None), seen + len(chunk)
             picked = decoding.pick(output.logits[:, -1].float(), [generator])
-            chunk = picked.tokens
-            if chunk[0] in decoding.stop_ids:
+            if picked.tokens[0] in decoding.stop_ids:
                 return Continuation(ids=tuple(new), ended="stop", log_probs=tuple(log_probs))
-            new += chunk
+            new += picked.tokens
             log_probs += picked.log_probs
+            chunk, seen = (picked.tokens, seen) if cache is not None else ([*prompt.ids, *new], 0)
     return Continuation(ids=tuple(new), ended="length", log_probs=tuple(log_probs))

@@ -82,13 +82,13 @@ def on_site(
 
 
 def hidden_of(output: Any) -> Tensor:
-    """A block's hidden state: some families return it alone, some first in a tuple."""
-    return output[0] if isinstance(output, tuple) else output
+    """A block's hidden state: some families return it alone, some first in a tuple, OpenAI's first GPT in a list."""
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:
     """The block's output with another hidden state, in the shape that the family returns."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+    return type(output)((hidden, *output[1:])) if isinstance(output, tuple | list) else hidden
 
 
 def _keep_order(module: nn.Module, handle: RemovableHandle) -> Callable[[], None]:

@@ -50,25 +50,36 @@ class AnswerProbability(Evaluator):
 
         return job.measure(rows_of)
 
+    def failed(self, job: Job, why: str) -> list[Row]:
+        """One row an item, order and treatment, without logits."""
+        asked = [(item, variant) for item in job.items for variant in variants(item, protocol=job.protocol)]
+        return [
+            _row(item, variant, treatment) | {"error": why} for item, variant in asked for treatment in job.treatments
+        ]
+
 
 def _rows(asked: Sequence[tuple[Item, Variant]], treatments: Sequence[Treatment], scores: Scores) -> list[Row]:
     logits, log_z = scores.logits.tolist(), scores.log_z.tolist()
     rows = []
     for n, (item, variant) in enumerate(asked):
         for c, treatment in enumerate(treatments):
-            letters = logits[n][c][: len(variant.letters)]
-            finite = all(map(math.isfinite, letters)) and math.isfinite(log_z[n][c])
-            rows.append(
-                {
-                    "cell": treatment.cell,
-                    "item": item.id,
-                    "cluster": item.cluster,
-                    "order": variant.order,
-                    "matching": variant.matching,
-                    "letters": "".join(variant.letters),
-                    "logits": letters if finite else None,
-                    "log_z": log_z[n][c] if finite else None,
-                    "error": None if finite else "a logit is not finite",
-                }
-            )
+            letters, row = logits[n][c][: len(variant.letters)], _row(item, variant, treatment)
+            if all(map(math.isfinite, letters)) and math.isfinite(log_z[n][c]):
+                row |= {"logits": letters, "log_z": log_z[n][c], "error": None}
+            rows.append(row)
     return rows
+
+
+def _row(item: Item, variant: Variant, treatment: Treatment) -> Row:
+    """A row before anything is measured."""
+    return {
+        "cell": treatment.cell,
+        "item": item.id,
+        "cluster": item.cluster,
+        "order": variant.order,
+        "matching": variant.matching,
+        "letters": "".join(variant.letters),
+        "logits": None,
+        "log_z": None,
+        "error": "a logit is not finite",
+    }

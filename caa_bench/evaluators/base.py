@@ -220,6 +220,10 @@ class Evaluator:
         """One row an item, order and treatment (see results.RowStore for the columns)."""
         raise NotImplementedError
 
+    def failed(self, job: Job, why: str) -> list[Row]:
+        """Rows that say why nothing of a job could be measured; none where a batch is measured whole or not at all."""
+        return []
+
     def afterwards(self, work: Aftermath) -> list[str]:
         """What needs the rows and not their batches. Done by every `compare`; it repeats nothing that is kept.
 

@@ -81,6 +81,10 @@ class Capability(Evaluator):
         """The rows of the A/B test."""
         return AnswerProbability().evaluate(job)
 
+    def failed(self, job: Job, why: str) -> list[Row]:
+        """Those of the A/B test."""
+        return AnswerProbability().failed(job, why)
+
     def _file(self) -> Path:
         source = self.config.source
         if source == "own":

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.errors import UserError, too_few
 from caa_bench.evaluators.base import Aftermath, Evaluator, Job, Pass, Row, Treatment
+from caa_bench.evaluators.spoken import Manner, Said, spoken
 from caa_bench.judges import Judge, registry
+from caa_bench.models.prompts import after_thought, chat_prompt, thinking_prompt
+from caa_bench.models.turns import answer_form
 from caa_bench.storage.files import content_seed
+from caa_bench.storage.row_kinds import THOUGHT
 
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior, OpenQuestion
     from caa_bench.behaviors.items import Protocol
-    from caa_bench.engine.generate import Continuation
     from caa_bench.models.model import ChatModel
     from caa_bench.models.prompts import Prompt
 
@@ -52,6 +55,8 @@ class OpenEnded(Evaluator):
             judges: who scores the answers, the leading one first; `default` is `grammar` for the embedded model's own
                 behaviors, and `classifier` for all.
             max_new_tokens: length at which an answer is cut off.
+            thought_tokens: length at which the thought before it is ended, for a model whose chat template opens one;
+                it is kept apart and not judged. 0 ends it before it has begun.
             temperature: 0 always takes the likeliest token; above, tokens are drawn, repeatably by `seed`.
             stop: texts that end an answer, beside the model's own end token.
             limit: only the first so many questions; null: all.
@@ -59,17 +64,18 @@ class OpenEnded(Evaluator):
 
         judges: tuple[str, ...] = (DEFAULT,)
         max_new_tokens: int = 60
+        thought_tokens: int = 0
         temperature: float = 0.0
         stop: tuple[str, ...] = ()
         limit: int | None = None
 
         def __post_init__(self) -> None:
             lines = too_few({"max_new_tokens": self.max_new_tokens, "limit": self.limit})
-            if self.max_new_tokens > MOST_NEW_TOKENS:
-                lines.append(
-                    f"max_new_tokens: {self.max_new_tokens:,} is longer than any answer; give at most "
-                    f"{MOST_NEW_TOKENS:,}"
-                )
+            for key in ("max_new_tokens", "thought_tokens"):
+                if (asked := getattr(self, key)) > MOST_NEW_TOKENS:
+                    lines.append(f"{key}: {asked:,} is longer than any answer; give at most {MOST_NEW_TOKENS:,}")
+            if self.thought_tokens < 0:
+                lines.append(f"thought_tokens: {self.thought_tokens} is too few; give 0 or more")
             if not 0 <= self.temperature < math.inf:
                 lines.append(f"temperature: {self.temperature:g} is no temperature; give 0 or more")
             if "" in self.stop:
@@ -95,8 +101,9 @@ class OpenEnded(Evaluator):
         return cls(config, judges=[known[name](judges.get(name)) for name in dict.fromkeys(config.judges)])
 
     def settings(self) -> dict[str, Any]:
-        """Without the judges, who have no part in what is said."""
-        return {key: value for key, value in super().settings().items() if key not in ("judges", "limit")}
+        """Without the judges, who have no part in what is said, and without a thought that is not had."""
+        aside = {"judges", "limit"} | (set() if self.config.thought_tokens else {"thought_tokens"})
+        return {key: value for key, value in super().settings().items() if key not in aside}
 
     def check(self, behavior: Behavior, chat: ChatModel, *, split: str) -> list[str]:
         """Questions, and what the judges need."""
@@ -104,10 +111,15 @@ class OpenEnded(Evaluator):
             return [f"open_ended: {behavior.id!r} has no open_ended.json; add one, or take it out of evaluators"]
         if split != "test":
             return ["open_ended: its questions are test questions; set split=test, or take it out of evaluators"]
-        room, asked = chat.context, self.config.max_new_tokens
+        room, asked = chat.context, self.decoded()
         lines = [line for judge in self._judges(behavior, chat) for line in judge.check(behavior)]
         if room is not None and asked >= room:
             lines.append(f"open_ended.max_new_tokens: {asked:,} leave no room for a question in {room:,}; lower it")
+        if self.config.thought_tokens and not lines and not answer_form(chat.tokenizer).opens_thought:
+            lines.append(
+                f"open_ended.thought_tokens: the chat template of {chat.name!r} opens no thought, so there is none to "
+                "wait for; set it to 0"
+            )
         return lines
 
     def items(self, behavior: Behavior, *, split: str) -> Sequence[OpenQuestion]:
@@ -119,52 +131,56 @@ class OpenEnded(Evaluator):
         return [item.question]
 
     def decoded(self) -> int:
-        """How many tokens are decoded for an answer at most."""
-        return int(self.config.max_new_tokens)
+        """How many tokens are decoded for a thought and its answer at most."""
+        return int(self.config.thought_tokens + self.config.max_new_tokens)
 
     def costs(self, behavior: Behavior, chat: ChatModel, *, items: int, cells: int) -> list[str]:
         """Tokens to decode, and what the judges say."""
         answers = items * cells
         said = f"open_ended: {items} questions x {cells} cells = {answers:,} answers of at most "
         said += f"{self.config.max_new_tokens} tokens"
+        said += f" behind thoughts of at most {self.config.thought_tokens}" if self.config.thought_tokens else ""
         return [said, *(x for one in self._judges(behavior, chat) for x in one.costs(behavior, answers=answers))]
 
     def evaluate(self, job: Job) -> list[Row]:
         """One row a question and treatment."""
-        from caa_bench.engine.generate import generate
         from caa_bench.engine.likelihood import token_log_probs
 
-        ids: list[tuple[int, ...]] = []
-        prompts = [_prompt(job, item.question, plain=False) for item in job.items]
+        thinks, tokenizer = self.config.thought_tokens > 0, job.chat.tokenizer
+        known: list[Said] = []
+        prompts = [_prompt(job, item.question, plain=False, thinks=thinks) for item in job.items]
 
         def rows_of(one: Pass) -> list[Row]:
             seeds = [[self._seed(job, item, treatment) for treatment in one.treatments] for item in job.items]
-            said = generate(
-                job.chat.model,
-                prompts,
-                one.edits,
-                max_new_tokens=self.config.max_new_tokens,
-                stop_ids=job.chat.stop_ids,
-                temperature=self.config.temperature,
-                seeds=seeds,
-                batch_size=job.prompts_per_pass,
-                share_prefix=job.share_prefix,
-            )
-            rows = []
-            for n, item in enumerate(job.items):
-                for c, treatment in enumerate(one.treatments):
-                    answer = cut(said[n][c], stop=self.config.stop, chat=job.chat)
-                    ids.append(answer.ids)
-                    rows.append(self._row(item, treatment, answer, seed=seeds[n][c], chat=job.chat))
-            return rows
+            said = spoken(job, prompts, one.edits, manner=self._manner, seeds=seeds)
+            known.extend(x for row in said for x in row)
+            return [
+                self._row(item, treatment, said[n][c], seed=seeds[n][c], chat=job.chat)
+                for n, item in enumerate(job.items)
+                for c, treatment in enumerate(one.treatments)
+            ]
 
         rows = job.measure(rows_of)
         # Out here nothing is attached any more: the model is the plain one.
-        plain = [_prompt(job, row["question"], plain=True) for row in rows]
-        known = token_log_probs(job.chat.model, plain, ids, batch_size=job.prompts_per_pass)
-        for row, log_probs in zip(rows, known, strict=True):
+        plain = [_prompt(job, row["question"], plain=True, thinks=thinks) for row in rows]
+        if thinks:
+            plain = [after_thought(tokenizer, p, x.thought or ()) for p, x in zip(plain, known, strict=True)]
+        answers = [one.answer.ids for one in known]
+        found = token_log_probs(job.chat.model, plain, answers, batch_size=job.prompts_per_pass)
+        for row, log_probs in zip(rows, found, strict=True):
             row["plain_log_prob"] = _sum(log_probs)
         return rows
+
+    def failed(self, job: Job, why: str) -> list[Row]:
+        """One row a question and treatment, without a text."""
+        from caa_bench.engine.generate import Continuation
+
+        nothing = Said(thought=None, answer=Continuation(ids=(), ended="length", log_probs=(math.nan,)))
+        return [
+            self._row(item, one, nothing, seed=self._seed(job, item, one), chat=job.chat) | {"error": why}
+            for item in job.items
+            for one in job.treatments
+        ]
 
     def afterwards(self, work: Aftermath) -> list[str]:
         """Let the judges score what they have not scored yet."""
@@ -185,12 +201,21 @@ class OpenEnded(Evaluator):
         condition = [job.base.label, asdict(job.dose), on_top, asdict(treatment.condition)]
         return content_seed([job.seed, item.question, condition])
 
-    def _row(
-        self, item: OpenQuestion, treatment: Treatment, answer: Continuation, *, seed: int, chat: ChatModel
-    ) -> Row:
-        log_prob = _sum(answer.log_probs)
+    @property
+    def _manner(self) -> Manner:
+        own = self.config
+        return Manner(
+            max_new_tokens=own.max_new_tokens,
+            thought_tokens=own.thought_tokens,
+            temperature=own.temperature,
+            stop=own.stop,
+        )
+
+    def _row(self, item: OpenQuestion, treatment: Treatment, said: Said, *, seed: int, chat: ChatModel) -> Row:
+        answer, log_prob = said.answer, _sum(said.answer.log_probs)
         finite = log_prob is not None
-        return {
+        thought = {} if said.thought is None else {THOUGHT: chat.text_of(said.thought)}
+        return thought | {
             "cell": treatment.cell,
             "item": item.id,
             "cluster": item.cluster,
@@ -207,25 +232,10 @@ class OpenEnded(Evaluator):
         }
 
 
-def cut(answer: Continuation, *, stop: Sequence[str], chat: ChatModel) -> Continuation:
-    """The tokens in front of the first stop text, or the answer itself where none stands in it."""
-    from caa_bench.engine.generate import Continuation
-
-    text = chat.tokenizer.decode(answer.ids) if stop else ""
-    places = [text.index(end) for end in stop if end in text]
-    if not places:
-        return answer
-    # A stop text may begin inside a token, which then goes with it.
-    lengths = [len(chat.tokenizer.decode(answer.ids[:count])) for count in range(len(answer.ids) + 1)]
-    kept = max(count for count, length in enumerate(lengths) if length <= min(places))
-    return Continuation(ids=answer.ids[:kept], ended="stop", log_probs=answer.log_probs[:kept])
-
-
-def _prompt(job: Job, question: str, *, plain: bool) -> Prompt:
-    from caa_bench.models.prompts import chat_prompt
-
+def _prompt(job: Job, question: str, *, plain: bool, thinks: bool) -> Prompt:
     messages = [{"role": "user", "content": question}]
-    return chat_prompt(job.chat.tokenizer, messages if plain else job.base.rewrite(messages))
+    asked = messages if plain else job.base.rewrite(messages)
+    return (thinking_prompt if thinks else chat_prompt)(job.chat.tokenizer, asked)
 
 
 def _sum(log_probs: Sequence[float]) -> float | None:

@@ -113,6 +113,10 @@ class Perplexity(Evaluator):
 
         return job.measure(rows_of)
 
+    def failed(self, job: Job, why: str) -> list[Row]:
+        """One row a passage and treatment, without a value."""
+        return [_row(item, one, (), fits=True) | {"error": why} for item in job.items for one in job.treatments]
+
 
 def _perplexity_row(item: Passage, treatment: Treatment, log_probs: Sequence[float], *, fits: bool) -> Row:
     total = math.fsum(log_probs)

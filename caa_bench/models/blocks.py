@@ -32,7 +32,10 @@ def text_config(model: nn.Module) -> Any:
 
 def decoder(model: nn.Module) -> nn.Module:
     """The module that turns token ids into final hidden states (everything but the output head)."""
-    return base_model(model).get_decoder()  # type: ignore[operator]
+    whole = base_model(model)
+    found: nn.Module = whole.get_decoder()  # type: ignore[operator]
+    # ModernBERT's decoder calls its output head by that name
+    return whole.base_model if isinstance(found, nn.Linear) else found  # type: ignore[return-value]
 
 
 def num_layers(model: nn.Module) -> int:

@@ -16,7 +16,12 @@ from caa_bench.models.adapters import with_adapter
 from caa_bench.models.memory import out_of_memory
 from caa_bench.models.templates import apply_template
 from caa_bench.models.turns import answer_form
-from caa_bench.models.weights import refuse_looking_ahead, refuse_other_weights, refuse_unknown_tokens
+from caa_bench.models.weights import (
+    refuse_looking_ahead,
+    refuse_other_positions,
+    refuse_other_weights,
+    refuse_unknown_tokens,
+)
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
@@ -101,9 +106,13 @@ def load_model(chat: ChatModel) -> PreTrainedModel:
         # bitsandbytes repacks 4-bit weights on such CPUs in eval mode; every later QLoRA gradient would be exactly 0
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    refuse_unknown_tokens(chat.source, chat.tokenizer, rows=model.get_input_embeddings().num_embeddings)
+    rows = model.get_input_embeddings().num_embeddings
+    refuse_unknown_tokens(chat.source, chat.tokenizer, rows=rows)
+    if (chat.tokenizer.pad_token_id or 0) >= rows:  # a tokenizer's class may bring its own, which training pads with
+        chat.tokenizer.pad_token = chat.tokenizer.eos_token
     try:
         refuse_looking_ahead(chat.source, model.eval())
+        refuse_other_positions(chat.source, model)
     except UserError:
         raise
     except Exception as error:

@@ -93,6 +93,18 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
     return Prompt(ids=whole, first_position=_first_position(ids, whole))
 
 
+def thinking_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Prompt:
+    """The prompt of a template that opens a thought, up to where the model thinks (`AnswerForm.opens_thought`)."""
+    ids = encode(tokenizer, rendered(tokenizer, messages))
+    return Prompt(ids=ids, first_position=len(ids) - 1)
+
+
+def after_thought(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, thought: Sequence[int]) -> Prompt:
+    """A thinking prompt with its thought, and what ends it; steered from the same token on."""
+    ends = encode(tokenizer, answer_form(tokenizer).lead)
+    return Prompt(ids=(*prompt.ids, *thought, *ends), first_position=prompt.first_position)
+
+
 def answered_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> AnsweredPrompt:
     """Prompt and answer in one, for teacher forcing: `ids[answer_position:]` is the answer (and its leading space).
 
@@ -147,7 +159,7 @@ def choice_prompt(
 
 
 def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
-    """The prompt token by token, the steered ones marked as `«token»`, then these and the answer tokens with ids."""
+    """The prompt token by token, the steered ones marked as `«token»`, then these and the answer's tokens with ids."""
     tokens = tokenizer.convert_ids_to_tokens(list(prompt.ids))
     first = prompt.first_position
     steered = [f"{i} {token!r}" for i, token in zip(prompt.ids[first:], tokens[first:], strict=True)]
@@ -158,6 +170,10 @@ def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     if isinstance(prompt, ChoicePrompt):
         names = tokenizer.convert_ids_to_tokens(list(prompt.candidates))
         lines.append("answers: " + ", ".join(f"{i} {name!r}" for i, name in zip(prompt.candidates, names, strict=True)))
+    if isinstance(prompt, AnsweredPrompt):
+        begins = prompt.answer_position
+        said = [f"{i} {token!r}" for i, token in zip(prompt.ids[begins:], tokens[begins:], strict=True)]
+        lines.append(f"measured from position {begins} on: {', '.join(said)}")
     return "\n".join(lines)
 
 

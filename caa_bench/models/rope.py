@@ -46,17 +46,25 @@ def rope_apart(
 ) -> Iterator[list[int]]:
     """The same groups, but beyond the limit only prompts of one length together, each group as if it were the first.
 
+    Where padding is not silent (`may_pad`), a group is of one length whatever the limit.
+
     Args:
         groups: indices of the prompts of each batch.
         more: tokens that may come behind a prompt.
     """
+    from caa_bench.models.padding import may_pad
+
     limit = rope_limit(model)
     for group in groups:
-        if limit is None:
+        lengths = {row: len(prompts[row].ids) for row in group}
+        if len(set(lengths.values())) > 1 and not may_pad(model):
+            within = []
+        elif limit is None:
             yield group
             continue
-        lengths = {row: len(prompts[row].ids) for row in group}
-        if within := [row for row in group if lengths[row] + more <= limit]:
+        else:
+            within = [row for row in group if lengths[row] + more <= limit]
+        if within:
             forget_lengths(model)
             yield within
         for length in sorted({lengths[row] for row in group if row not in within}):

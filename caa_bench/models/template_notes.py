@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE_SYSTEM = "Here is the system text."
+_SHOWN = 200
+"""Characters of a default system prompt in a sentence; some are pages about tools."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +43,9 @@ class TemplateNotes:
         """What a reader should know of it, a sentence each; none for a template that adds nothing."""
         said = []
         if self.default_system:
+            shown = self.default_system[:_SHOWN] + ("..." if len(self.default_system) > _SHOWN else "")
             said.append(
-                f"The chat template says by itself: {self.default_system!r}; the base `none` includes it, and every "
+                f"The chat template says by itself: {shown!r}; the base `none` includes it, and every "
                 "system prompt replaces it (`system_prompt_empty` leaves it out)."
             )
         if self.system_place == "user":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PROBE_QUESTION = "Is this a question? (A) Yes (B) No"
 PROBE_ANSWERS = ("(A)", "No words at all.")
 _OPEN, _CLOSE = "<think>", "</think>"
+THOUGHT_ENDS = _CLOSE
 _EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
 _forms: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, AnswerForm]] = WeakKeyDictionary()
 
@@ -54,6 +55,11 @@ class AnswerForm:
     def lead(self) -> str:
         """The header that words begin behind: without the blanks that belong to the answer."""
         return self.header.rstrip(" ") if self.header.strip() else ""
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the prompt leaves a thought open, which the header ends."""
+        return _CLOSE in self.header and _OPEN not in self.header
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ _ASIDE = re.compile(
 _SHOWN = 3
 _WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
 _TRIAL_TOKENS = 8
+_CHUNKED = ("reformer",)
 
 
 def refuse_other_weights(source: str, info: Mapping[str, Any]) -> None:
@@ -100,7 +101,8 @@ def refuse_looking_ahead(source: str, model: PreTrainedModel) -> None:
     """Try once that the model is causal: another last token must leave the logits before it as they were.
 
     Raises:
-        UserError: it looks ahead (an encoder), so that nothing of this benchmark means anything on it.
+        UserError: it looks ahead (an encoder), so that nothing of this benchmark means anything on it, or its numbers
+            do not fit into float16.
     """
     import torch
 
@@ -111,16 +113,59 @@ def refuse_looking_ahead(source: str, model: PreTrainedModel) -> None:
     ids[1, -1] = (int(ids[0, -1]) + 1) % vocab
     with frozen(model):
         output = model(input_ids=ids.to(input_device(model)), use_cache=False)
+    if model.dtype == torch.float16 and not bool(torch.isfinite(output.logits).all()):
+        raise UserError(
+            f"model: {source!r} gives no numbers in float16, whose range its activations leave; set "
+            "loading.dtype=bfloat16"
+        )
     logits = output.logits[:, :-1].float()
     apart, spread = float((logits[0] - logits[1]).abs().max()), float(logits.std())
-    precise = next(one.dtype for one in model.parameters() if one.is_floating_point()) == torch.float32
-    allowed = (1e-3 if precise and not getattr(model, "is_quantized", False) else 0.05) * spread + 1e-6
+    allowed = _allowed(model) * spread + 1e-6
     # a logit that is not finite is found where it is measured; here it would say nothing
     if bool(torch.isfinite(logits).all()) and apart > allowed:
         raise UserError(
             f"model: {source!r} ({type(model).__name__}) lets earlier tokens see later ones: it is an encoder, and "
             "cannot answer token by token; give a model for text generation"
         )
+
+
+def refuse_other_positions(source: str, model: PreTrainedModel) -> None:
+    """Try once that positions count from 0: the engine gives them, since a padded prompt begins later.
+
+    Raises:
+        UserError: by itself the model gives other logits than with positions from 0 (RoBERTa counts from 2), or it
+            pads prompts by itself (Reformer).
+    """
+    import torch
+
+    from caa_bench.models.blocks import frozen, input_device, text_config
+
+    if model.config.model_type in _CHUNKED:
+        raise UserError(
+            f"model: {source!r} ({type(model).__name__}) pads prompts to chunks by itself, so that nothing says where "
+            "one begins; give a model without chunks"
+        )
+    ids = torch.arange(_TRIAL_TOKENS, device=input_device(model))[None] % int(text_config(model).vocab_size)
+    places = torch.arange(_TRIAL_TOKENS, device=ids.device)[None]
+    with frozen(model):
+        alone = model(input_ids=ids, use_cache=False).logits.float()
+        given = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places, use_cache=False
+        ).logits.float()
+    apart, spread = float((alone - given).abs().mean()), float(alone.std())
+    if apart > _allowed(model) * spread + 1e-6:
+        raise UserError(
+            f"model: {source!r} ({type(model).__name__}) counts a prompt's positions in its own way, so that prompts "
+            "of several lengths cannot stand together; give a model whose positions count from 0"
+        )
+
+
+def _allowed(model: PreTrainedModel) -> float:
+    """How far logits may be apart, as a share of their spread."""
+    import torch
+
+    precise = next(one.dtype for one in model.parameters() if one.is_floating_point()) == torch.float32
+    return 1e-3 if precise and not getattr(model, "is_quantized", False) else 0.05
 
 
 def _names(keys: Iterable[str]) -> str:

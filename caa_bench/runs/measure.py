@@ -13,6 +13,7 @@ from caa_bench.evaluators.base import Aftermath, Evaluator, Job, Row
 from caa_bench.models.memory import PromptsPerPass
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import BenchmarkArguments
+from caa_bench.runs.apart import measured_apart
 from caa_bench.runs.folder import RowStore, RunFolder
 from caa_bench.runs.plan import Batch
 from caa_bench.runs.signals import Stop
@@ -88,26 +89,31 @@ class Measurement:
                 rows = self._per_pass.run(partial(self._compute, batch))
             except Exception as error:
                 logger.error("a batch of %s failed", batch.base.label, exc_info=error)
-                self.callbacks.tell("on_batch_error", batch=batch, error=error)
-                failed.append(batch)
-                continue
+                apart = measured_apart(batch.evaluator, self._job(batch, self._per_pass.size), error)
+                if apart is None:
+                    self.callbacks.tell("on_batch_error", batch=batch, error=error)
+                    failed.append(batch)
+                    continue
+                logger.error("%s failed alone; everything beside it is measured", ", ".join(apart.broken))
+                rows = apart.rows
             self._write(batch, rows)
             self.callbacks.tell("on_batch_end", batch=batch, rows=rows)
         return failed
 
     def _compute(self, batch: Batch, prompts_per_pass: int) -> list[Row]:
-        return batch.evaluator.evaluate(
-            Job(
-                chat=self.chat,
-                items=batch.items,
-                base=batch.base,
-                dose=batch.dose,
-                treatments=batch.treatments,
-                protocol=self.args.protocol,
-                share_prefix=self.args.share_prefix,
-                prompts_per_pass=prompts_per_pass,
-                seed=self.args.seed,
-            )
+        return batch.evaluator.evaluate(self._job(batch, prompts_per_pass))
+
+    def _job(self, batch: Batch, prompts_per_pass: int) -> Job:
+        return Job(
+            chat=self.chat,
+            items=batch.items,
+            base=batch.base,
+            dose=batch.dose,
+            treatments=batch.treatments,
+            protocol=self.args.protocol,
+            share_prefix=self.args.share_prefix,
+            prompts_per_pass=prompts_per_pass,
+            seed=self.args.seed,
         )
 
     def _write(self, batch: Batch, rows: list[Row]) -> None:

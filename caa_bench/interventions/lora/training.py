@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from caa_bench.interventions.fitting import Clock, Fitting, current
+from caa_bench.models.blocks import base_model, text_config
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -64,6 +65,7 @@ def train(
         SystemExit: stopped by the user; the state is kept.
     """
     fitting = current()
+    _as_trl_reads_it(model)
     with fitting.room() as folder:
         args = training_arguments(folder, config=config, on_cpu=model.device.type == "cpu", evaluate=bool(held_out))
         trainer = _Trainer(
@@ -141,6 +143,20 @@ def losses(state: Any) -> list[float]:
 def saturated(found: Sequence[float]) -> bool:
     """Whether the newest held-out loss is not clearly below the least before it."""
     return len(found) > 1 and not found[-1] < (1 - SATURATED) * min(found[:-1])
+
+
+def _as_trl_reads_it(model: PeftModel) -> None:
+    """Names that trl looks for and some families have otherwise; `leaves_no_trace` takes them away again.
+
+    The number of experts (Granite, PhiMoE), that there are none (Doge), and the part in front of the head (Llama 4).
+    """
+    config, whole = text_config(model), base_model(model)
+    if not hasattr(config, "num_experts") and hasattr(config, "num_local_experts"):
+        config.num_experts = config.num_local_experts
+    if getattr(config, "is_moe", True) is False:
+        config.router_aux_loss_coef = 0.0
+    if getattr(whole, "base_model", None) is whole and hasattr(whole, "model"):
+        whole.base_model_prefix = "model"
 
 
 class _Trainer(SFTTrainer):
