@@ -15,9 +15,9 @@ from caa_bench.report.arms import arms_table
 from caa_bench.report.attention import Notice, find_notices
 from caa_bench.report.choices import equal_loss_table, matched_table
 from caa_bench.report.headline import MEASURE, Headline, at_headline, find_headline, in_order, measured
-from caa_bench.report.record import RunRecord
 from caa_bench.report.tables import Contrast, Tables, band_of, contrast, make_tables, nothing_yet
 from caa_bench.runs.folder import read_manifest
+from caa_bench.runs.record import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,10 @@ class Arms(Section):
         said += "; cap.: change of p(correct)" if costly else ""
         return [Table(frame=arms, columns=tuple(columns), caption=said, file="arms")]
 
+    def figures(self, report: Report) -> Sequence[Drawing]:
+        """Each base, and the vector on top of it."""
+        return list(stacking(report))
+
 
 class Layers(Section):
     """The vector alone, layer by layer: where steering works."""
@@ -166,10 +170,6 @@ class Stacks(Section):
         place = (BASE, VECTOR, LAYER, DOSE)
         return [*tables, Table(frame=every, columns=(*place, *columns), caption=f"Every vector and layer. {caption}",
                                file="stacking", key=key, where="detail", folded=True)]  # fmt: skip
-
-    def figures(self, report: Report) -> Sequence[Drawing]:
-        """Alone and on top, base by base."""
-        return list(stacking(report))
 
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """All of it, whatever leads."""
