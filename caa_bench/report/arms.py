@@ -59,13 +59,15 @@ def stacked(report: Report) -> pd.DataFrame:
     """One line a base and dose of the headline's vector: the base alone, with the vector, and full addition.
 
     Returns:
-        `base`, `base_dose`, `multiplier`, `cell`, `base_cell`, `n`, `told`, `capability` with its ends; on each scale
+        `base`, `base_dose`, `multiplier`, `cell`, `base_cell`, `n`, `told`, `capability` and
+        `base_capability` with their ends; on each scale
         (column c) `before`, `after` with their ends and `full`, as `c_before` and so on. `full` is where every item
         would be if the vector moved its log-odds as on the unchanged model; on p it is the level with the vector plus
         the mean over items of what that would change. Missing for the unchanged model itself.
     """
     arms, cells = report.arms, report.measured("cells").set_index("cell")
     own = {(x["base"], x["base_dose"]): x["cell"] for x in arms[arms["multiplier"] == 0].to_dict("records")}
+    alone_costs = {x["cell"]: x for x in arms[arms["multiplier"] == 0].to_dict("records")}
     alone = {x["multiplier"]: x["cell"] for x in arms[arms["kind"] == "vector"].to_dict("records")}
     here = report.items[report.items["cell"].isin(arms["cell"])]
     values = here.pivot(index="item", columns="cell", values="log_odds").reindex(columns=arms["cell"])
@@ -76,6 +78,7 @@ def stacked(report: Report) -> pd.DataFrame:
             continue
         names = ("base", "base_dose", "multiplier", "cell", "n", "told", *(f"capability{end}" for end in ENDS))
         found = {name: line[name] for name in names} | {"base_cell": base}
+        found |= {f"base_capability{end}": alone_costs[base][f"capability{end}"] for end in ENDS}
         for column in SCALES:
             for word, cell in (("before", base), ("after", line["cell"])):
                 found |= {f"{column}_{word}{end}": cells.loc[cell, f"{column}{end}"] for end in ENDS}

@@ -1,4 +1,4 @@
-"""What a run hands on: to a paper its table, methods paragraph and BibTeX entries; to an artifact's card its effects."""
+"""What a run hands on: to a paper its table, methods paragraph and BibTeX; to an artifact's card its effects."""
 
 from __future__ import annotations
 

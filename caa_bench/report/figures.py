@@ -127,7 +127,7 @@ def dose_curves(report: Report) -> Iterator[Drawing]:
             )
         series |= _name_ends(place, found, scale)
         values = thinned(sorted(set(data["multiplier"])), most=9)
-        place.set_xticks(values, list(map(words.multiplier, values)))
+        place.set_xticks(values, [words.multiplier(value).replace("-", "\N{MINUS SIGN}") for value in values])
         place.set_xlabel(axis)
         _scaled(place, scale, "y")
         shown = "; grey: the placebos' range on the unchanged model" if grey else ""
@@ -177,7 +177,8 @@ def layers(report: Report) -> Iterator[Drawing]:
     if len(chosen.layers) < 2 or alone["shift"].isna().all():
         return
     name, titles = words.display(chosen.vector), {}
-    figure, (place,) = panels(1, 1, size=(5.0, 2.3))
+    beside = "hero" if set(report.arms["kind"]) <= {"none", "vector"} else ""
+    figure, (place,) = panels(1, 1, size=(8.4, 3.0) if beside else (5.0, 2.3))
     for dose, part in alone.groupby("multiplier"):
         color, marker, line = (UP, "^", "-") if dose > 0 else (DOWN, "v", "--")
         place.fill_between(part["layer"], part["shift_low"], part["shift_high"], color=color, alpha=0.2, linewidth=0)
@@ -194,7 +195,6 @@ def layers(report: Report) -> Iterator[Drawing]:
     place.set_ylabel("shift, log-odds")
     place.legend()
     caption = f"{name} alone on the unchanged model, by layer; band: 95% interval"
-    beside = "hero" if set(report.arms["kind"]) <= {"none", "vector"} else ""
     yield Drawing(name="layers", figure=figure, data=alone, caption=caption, titles=titles, place=beside, cross=True)
 
 
@@ -238,13 +238,10 @@ def _stack(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale, *,
             ring = {"marker": "o", "markersize": 6, "markerfacecolor": "none", "markeredgecolor": GREY, "linestyle": ""}
             place.plot([full], [at], gid=f"full-{line['cell']}", **ring)
             titles[f"full-{line['cell']}"] = f"{base}: {vector} {dose} in full would land at {scale.form(full)}"
-        kind = KINDS.get(words.verdict_kind(line["told"]), GREY)
-        told = f"{dose} {line['told'].split(';')[0]}" if line["told"] else dose
+        kind = GREY if "no room" in line["told"] else KINDS.get(words.verdict_kind(line["told"]), GREY)
+        told = f"{dose} {line['told'].split(';')[0]}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
         place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind)
-        if line["capability"] == line["capability"]:
-            red = line["capability"] <= -LOSS and line["capability_high"] < 0
-            cost = {"color": KINDS["backfires"] if red else GREY, "weight": "bold" if red else "normal"}
-            place.text(1.30, at, words.signed(line["capability"]), transform=aside, va="center", fontsize=7, **cost)
+        _cost(place, line, "capability", at)
     mark = {
         "marker": look["marker"],
         "markersize": 6,
@@ -253,8 +250,18 @@ def _stack(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale, *,
         "gid": f"base-{rows[0]['base_cell']}",
     }
     place.plot([rows[0][f"{column}_before"]], [y], **mark)
+    _cost(place, rows[0], "base_capability", y)
     level = words.interval(rows[0], f"{column}_before", scale.form)
     return titles | {f"base-{rows[0]['base_cell']}": f"{base} alone: {scale.name} {level}"}
+
+
+def _cost(place: Axes, line: dict[str, Any], name: str, y: float) -> None:
+    """The change of p(correct) beside a row; red where a loss is told apart from none."""
+    if line[name] == line[name]:
+        red = line[name] <= -LOSS and line[f"{name}_high"] < 0
+        look: dict[str, Any] = {"color": KINDS["backfires"] if red else GREY, "weight": "bold" if red else "normal"}
+        aside = {"transform": place.get_yaxis_transform(), "va": "center", "fontsize": 7}
+        place.text(1.30, y, words.signed(line[name]).replace("-", "\N{MINUS SIGN}"), **aside, **look)
 
 
 def _name_ends(place: Axes, found: Sequence[Curve], scale: Scale) -> dict[str, str]:

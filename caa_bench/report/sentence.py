@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.report import words
 from caa_bench.report.arms import Cost, costs, directed, keeps, moves
-from caa_bench.report.sections.costs import NAMED, capability_finding, cost
+from caa_bench.report.sections.costs import NAMED, capability_finding, cost_in_words
 from caa_bench.runs.tuning_record import tuning_lines
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def card(report: Report) -> Card:
     said = tuning_lines(record.tuning)
     own = [line for line in said if line.startswith(f"{chosen.vector}: ")] or said
     return Card(
-        sentences=tuple(filter(None, (_movers(report, lines) if lines else _untested(report), second, cost(report)))),
+        sentences=tuple(
+            filter(None, (_movers(report, lines) if lines else _untested(report), second, cost_in_words(report)))
+        ),
         chips=tuple(_chip(line) for line in _at_telling_doses(report)),
         tuned=own[0] if own else "No dose or layer was tuned on these items.",
         beside=(*alone, *where, *_fits(report, costs(report)), *_mass(lines)),
@@ -110,7 +112,7 @@ def card(report: Report) -> Card:
 
 def kind_of(line: Line) -> str:
     """The word that colors a verdict; where there is no room nothing can be said to add."""
-    return "not settled" if "no room" in str(line["tags"]).split(";") else words.verdict_kind(line["verdict"])
+    return "no room" if "no room" in str(line["tags"]).split(";") else words.verdict_kind(line["verdict"])
 
 
 def _chip(line: Line) -> Chip:
@@ -122,11 +124,12 @@ def _chip(line: Line) -> Chip:
 def _added(report: Report) -> str:
     """`CAA still adds on the positive system prompt (82% -> 92%); it adds less on ...`; "" without a stack."""
     verbs = {"adds": "still adds on", "adds less": "adds less on", "adds nothing": "adds nothing on",
-             "backfires": "works against", "no room": "has no room to add on", "not settled": "is not settled on"}  # fmt: skip
+             "backfires": "works against", "no room": "has no room on", "not settled": "is not settled on"}  # fmt: skip
     told: dict[str, list[str]] = {}
     for line in _at_telling_doses(report):
-        kind = "no room" if "no room" in str(line["tags"]).split(";") else kind_of(line)
-        told.setdefault(kind, []).append(f"{words.with_article(line['base'], line['base_dose'])} ({_levels(line)})")
+        told.setdefault(kind_of(line), []).append(
+            f"{words.with_article(line['base'], line['base_dose'])} ({_levels(line)})"
+        )
     parts = [f"{verb} {_listed(told[kind])}" for kind, verb in verbs.items() if kind in told]
     return f"{words.display(report.headline.vector)} {'; it '.join(parts)}" if parts else ""
 

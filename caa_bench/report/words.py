@@ -235,7 +235,7 @@ VERDICTS = {
     ),
     "no verdict": ("not settled", "too few items, or a cell was not run"),
     "not settled": ("not settled", "the intervals leave more than one verdict open"),
-    "no room": ("not settled", "p(matching) was within .05 of its end before, so it could not move"),
+    "no room": ("no room", "p(matching) was within .05 of its end before, so it could not move"),
     "log-odds only": ("", "p(matching) moves by less than .05"),
     "saturated": ("", "more than half of the items lie beyond 8 log-odds"),
     "opposite in words": ("", "the written answers move significantly the other way"),

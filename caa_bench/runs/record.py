@@ -50,8 +50,8 @@ class RunRecord:
         diagnostics: label -> one entry a layer, of vectors that were made from pairs.
         asked: evaluator -> `n` and `key` of the questions asked.
         items: item -> key of its text; None where the run did not record it.
-        texts: item -> `question`, `options` in the given order, and the index of the `matching` one; empty where the run
-            did not keep them.
+        texts: item -> `question`, `options` in the given order, and the index of the `matching` one; empty where not
+            kept.
         longer: `train_share` and `items` whose matching option is the longer one; empty where not known.
         judges: those of the last run, the leading one first.
         layers: `count`, `default` and `hidden` of the model.

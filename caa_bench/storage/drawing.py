@@ -9,7 +9,8 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,10 +87,8 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def save_drawings(drawn: Callable[[], Iterable[Drawing]], folder: Path) -> list[Inline]:
     """Each drawing as .svg, .png and .csv, drawn and saved in one style; and as part of a page (`inlined`)."""
-    import matplotlib as mpl
-
     found = []
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **STYLE}):
+    with in_style():
         for drawing in drawn():
             svg = _saved(drawing.figure, "svg", {"Date": None})
             write_atomic(folder / f"{drawing.name}.csv", to_csv(drawing.data))
@@ -98,6 +97,20 @@ def save_drawings(drawn: Callable[[], Iterable[Drawing]], folder: Path) -> list[
             told = {name: getattr(drawing, name) for name in ("name", "caption", "place", "shows")}
             found.append(Inline(svg=inlined(svg, drawing), **told))
     return found
+
+
+@contextmanager
+def in_style() -> Iterator[None]:
+    """Figures made inside look alike on every machine, whatever matplotlib is set to there."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **STYLE}):
+        yield
+
+
+def drawing_svg(drawing: Drawing) -> str:
+    """A drawing as SVG for a page, without a file."""
+    return inlined(_saved(drawing.figure, "svg", {"Date": None}), drawing)
 
 
 def inlined(svg: bytes, drawing: Drawing) -> str:

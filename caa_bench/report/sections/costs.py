@@ -69,6 +69,10 @@ class Costs(Section):
         )
         return [Table(frame=frame[[*kept, "fit_s"]], columns=columns, file=self.name, where="page")]
 
+    def summary(self, report: Report) -> str:
+        """What it costs."""
+        return cost_in_words(report)
+
     def figures(self, report: Report) -> Sequence[Drawing]:
         """Every dose's effect against its costs."""
         return list(effect_against_cost(report))
@@ -197,7 +201,7 @@ def capability_finding(report: Report) -> str:
     return f"{said}; {right} correct without steering ({questions(report)}, n {words.count(plain['n'])})"
 
 
-def cost(report: Report) -> str:
+def cost_in_words(report: Report) -> str:
     """What it costs, in one sentence; an honest one where nothing was measured."""
     lines = capability_lines(report).to_dict("records")
     risen = report.leading(report.metrics) if len(report.metrics) else report.metrics

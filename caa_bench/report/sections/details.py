@@ -48,6 +48,12 @@ class Items(Section):
         )  # fmt: skip
         return [curves, self._each(report)]
 
+    def summary(self, report: Report) -> str:
+        """How many go backwards on the unchanged model."""
+        own = report.at_headline("reliability")
+        own = own[own["base"] == "none"]
+        return f"{words.share(own['anti_steerable_share'].iloc[0])} are anti-steerable" if len(own) else ""
+
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """Every curve and item."""
         return {"reliability": report.reliability, "items": report.item_reliability}
@@ -151,6 +157,11 @@ class Placebos(Section):
         caption = "The largest change of p(matching) that each makes, and where"
         return [Table(frame=pd.DataFrame(lines), columns=columns, caption=caption, file="shifts")]
 
+    def summary(self, report: Report) -> str:
+        """The largest of all."""
+        moved = self.tables(report)[0].frame["shift_p"]
+        return f"the largest change of p(matching) is {moved.abs().max():.3f}"
+
 
 class Letters(Section):
     """Letter bias and option mass: whether the A/B test measures what it should."""
@@ -182,6 +193,10 @@ class Letters(Section):
             f"{tripped} of {len(tables[0].frame)} conditions trip a gate on letters or option mass." if tripped else ""
         )
 
+    def summary(self, report: Report) -> str:
+        """Also where none does."""
+        return self.finding(report) or "no condition trips a gate"
+
 
 class Cells(Section):
     """Every cell: levels and shifts with their intervals."""
@@ -208,6 +223,11 @@ class Cells(Section):
         )  # fmt: skip
         return [Table(frame=frame, columns=columns, caption="95% intervals over items", file="cells", where="detail",
                       folded=True)]  # fmt: skip
+
+    def summary(self, report: Report) -> str:
+        """How many."""
+        cells = report.measured("cells")
+        return f"{len(cells)} conditions, {words.count(cells['n'].max())} items each"
 
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """Whatever was measured in them."""

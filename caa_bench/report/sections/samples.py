@@ -86,7 +86,7 @@ def answers_table(report: Report) -> pd.DataFrame:
     own = report.answers.items.merge(places, on="cell", how="inner")
     own = own.merge(report.answers.cells[["cell", "collapsed"]], on="cell", how="left")
     alone = (own["empty_share"] > 0) | (own["loop_share"] > LOOPS)
-    own = own.assign(collapsed=own["collapsed"].eq(True) | alone)  # noqa: FBT003 - a column's value
+    own = own.assign(collapsed=own["collapsed"].eq(True) | alone)
     return own.sort_values(["item"], kind="stable")[ANSWERS]
 
 

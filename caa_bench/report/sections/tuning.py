@@ -31,6 +31,10 @@ class Tuning(Section):
         columns = (Column(name="told", label="what was tried and chosen", wide=True),)
         return [Table(frame=frame, columns=columns, file="tuning_told", key=("told",))]
 
+    def summary(self, report: Report) -> str:
+        """The first sentence of several."""
+        return tuning_lines(report.record.tuning)[0]
+
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """None of its own."""
         return {}
@@ -73,6 +77,12 @@ class DoseSizes(Section):
         names = [column.name for column in columns]
         kept = [name for name in ("cell", *names, "shift_low", "shift_high") if name in frame]
         return [Table(frame=frame[kept], columns=columns, file=self.name)]
+
+    def summary(self, report: Report) -> str:
+        """The leading dose."""
+        frame = self.tables(report)[0].frame
+        line = frame.loc[(frame["multiplier"] - 1).abs().idxmin()]
+        return f"{words.dose(line['multiplier'])} is {words.number(line['relative_dose'])} of the residual norm"
 
 
 class Matched(Section):
@@ -139,6 +149,16 @@ class EqualLoss(Section):
             Column(name="doses", label="doses within", form=words.count),
         )
         return [Table(frame=report.equal_loss, columns=columns, file=self.name, key=("arm", "budget"), where="detail")]
+
+    def summary(self, report: Report) -> str:
+        """The largest at the smallest loss."""
+        known = report.equal_loss[report.equal_loss["total"].notna()]
+        known = known[known["budget"] == known["budget"].min()]
+        if known.empty:
+            return ""
+        line = known.loc[known["total"].abs().idxmax()].to_dict()
+        most = f"{line['budget']:g}".removeprefix("0")
+        return f"at a loss up to {most}: {line['arm']}, {words.interval(line, 'total', words.signed)} log-odds"
 
 
 def _matched_base(line: Line) -> str:
