@@ -17,7 +17,7 @@ from report_runs import simulate
 from caa_bench.config.recipe_yaml import flatten
 from caa_bench.recipe import load_recipe
 from caa_bench.report import make_report, write_report
-from caa_bench.report.latex import escape
+from caa_bench.report.exports import escape
 from caa_bench.runs.folder import read_manifest
 from caa_bench.storage.drawing import spread, thinned
 

@@ -26,7 +26,7 @@ class Export(Command):
         from caa_bench.interventions import Intervention
         from caa_bench.interventions.card import write_card
         from caa_bench.report import make_report
-        from caa_bench.report.card import run_effects, run_origin
+        from caa_bench.report.exports import run_effects, run_origin
         from caa_bench.runs.artifacts import kept_at
         from caa_bench.runs.folder import read_manifest
         from caa_bench.storage.files import inside, read_artifact

@@ -115,7 +115,9 @@ class Perplexity(Evaluator):
 
     def failed(self, job: Job, why: str) -> list[Row]:
         """One row a passage and treatment, without a value."""
-        return [_row(item, one, (), fits=True) | {"error": why} for item in job.items for one in job.treatments]
+        return [
+            _perplexity_row(item, one, (), fits=True) | {"error": why} for item in job.items for one in job.treatments
+        ]
 
 
 def _perplexity_row(item: Passage, treatment: Treatment, log_probs: Sequence[float], *, fits: bool) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from caa_bench.report.latex import bibtex, methods_latex, stacking_latex
+from caa_bench.report.exports import bibtex, methods_latex, stacking_latex
 from caa_bench.report.model import Report, make_report
 from caa_bench.report.page import recipe_yaml, render_page
 from caa_bench.report.sections import files as tables

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.estimates import MIN_ITEMS, Interval
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from caa_bench.report.model import Report
 
 ENDS = ("", "_low", "_high")
+SCALES = ("p_balanced", "log_odds")
 COLUMNS = [
     "kind", "arm", "base", "base_dose", "vector", "layer", "multiplier", "cell", "p_before",
     *(f"p_balanced{end}" for end in ENDS), *(f"shift{end}" for end in ENDS), *(f"in_words{end}" for end in ENDS),
@@ -53,6 +55,44 @@ def arms_table(report: Report) -> pd.DataFrame:
             _put(line, "in_words", said.get(condition), "score_total" if line["kind"] == "base" else "score_shift")
         lines.append(line if line["kind"] == "stack" else _with_opposite(line))
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def stacked(report: Report) -> pd.DataFrame:
+    """One line a base and dose of the headline's vector: the base alone, with the vector, and full addition.
+
+    Returns:
+        `base`, `base_dose`, `multiplier`, `cell`, `base_cell`, `n`, `told`, `capability` and
+        `base_capability` with their ends; on each scale
+        (column c) `before`, `after` with their ends and `full`, as `c_before` and so on. `full` is where every item
+        would be if the vector moved its log-odds as on the unchanged model; on p it is the level with the vector plus
+        the mean over items of what that would change. Missing for the unchanged model itself.
+    """
+    arms, cells = report.arms, report.measured("cells").set_index("cell")
+    own = {(x["base"], x["base_dose"]): x["cell"] for x in arms[arms["multiplier"] == 0].to_dict("records")}
+    alone_costs = {x["cell"]: x for x in arms[arms["multiplier"] == 0].to_dict("records")}
+    alone = {x["multiplier"]: x["cell"] for x in arms[arms["kind"] == "vector"].to_dict("records")}
+    here = report.items[report.items["cell"].isin(arms["cell"])]
+    values = here.pivot(index="item", columns="cell", values="log_odds").reindex(columns=arms["cell"])
+    lines = []
+    for line in arms[arms["kind"].isin(["vector", "stack"])].to_dict("records"):
+        base, plain = own.get((line["base"], line["base_dose"])), own.get(("none", 1.0))
+        if base is None:
+            continue
+        names = ("base", "base_dose", "multiplier", "cell", "n", "told", *(f"capability{end}" for end in ENDS))
+        found = {name: line[name] for name in names} | {"base_cell": base}
+        found |= {f"base_capability{end}": alone_costs[base][f"capability{end}"] for end in ENDS}
+        for column in SCALES:
+            for word, cell in (("before", base), ("after", line["cell"])):
+                found |= {f"{column}_{word}{end}": cells.loc[cell, f"{column}{end}"] for end in ENDS}
+            found[f"{column}_full"] = math.nan
+        if line["kind"] == "stack" and line["multiplier"] in alone and plain is not None:
+            top = values[line["cell"]]
+            full = values[base] + values[alone[line["multiplier"]]] - values[plain]
+            found["log_odds_full"] = found["log_odds_after"] + (full - top).mean()
+            p_full = found["p_balanced_after"] + (1 / (1 + np.exp(-full)) - 1 / (1 + np.exp(-top))).mean()
+            found["p_balanced_full"] = float(np.clip(p_full, 0, 1))
+        lines.append(found)
+    return pd.DataFrame(lines)
 
 
 def directed(arms: pd.DataFrame) -> list[Line]:

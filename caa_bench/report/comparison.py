@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,18 +14,21 @@ from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.errors import UserError
 from caa_bench.report import words
 from caa_bench.report.arms import directed, keeps, moves
-from caa_bench.report.page import page, shown_table
+from caa_bench.report.figures import GREY, look_of
+from caa_bench.report.page import charts, page, shown_table
 from caa_bench.report.sections import Column, Line, Table, sections
-from caa_bench.report.sentence import plain, sentence
+from caa_bench.report.sentence import kind_of, plain, sentence
 from caa_bench.report.text import WIDTH, columns, safe, table_text
+from caa_bench.storage.drawing import Drawing, panels, save_drawings
 from caa_bench.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from caa_bench.report.model import Report
+    from caa_bench.storage.drawing import Inline
 
 
 def write_comparison(reports: Sequence[Report], path: Path) -> None:
-    """Write the page.
+    """Write the page, and beside it `<name>_figures/` with the forest plot and the CSV it is drawn from.
 
     Raises:
         UserError: the name is no HTML file's, or the place cannot be written.
@@ -42,13 +45,48 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
         }
         for name, report in names.items()
     ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures = path.with_name(f"{path.stem}_figures")
+    lines = _effects(names)
+    if len(lines):
+        figures.mkdir(exist_ok=True)
+    drawn = save_drawings(lambda: forest(lines), figures)
     parts = [
         _part("stacks", "Does the vector still add?", _verdicts(names), "Verdict and retention with its 95% interval, "
-              "at the dose that pushes as the base does. Columns sort."),
+              "at the dose that pushes as the base does; the stronger the color, the more of the vector's effect alone "
+              "is kept. Columns sort.", heat=True),
+        _part("forest", "Effects, run by run", None, "", drawn=drawn),
         _part("arms", "Arms and stacks", _arms(names), "At each run's leading layer and doses. Columns sort."),
     ]  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, page(title=title, heading=title, answers=answers, parts=[part for part in parts if part]))
+    same = [(name, value) for name, value in _same(reports).items() if value]
+    shown = {"answers": answers, "facts": same, "parts": [part for part in parts if part]}
+    write_atomic(path, page(title=title, heading=title, **shown))
+
+
+def forest(lines: pd.DataFrame) -> Iterator[Drawing]:
+    """The vector's effect alone and on top of each base, a row each, run by run; nothing without a line.
+
+    Args:
+        lines: `run`, `base`, `base_dose`, `on`, `effect` with its ends (log-odds, + in the direction of the dose), `n`.
+    """
+    if lines.empty:
+        return
+    figure, (place,) = panels(1, 1, size=(8.4, 0.19 * len(lines) + 0.7))
+    titles = {}
+    for y, line in enumerate(lines.to_dict("records")):
+        look = look_of(line["base"], line["base_dose"])
+        place.plot([line["effect_low"], line["effect_high"]], [y, y], color=look["color"], linewidth=1)
+        mark = {"marker": look["marker"], "color": look["color"], "markersize": 4, "linestyle": ""}
+        place.plot([line["effect"]], [y], gid=f"row-{y}", **mark)
+        titles[f"row-{y}"] = f"{line['run']}, {line['on']}: {words.interval(line, 'effect')}, n {line['n']}"
+    place.axvline(0, color=GREY, linewidth=0.6)
+    first = ~lines["run"].duplicated()
+    heads = [f"{run}   {on}" if new else on for run, on, new in zip(lines["run"], lines["on"], first, strict=True)]
+    place.set_yticks(range(len(lines)), heads)
+    place.set_ylim(len(lines) - 0.4, -0.6)
+    place.set_xlabel("effect of the vector in the direction of its dose, log-odds")
+    caption = "The vector alone and on top of each base, 95% intervals"
+    yield Drawing(name="forest", figure=figure, data=lines, caption=caption, titles=titles)
 
 
 def render_summary(reports: Sequence[Report]) -> str:
@@ -62,7 +100,7 @@ def render_summary(reports: Sequence[Report]) -> str:
     parts = [f"{len(reports)} run{'s' * (len(reports) > 1)} on {models}", "The vector alone: p(matching), and the "
              f"strongest arm\n{alone}"]  # fmt: skip
     verdicts = _verdicts(names, short=True)
-    if len(verdicts.columns) > 1:
+    if len(verdicts.columns) > 1 and len(verdicts.frame):
         wide = table_text(verdicts)
         if max(map(len, wide.split("\n"))) > WIDTH:
             bases = verdicts.columns[1:]
@@ -73,14 +111,33 @@ def render_summary(reports: Sequence[Report]) -> str:
 
 
 def run_names(reports: Sequence[Report]) -> dict[str, Report]:
-    """Each run by its behavior and, where there are several, its model; by its folder where neither is enough."""
-    several = len({report.record.model for report in reports}) > 1
-    plain_names = [x.record.behavior.id + f" on {x.record.model}" * several for x in reports]
+    """Each run by its behavior and what else differs: model, recipe, seed; by its folder where that is not enough."""
+    same = _same(reports)
+    plain_names = [
+        " · ".join(value for name, value in _identity(report).items() if name == "behavior" or not same[name])
+        for report in reports
+    ]
     found: dict[str, Report] = {}
     for name, report in zip(plain_names, reports, strict=True):
         alike = [x for other, x in zip(plain_names, reports, strict=True) if other == name]
         found[name if len(alike) == 1 else f"{name} ({_told_apart(report, alike)})"] = report
     return found
+
+
+def _identity(report: Report) -> dict[str, str]:
+    """What tells runs apart; the recipe is the folder that a run's folder lies in."""
+    record = report.record
+    recipe = report.folder.resolve().parent.name
+    return {"behavior": record.behavior.id, "model": record.model, "recipe": recipe, "seed": f"seed {record.seed}"}
+
+
+def _same(reports: Sequence[Report]) -> dict[str, str]:
+    """What all of the runs share; "" where they differ."""
+    every = [_identity(report) for report in reports]
+    return {
+        name: value.removeprefix("seed ") if all(one[name] == value for one in every) else ""
+        for name, value in every[0].items()
+    }
 
 
 def _told_apart(report: Report, alike: Sequence[Report]) -> str:
@@ -93,25 +150,53 @@ def _told_apart(report: Report, alike: Sequence[Report]) -> str:
     return str(report.folder)
 
 
-def _part(name: str, title: str, table: Table, note: str) -> dict[str, Any] | None:
-    """A section of the page, its table open to sorting."""
-    if table.frame.empty:
+def _part(
+    name: str, title: str, table: Table | None, note: str, *, heat: bool = False, drawn: Sequence[Inline] = ()
+) -> dict[str, Any] | None:
+    """A section of the page, open; its table sorts."""
+    if not drawn and (table is None or table.frame.empty):
         return None
-    shown = shown_table(table) | {"folded": True}
-    return {"name": name, "title": title, "note": note, "finding": "", "figures": [], "tables": [shown], "then": "",
-            "command": "", "open": True}  # fmt: skip
+    shown = [] if table is None else [shown_table(table) | {"folded": not heat, "heat": heat}]
+    return {"name": name, "title": title, "note": note, "finding": "", "charts": charts(drawn), "tables": shown,
+            "then": "", "command": "", "data": "", "open": True}  # fmt: skip
+
+
+def _effects(names: Mapping[str, Report]) -> pd.DataFrame:
+    """The lines of `forest`: of each run the vector alone at its positive dose, then on top of each base."""
+    lines = []
+    for name, report in names.items():
+        alone = report.arms[report.arms["kind"] == "vector"].sort_values("multiplier").to_dict("records")[-1:]
+        for line in [*alone, *(directed(report.arms) if alone else [])]:
+            sign = 1 if line["multiplier"] > 0 else -1
+            ends = [line[f"shift{end}"] * sign for end in ("", "_low", "_high")]
+            base = words.human(words.named(line["base"], line["base_dose"]))
+            on = words.on_top(report.headline.vector, line["multiplier"])
+            lines.append(
+                {"run": name, "base": line["base"], "base_dose": line["base_dose"], "on": f"{on} on {base}",
+                 "cell": line["cell"], "effect": ends[0], "effect_low": min(ends[1:]), "effect_high": max(ends[1:]),
+                 "n": line["n"]}
+            )  # fmt: skip
+    return pd.DataFrame(lines)
 
 
 def _verdicts(names: Mapping[str, Report], *, short: bool = False) -> Table:
-    """A line a run, a column a base: the verdict, and the share that is kept."""
-    lines = []
+    """A line a run, a column a base: the verdict, and the share that is kept; `<base>_look` colors the page's cell."""
+    lines, bases = [], dict[str, None]()
     for name, report in names.items():
-        found = {words.named(x["base"], x["base_dose"]): _verdict(x, short=short) for x in directed(report.arms)}
-        lines.append({"run": name} | found)
-    frame = pd.DataFrame(lines).fillna(words.NA)
-    frame = frame if len(frame.columns) > 1 else frame.iloc[:0]
-    heads = (Column(name=name, label=_short(name) if short else name, wide=not short) for name in frame.columns[1:])
+        found = {words.named(x["base"], x["base_dose"]): x for x in directed(report.arms)}
+        bases |= dict.fromkeys(found)
+        looks = {f"{base}_look": _look(x) for base, x in found.items()}
+        lines.append({"run": name} | {base: _verdict(x, short=short) for base, x in found.items()} | looks)
+    frame = pd.DataFrame(lines)
+    frame = frame.fillna(dict.fromkeys(bases, words.NA)).fillna("") if bases else frame.iloc[:0]
+    heads = (Column(name=name, label=_short(name) if short else words.human(name), wide=not short) for name in bases)
     return Table(frame=frame, columns=(Column(name="run"), *heads))
+
+
+def _look(line: Line) -> str:
+    """Classes of a cell of the heat map: the verdict's color, stronger the more is kept."""
+    kept = f" kept-{int(min(max(line['retention'], 0.0), 0.99) * 5)}" if keeps(line) else ""
+    return f"kind-{kind_of(line).replace(' ', '-')}{kept}"
 
 
 def _verdict(line: Line, *, short: bool) -> str:

@@ -1,4 +1,4 @@
-"""The figures of a report: dose curves in one chart and base by base, stacks, layers.
+"""The figures of a report: what stacks, dose curves, layers, effect against cost.
 
 A kind of arm has one color in every figure of every run; marker and dash tell its variants apart, never color alone.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from caa_bench.report import words
+from caa_bench.report.arms import stacked
 from caa_bench.report.headline import at_headline
 from caa_bench.storage.drawing import INK, Drawing, panels, spread, thinned
 
@@ -25,11 +26,31 @@ if TYPE_CHECKING:
 COLORS = {"none": INK, "system_prompt": "#0072B2", "lora_sft": "#D55E00", "full_sft": "#009E73"}
 OTHERS = ("#CC79A7", "#56B4E9", "#E69F00", "#7F5FBF")
 UP, DOWN, GREY = "#0072B2", "#D55E00", "#8d9399"
+KINDS = {"adds": "#238636", "adds less": "#b08800", "backfires": "#cf222e"}
 LOOKS = {"positive": ("^", "-"), "negative": ("v", (0, (3.5, 1.5))), "neutral": ("s", (0, (1, 1.5)))}
+ENDS = ("", "_low", "_high")
 CURVE = [
     "base", "base_dose", "vector", "layer", "multiplier", "cell", "n", "p_balanced", "p_balanced_low",
-    "p_balanced_high", "placebo_low", "placebo_high",
+    "p_balanced_high", "log_odds", "log_odds_low", "log_odds_high", "placebo_low", "placebo_high",
 ]  # fmt: skip
+LOSS = 0.05
+"""The smallest loss of p(correct) that is reported, and drawn in red where its interval leaves out 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What a chart shows of an answer: its name on the switch, its column, its axis, and how a value is written."""
+
+    name: str
+    column: str
+    axis: str
+    form: words.Form
+
+
+SCALES = (
+    Scale(name="p", column="p_balanced", axis="p(matching)", form=words.probability),
+    Scale(name="log-odds", column="log_odds", axis="log-odds of matching", form=words.number),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +58,10 @@ class Curve:
     """One base with the headline's vector.
 
     Args:
-        name: the base, with its own dose where that is not as fitted.
+        name: the base as a reader calls it, with its own dose where that is not as fitted.
         look: how its line is drawn: color, marker, linestyle, and alpha (weaker for a smaller dose of the base).
         points: `CURVE`, by ascending multiplier, the base's own unsteered cell among them.
-        fits: `multiplier`, `p_balanced`, `cell`, `fit` and `n` of each fit, where there are several.
+        fits: `multiplier`, `p_balanced`, `log_odds`, `cell`, `fit` and `n` of each fit, where there are several.
     """
 
     name: str
@@ -77,54 +98,75 @@ def curves(report: Report) -> list[Curve]:
                 points[end] = points[end].where(~still, points["p_balanced"])
         dots = each[(each["base"] == base) & (each["base_dose"] == base_dose)] if len(each) else each
         if len(points):
-            name, look = words.named(base, base_dose), look_of(base, base_dose)
+            name, look = words.human(words.named(base, base_dose)), look_of(base, base_dose)
             found.append(Curve(name=name, look=look, points=points[CURVE], fits=dots))
     return found
 
 
 def dose_curves(report: Report) -> Iterator[Drawing]:
-    """Every base in one chart, named at the right; where there are several, a panel a base too."""
+    """Every base in one chart, named at the right, once on each scale; intervals and single fits as bands."""
     found = [curve for curve in curves(report) if len(curve.points) > 1]
     if not found:
         return
     data = pd.concat([curve.points for curve in found])
     banded = bool(data["placebo_low"].notna().any())
     axis = f"{words.display(report.headline.vector)} multiplier{_layer(report)}"
-    figure, (place,) = panels(1, 1, size=(4.3, max(2.75, 0.16 * len(found))))
-    titles: dict[str, str] = {}
-    for curve in found:
-        titles |= _line(place, curve, report, banded=curve.name == "none", faint=len(found) > 1)
-    _name_ends(place, found)
-    _p_axes(place, data, wide=True, axis=axis)
-    shown = "; grey: the placebos' range on the unchanged model" if banded else ""
-    caption = f"p(matching) against {axis}, a line a base{shown}"
-    yield Drawing(name="dose_curves", figure=figure, data=data, caption=caption, titles=titles, first=True)
-    if len(found) > 1:
-        yield _panels(report, found, data, axis=axis, banded=banded)
+    for scale in SCALES:
+        grey = banded and scale is SCALES[0]
+        figure, (place,) = panels(1, 1, size=(4.3, max(2.75, 0.16 * len(found))))
+        titles: dict[str, str] = {}
+        series: dict[str, str] = {}
+        for number, curve in enumerate(found):
+            if grey and curve.name == words.human("none"):
+                ends = curve.points["placebo_low"], curve.points["placebo_high"]
+                place.fill_between(curve.points["multiplier"], *ends, color=GREY, alpha=0.45, linewidth=0.8)
+            own = _line(place, curve, report, scale=scale, number=number)
+            titles, series = (
+                titles | own,
+                series | dict.fromkeys([*own, f"line-{number}", f"band-{number}"], curve.name),
+            )
+        series |= _name_ends(place, found, scale)
+        values = thinned(sorted(set(data["multiplier"])), most=9)
+        place.set_xticks(values, [words.multiplier(value).replace("-", "\N{MINUS SIGN}") for value in values])
+        place.set_xlabel(axis)
+        _scaled(place, scale, "y")
+        shown = "; grey: the placebos' range on the unchanged model" if grey else ""
+        caption = f"{scale.axis} against {axis}, a line a base{shown}"
+        name = "dose_curves" if scale is SCALES[0] else "dose_curves_log_odds"
+        yield Drawing(name=name, figure=figure, data=data, caption=caption, titles=titles, series=series, place="side",
+                      shows=scale.name, cross=True)  # fmt: skip
 
 
 def stacking(report: Report) -> Iterator[Drawing]:
-    """The vector on top of each base (filled) beside the vector alone (open), a row a base and dose."""
-    data = report.at_headline("stacking")
-    if data.empty:
+    """A row a base: a dot for the base alone, an arrow to the vector on top, a ring where full addition would land."""
+    data = stacked(report)
+    if data.empty or (len(report.headline.layers) > 1 and set(data["base"]) == {"none"}):
         return
-    figure, (place,) = panels(1, 1, size=(5.2, 0.19 * len(data) + 0.8))
-    rows, titles = data.to_dict("records"), {}
-    for y, line in enumerate(rows):
-        look = look_of(line["base"], line["base_dose"])
-        for column, face, down in (("alone", "none", 0.14), ("on_top", look["color"], -0.14)):
-            ends, gid = [line[f"{column}_low"], line[f"{column}_high"]], f"{column}-{y}"
-            place.plot(ends, [y + down] * 2, color=look["color"], linewidth=1)
-            mark = {"marker": look["marker"], "markersize": 4, "linestyle": "", "gid": gid}
-            place.plot([line[column]], [y + down], markerfacecolor=face, markeredgecolor=look["color"], **mark)
-            titles[gid] = f"{_row(line)}, {column.replace('_', ' ')}: {words.interval(line, column)}, n {line['n']}"
-    place.axvline(0, color=GREY, linewidth=0.6)
-    place.set_yticks(range(len(rows)), list(map(_row, rows)))
-    place.set_ylim(len(rows) - 0.4, -0.6)
-    place.set_xlabel("effect in the direction of the dose, log-odds")
-    name = words.display(report.headline.vector)
-    caption = f"{name} alone (open) and on top of each base (filled), 95% intervals"
-    yield Drawing(name="stacking", figure=figure, data=data, caption=caption, titles=titles)
+    bases = list(dict.fromkeys(zip(data["base"], data["base_dose"], strict=True)))
+    costly = bool(data["capability"].notna().any())
+    vector = words.display(report.headline.vector)
+    for scale in SCALES:
+        figure, (place,) = panels(1, 1, size=(8.4, 0.47 * len(bases) + 0.62))
+        titles: dict[str, str] = {}
+        series: dict[str, str] = {}
+        for y, (base, base_dose) in enumerate(bases):
+            rows = data[(data["base"] == base) & (data["base_dose"] == base_dose)].to_dict("records")
+            own = _stack(place, rows, y, scale, vector=vector)
+            titles, series = titles | own, series | dict.fromkeys(own, words.human(words.named(base, base_dose)))
+        place.set_ylim(len(bases) - 0.45, -0.62)
+        place.set_yticks(range(len(bases)), [words.human(words.named(*base)) for base in bases])
+        for label, base in zip(place.get_yticklabels(), bases, strict=True):
+            label.set_color(look_of(*base)["color"])
+        for x, head in ((1.02, "verdict"), *(((1.30, "capability"),) if costly else ())):
+            place.text(x, -0.5, head, transform=place.get_yaxis_transform(), fontsize=7, color=GREY)
+        _scaled(place, scale, "x")
+        caption = f"{scale.axis}: dot, the base alone; arrow, {vector} on top of it (bar: 95% interval)"
+        caption += "; ring: where it would land if all of its effect alone were kept" * bool(
+            data["log_odds_full"].any()
+        )
+        name = "stacking" if scale is SCALES[0] else "stacking_log_odds"
+        yield Drawing(name=name, figure=figure, data=data, caption=caption, titles=titles, series=series, place="hero",
+                      shows=scale.name)  # fmt: skip
 
 
 def layers(report: Report) -> Iterator[Drawing]:
@@ -135,7 +177,8 @@ def layers(report: Report) -> Iterator[Drawing]:
     if len(chosen.layers) < 2 or alone["shift"].isna().all():
         return
     name, titles = words.display(chosen.vector), {}
-    figure, (place,) = panels(1, 1, size=(5.0, 2.3))
+    beside = "hero" if set(report.arms["kind"]) <= {"none", "vector"} else ""
+    figure, (place,) = panels(1, 1, size=(8.4, 3.0) if beside else (5.0, 2.3))
     for dose, part in alone.groupby("multiplier"):
         color, marker, line = (UP, "^", "-") if dose > 0 else (DOWN, "v", "--")
         place.fill_between(part["layer"], part["shift_low"], part["shift_high"], color=color, alpha=0.2, linewidth=0)
@@ -152,89 +195,105 @@ def layers(report: Report) -> Iterator[Drawing]:
     place.set_ylabel("shift, log-odds")
     place.legend()
     caption = f"{name} alone on the unchanged model, by layer; band: 95% interval"
-    yield Drawing(name="layers", figure=figure, data=alone, caption=caption, titles=titles)
+    yield Drawing(name="layers", figure=figure, data=alone, caption=caption, titles=titles, place=beside, cross=True)
 
 
-def _panels(report: Report, found: Sequence[Curve], data: pd.DataFrame, *, axis: str, banded: bool) -> Drawing:
-    """A panel a base, with its interval; the unchanged model's curve in grey in each."""
-    columns = min(3, len(found))
-    height = -(-len(found) // columns)
-    figure, axes = panels(height, columns, size=(2.3 * columns, 1.6 * height + 0.2))
-    unchanged = next((curve for curve in found if curve.name == "none"), None)
-    titles: dict[str, str] = {}
-    for number, (place, curve) in enumerate(zip(axes, found, strict=False)):
-        if unchanged is not None and curve is not unchanged:
-            place.plot(unchanged.points["multiplier"], unchanged.points["p_balanced"], color=GREY, linewidth=0.8)
-        titles |= _line(place, curve, report, banded=True, prefix=f"panel{number}-")
-        titles |= _fit_dots(place, curve)
-        place.set_title(curve.name, fontsize=8, loc="left")
-        _p_axes(place, curve.points, wide=False)
-    for place in axes[len(found) :]:
-        place.set_visible(False)
-    figure.supylabel("p(matching)", fontsize=8)
-    figure.supxlabel(axis, fontsize=8)
-    parts = ["band: 95% interval over items", "grey line: the unchanged model"]
-    parts += ["grey band: the placebos' range"] if banded else []
-    parts += ["small dots: each fit by itself"] if any(len(curve.fits) for curve in found) else []
-    return Drawing(name="dose_panels", figure=figure, data=data, caption="; ".join(parts), titles=titles)
-
-
-def _line(
-    place: Axes, curve: Curve, report: Report, *, banded: bool, faint: bool = False, prefix: str = ""
-) -> dict[str, str]:
-    """One curve: placebo band, interval band, line and marks. Returns what its marks say."""
-    points, look = curve.points, curve.look
-    x = points["multiplier"]
-    if banded and points["placebo_low"].notna().any():
-        place.fill_between(x, points["placebo_low"], points["placebo_high"], color=GREY, alpha=0.45, linewidth=0.8)
-    if not faint and points["p_balanced_low"].notna().any():
-        ends = points["p_balanced_low"], points["p_balanced_high"]
-        place.fill_between(x, *ends, color=look["color"], alpha=0.2, linewidth=0)
-    place.plot(x, points["p_balanced"], linewidth=1.2, **{name: look[name] for name in ("color", "linestyle", "alpha")})
+def _line(place: Axes, curve: Curve, report: Report, *, scale: Scale, number: int) -> dict[str, str]:
+    """One curve: interval band and single fits, line and marks. Returns what its marks say."""
+    points, look, column = curve.points, curve.look, scale.column
+    x, ends = points["multiplier"], [points[f"{column}{end}"] for end in ENDS[1:]]
+    if ends[0].notna().any():
+        place.fill_between(x, *ends, color=look["color"], alpha=0.15, linewidth=0, gid=f"band-{number}")
+    for fit in curve.fits.to_dict("records"):
+        place.plot([fit["multiplier"]], [fit[column]], marker=".", markersize=3, color=look["color"], alpha=0.6)
+    line = {name: look[name] for name in ("color", "linestyle", "alpha")}
+    place.plot(x, points[column], linewidth=1.2, gid=f"line-{number}", **line)
     titles = {}
-    for point in points[points["p_balanced"].notna()].to_dict("records"):
-        gid = f"{prefix}mark-{point['cell']}"
+    for point in points[points[column].notna()].to_dict("records"):
+        gid = f"mark-{point['cell']}"
         mark = {name: look[name] for name in ("color", "marker", "alpha")}
-        place.plot([point["multiplier"]], [point["p_balanced"]], markersize=4, linestyle="", gid=gid, **mark)
+        place.plot([point["multiplier"]], [point[column]], markersize=4, linestyle="", gid=gid, **mark)
         over = words.on_top(report.headline.vector, point["multiplier"])
         name = f"{curve.name} {over}" if over == "alone" else f"{curve.name} + {over}"
-        titles[gid] = f"{name}: p {words.interval(point, 'p_balanced', words.probability)}, n {point['n']}"
+        titles[gid] = f"{name}: {scale.name} {words.interval(point, column, scale.form)}, n {point['n']}"
     return titles
 
 
-def _fit_dots(place: Axes, curve: Curve) -> dict[str, str]:
-    titles = {}
-    for line in curve.fits.to_dict("records"):
-        gid = f"fit-{line['cell']}"
-        dot = {"marker": ".", "markersize": 3, "color": curve.look["color"], "alpha": 0.6, "linestyle": ""}
-        place.plot([line["multiplier"]], [line["p_balanced"]], gid=gid, **dot)
-        titles[gid] = f"{curve.name}, fit {line['fit']}: p {words.probability(line['p_balanced'])}, n {line['n']}"
-    return titles
+def _stack(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale, *, vector: str) -> dict[str, str]:
+    """One base of the chart of stacks, its larger dose above. Returns what its marks say."""
+    look, column, titles = look_of(rows[0]["base"], rows[0]["base_dose"]), scale.column, {}
+    color, aside = look["color"], place.get_yaxis_transform()
+    base = words.human(words.named(rows[0]["base"], rows[0]["base_dose"]))
+    for line in rows:
+        at = y - 0.22 if line["multiplier"] > 0 else y + 0.22
+        before, after, full = (line[f"{column}_{word}"] for word in ("before", "after", "full"))
+        place.plot([line[f"{column}_after{end}"] for end in ENDS[1:]], [at, at], color=color, alpha=0.3, linewidth=4)
+        place.plot([before, after], [y, at], color=color, linewidth=1.2)
+        mark, gid = ">" if after >= before else "<", f"after-{line['cell']}"
+        place.plot([after], [at], marker=mark, markersize=5, color=color, linestyle="", gid=gid)
+        shown = words.interval(line, f"{column}_after", scale.form)
+        dose = words.dose(line["multiplier"])
+        titles[gid] = f"{base} + {vector} {dose}: {scale.name} {shown}, from {scale.form(before)}, n {line['n']}"
+        if full == full:
+            ring: dict[str, Any] = {
+                "marker": "o",
+                "markersize": 6,
+                "markerfacecolor": "none",
+                "markeredgecolor": GREY,
+                "linestyle": "",
+            }
+            place.plot([full], [at], gid=f"full-{line['cell']}", **ring)
+            titles[f"full-{line['cell']}"] = f"{base}: {vector} {dose} in full would land at {scale.form(full)}"
+        kind = GREY if "no room" in line["told"] else KINDS.get(words.verdict_kind(line["told"]), GREY)
+        told = f"{dose} {line['told'].split(';')[0]}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
+        place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind)
+        _cost(place, line, "capability", at)
+    base_mark: dict[str, Any] = {
+        "marker": look["marker"],
+        "markersize": 6,
+        "color": color,
+        "linestyle": "",
+        "gid": f"base-{rows[0]['base_cell']}",
+    }
+    place.plot([rows[0][f"{column}_before"]], [y], **base_mark)
+    _cost(place, rows[0], "base_capability", y)
+    level = words.interval(rows[0], f"{column}_before", scale.form)
+    return titles | {f"base-{rows[0]['base_cell']}": f"{base} alone: {scale.name} {level}"}
 
 
-def _name_ends(place: Axes, found: Sequence[Curve]) -> None:
-    """Each curve's name beside its last point, moved apart where two would overlap."""
-    ends = [float(curve.points["p_balanced"].dropna().iloc[-1:].sum()) for curve in found]
-    gap = min(0.058, 1.0 / max(len(found), 1))
-    for curve, end, height in zip(found, ends, spread(ends, low=0.0, high=1.0, gap=gap), strict=True):
+def _cost(place: Axes, line: dict[str, Any], name: str, y: float) -> None:
+    """The change of p(correct) beside a row; red where a loss is told apart from none."""
+    if line[name] == line[name]:
+        red = line[name] <= -LOSS and line[f"{name}_high"] < 0
+        look: dict[str, Any] = {"color": KINDS["backfires"] if red else GREY, "weight": "bold" if red else "normal"}
+        aside: dict[str, Any] = {"transform": place.get_yaxis_transform(), "va": "center", "fontsize": 7}
+        place.text(1.30, y, words.signed(line[name]).replace("-", "\N{MINUS SIGN}"), **aside, **look)
+
+
+def _name_ends(place: Axes, found: Sequence[Curve], scale: Scale) -> dict[str, str]:
+    """Each curve's name beside its last point, moved apart where two would overlap; what each name belongs to."""
+    ends = [float(curve.points[scale.column].dropna().iloc[-1:].sum()) for curve in found]
+    low, high = (0.0, 1.0) if scale is SCALES[0] else place.get_ylim()
+    gap = (high - low) * min(0.058, 1.0 / max(len(found), 1))
+    named = {}
+    for number, (curve, end, height) in enumerate(
+        zip(found, ends, spread(ends, low=low, high=high, gap=gap), strict=True)
+    ):
         last = (curve.points["multiplier"].iloc[-1], end)
         line = {"arrowstyle": "-", "color": curve.look["color"], "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3}
         own = {"color": curve.look["color"], "va": "center", "fontsize": 8, "annotation_clip": False}
-        place.annotate(curve.name, last, (1.05, height), textcoords=("axes fraction", "data"), arrowprops=line, **own)
+        place.annotate(curve.name, last, (1.05, height), textcoords=("axes fraction", "data"), arrowprops=line,
+                       gid=f"name-{number}", **own)  # fmt: skip
+        named[f"name-{number}"] = curve.name
+    return named
 
 
-def _p_axes(place: Axes, points: pd.DataFrame, *, wide: bool, axis: str = "") -> None:
-    place.set_ylim(-0.02, 1.02)
-    place.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
-    values = thinned(sorted(set(points["multiplier"])), most=9 if wide else 6)
-    place.set_xticks(values, list(map(words.multiplier, values)))
-    if wide:
-        place.set_xlabel(axis)
-        place.set_ylabel("p(matching)")
-
-
-def _row(line: dict[str, Any]) -> str:
-    return f"{words.named(line['base'], line['base_dose'])}  {words.dose(line['multiplier'])}"
+def _scaled(place: Axes, scale: Scale, axis: str) -> None:
+    """One axis: a probability whole, from 0 to 1; log-odds as far as they go."""
+    if scale is SCALES[0]:
+        getattr(place, f"set_{axis}lim")(-0.02, 1.02)
+        getattr(place, f"set_{axis}ticks")([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+    getattr(place, f"set_{axis}label")(scale.axis)
 
 
 def _layer(report: Report) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from caa_bench.analysis.fairness import Choice, choose_dose
 from caa_bench.analysis.frames import CONDITION
 from caa_bench.evaluators import registry
-from caa_bench.report.record import RunRecord
+from caa_bench.runs.record import RunRecord
 from caa_bench.runs.tuning_record import dose_unit
 
 MEASURE = "answer_probability"

@@ -6,19 +6,23 @@ import html
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from caa_bench.analysis.placebos import placebo_band, placebo_ranks
 from caa_bench.analysis.warn import RANK
+from caa_bench.errors import UserError
 from caa_bench.report.arms import arms_table
 from caa_bench.report.attention import Notice, find_notices
 from caa_bench.report.choices import equal_loss_table, matched_table
 from caa_bench.report.headline import MEASURE, Headline, at_headline, find_headline, in_order, measured
-from caa_bench.report.record import RunRecord
 from caa_bench.report.tables import Contrast, Tables, contrast, make_tables, nothing_yet
 from caa_bench.runs.folder import read_manifest
+from caa_bench.runs.record import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +51,33 @@ class Report(Tables):
         return f"Report({str(self.folder)!r}: {where}, {len(self.cells)} cells, {len(self.notices)} warnings)"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the tables as a terminal shows them, escaped."""
-        return f"<pre>{html.escape(self.text())}</pre>"
+        """What a notebook shows: the answer in sentences, and the chart of what stacks; all text is escaped."""
+        from caa_bench.report.figures import stacking
+        from caa_bench.report.sentence import card
+        from caa_bench.storage.drawing import drawing_svg, in_style
+
+        said = "".join(f"<p>{html.escape(one)}.</p>" for one in card(self).sentences)
+        with in_style():
+            drawn = [drawing_svg(one) for one in stacking(self)][:1]
+        return f"<div>{said}{''.join(drawn)}</div>"
+
+    def plot(self) -> Figure:
+        """The chart of what stacks, as a matplotlib figure: each base, and the vector on top of it.
+
+        Raises:
+            UserError: the run has no vector on a base or on the unchanged model.
+
+        Example:
+            >>> report.plot().savefig("stacking.png")  # doctest: +SKIP
+        """
+        from caa_bench.report.figures import stacking
+        from caa_bench.storage.drawing import in_style
+
+        with in_style():
+            drawn = next(iter(stacking(self)), None)
+        if drawn is None:
+            raise UserError(f"{self.folder}: nothing to plot; the run has no vector on a base (see report.cells)")
+        return drawn.figure
 
     @cached_property
     def headline(self) -> Headline:

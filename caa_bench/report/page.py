@@ -15,18 +15,20 @@ from markupsafe import Markup, escape
 
 from caa_bench.config.recipe_yaml import dump
 from caa_bench.report import words
-from caa_bench.report.sections import Section, Table, sections
-from caa_bench.report.sentence import sentence
+from caa_bench.report.sections import Column, Line, Section, Table, sections
+from caa_bench.report.sentence import card
 
 if TYPE_CHECKING:
     from caa_bench.report.model import Report
-    from caa_bench.report.record import RunRecord
+    from caa_bench.runs.record import RunRecord
     from caa_bench.storage.drawing import Inline
 
 COMMAND = "caa-bench compare --recipe recipe.yaml"
 REPORT_COMMAND = "caa-bench report ."
-FIRST = "arms"
-"""The section whose table stands beside the answer."""
+GRAVE = ("missing", "severe")
+"""Severities that stand above the answer."""
+PLACES = ("base", "arm", "vector")
+"""Columns of names, which the page shows as a reader calls them."""
 
 
 def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]] | None = None) -> str:
@@ -36,36 +38,53 @@ def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]] | None = N
         drawn: the figures of each section by its name, as `drawing.save_drawings` leaves them; none where not given.
     """
     shown = [part for section in sections() if (part := _part(section, report, drawn or {})) is not None]
-    arms = next((part for part in shown if part["name"] == FIRST), None)
-    first = next((figure for part in shown for figure in part["figures"] if figure["first"]), None)
-    lead = None if (report.arms["kind"] == "stack").any() else _taken(shown, "layers")
+    beside = [chart for part in shown for chart in part["charts"] if chart["place"]]
     return page(
         title=f"{report.record.behavior.title} on {report.record.model}",
         heading=report.record.behavior.title,
         small=f"matching means: {report.record.behavior.matching}",
         facts=_facts(report),
-        clauses=sentence(report).clauses,
-        arms=arms,
-        first=first,
-        lead=lead,
+        card=card(report),
+        grave=[notice for notice in report.notices if notice.severity in GRAVE],
+        hero=next((chart for chart in beside if chart["place"] == "hero"), None),
+        side=next((chart for chart in beside if chart["place"] == "side"), None),
         notices=report.notices,
-        parts=[part for part in shown if part["name"] != FIRST],
+        parts=shown,
         repeat=_repeat(report),
     )
 
 
 def page(**shown: Any) -> str:
     """The template with what it shows; what is not given is left out. Its policy names its own style and script."""
-    empty = dict.fromkeys(("small", "first", "lead", "arms", "repeat", "answers", "notices"), None)
-    made = (
-        environment()
-        .get_template("page.html.jinja")
-        .render(**{**empty, "facts": [], "clauses": (), "parts": [], **shown})
-    )
+    empty = dict.fromkeys(("small", "card", "hero", "side", "grave", "repeat", "answers", "notices"), None)
+    made = environment().get_template("page.html.jinja").render(
+        **{**empty, "facts": [], "parts": [], "script": Markup(_script()), **shown}  # noqa: S704 - our own file
+    )  # fmt: skip
     for tag in ("style", "script"):  # text of others is escaped, so that the first of each is the page's own
         own = made.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
         made = made.replace(f"{tag}-src 'self'", f"{tag}-src 'sha256-{_hash(own)}'", 1)
     return made
+
+
+@cache
+def _script() -> str:
+    """page.js, which sorts, isolates and reads out charts, and shows the items."""
+    return (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+
+
+def charts(drawn: Sequence[Inline]) -> list[dict[str, Any]]:
+    """The drawings of a section for the template: those of one place that differ in what they show are one chart."""
+    found: dict[tuple[str, str], list[Inline]] = {}
+    for one in drawn:
+        found.setdefault((one.place, one.name.removesuffix("_log_odds")), []).append(one)
+    return [
+        {
+            "name": name,
+            "place": place,
+            "views": [{"shows": x.shows, "caption": x.caption, "svg": Markup(x.svg)} for x in own],  # noqa: S704 - ours
+        }
+        for (place, name), own in found.items()
+    ]
 
 
 @cache
@@ -106,7 +125,7 @@ def shown_table(table: Table) -> dict[str, Any]:
     heads = [
         {
             "text": column.head,
-            "definition": column.definition,
+            "definition": column.meaning,
             "number": column.is_number,
             "wide": column.wide,
             "timing": column.timing,
@@ -118,12 +137,13 @@ def shown_table(table: Table) -> dict[str, Any]:
         {
             "key": table.key_of(line) if table.file else "",
             "kind": line.get("kind", ""),
-            "cells": [column.shown(line).strip() for column in table.columns],
+            "cells": [_shown(column, line) for column in table.columns],
             "flag": line[table.flag] if table.flag else "",
         }
         for line in table.lines
     ]
-    return {"caption": table.caption, "heads": heads, "rows": rows, "folded": table.folded, "flag": bool(table.flag)}
+    return {"caption": table.caption, "heads": heads, "rows": rows, "folded": table.folded, "flag": bool(table.flag),
+            "heat": False}  # fmt: skip
 
 
 def recipe_yaml(report: Report) -> str:
@@ -145,25 +165,29 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
+def _shown(column: Column, line: Line) -> dict[str, str]:
+    """A cell: its text, what its words mean, and its look."""
+    text = column.shown(line).strip()
+    text = words.human(text) if column.name in PLACES else text
+    return {
+        "text": text,
+        "meaning": words.meaning(text) if column.name in ("told", "verdict_text") else "",
+        "look": line.get(f"{column.name}_look", ""),
+    }
+
+
 def _part(section: Section, report: Report, drawn: Mapping[str, Sequence[Inline]]) -> dict[str, Any] | None:
     """A section for the template; None where it has nothing to show."""
-    tables = [shown_table(table) for table in section.tables_of(report)]
-    figures = [vars(one) | {"svg": Markup(one.svg)} for one in drawn.get(section.name, ())]  # noqa: S704 - ours, escaped
-    if not tables:
+    tables, data = [shown_table(table) for table in section.tables_of(report)], section.data(report)
+    if not tables and not data:
         return None
     then, command = section.steps(report)
     return {
         "name": section.name, "title": section.heading(report), "note": section.note, "then": then, "command": command,
-        "finding": section.finding(report), "tables": tables, "figures": figures,
+        "finding": section.summary(report).rstrip("."), "tables": tables, "charts": charts(drawn.get(section.name, ())),
+        "data": Markup(data),  # noqa: S704 - JSON without "<"
+        "open": False,
     }  # fmt: skip
-
-
-def _taken(shown: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
-    """A section's figure, which then stands beside the answer and not in its section: in a sweep the layer curve."""
-    found = next((figure for part in shown if part["name"] == name for figure in part["figures"]), None)
-    if found is not None:
-        found["first"] = True
-    return found
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.report import words
 from caa_bench.report.arms import Cost, costs, directed, keeps, moves
-from caa_bench.report.sections.costs import capability_finding
+from caa_bench.report.sections.costs import NAMED, capability_finding, cost_in_words
+from caa_bench.runs.tuning_record import tuning_lines
 
 if TYPE_CHECKING:
     from caa_bench.report.model import Report
@@ -27,6 +28,34 @@ class Mark:
 
 
 Clause = tuple[str | Mark, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """The verdict on one base: the word that colors it, the base, the whole verdict, retention, and what it means."""
+
+    kind: str
+    base: str
+    told: str
+    kept: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """The answer at one glance.
+
+    Args:
+        sentences: at most three: what moves the behavior, what the vector adds, what it costs.
+        chips: one a base.
+        tuned: how layer and dose were found, in one line.
+        beside: smaller print: the vector alone, fits, option mass.
+    """
+
+    sentences: tuple[str, ...]
+    chips: tuple[Chip, ...]
+    tuned: str
+    beside: tuple[Clause, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +84,61 @@ def sentence(report: Report) -> Sentence:
     clauses += [*_stacks(report), *_fits(report, costs(report)), *_mass(lines)]
     cost = capability_finding(report)
     return Sentence(clauses=(*clauses, (cost,)) if cost else tuple(clauses))
+
+
+def card(report: Report) -> Card:
+    """The answer of a run, for a reader with ten seconds."""
+    lines: list[Line] = report.arms.to_dict("records")
+    chosen, record = report.headline, report.record
+    several = chosen.layer is not None and len(chosen.layers) > 1
+    second = _added(report)
+    if several and not second:
+        second = f"Layer {words.count(chosen.layer or 0.0)} leads: {chosen.layer_reason}"
+    alone = tuple((part,) for part in _alone(report, lines))
+    where = (
+        ((f"Layer {words.count(chosen.layer or 0.0)}: {chosen.layer_reason}",),) if several and _added(report) else ()
+    )
+    said = tuning_lines(record.tuning)
+    own = [line for line in said if line.startswith(f"{chosen.vector}: ")] or said
+    return Card(
+        sentences=tuple(
+            filter(None, (_movers(report, lines) if lines else _untested(report), second, cost_in_words(report)))
+        ),
+        chips=tuple(_chip(line) for line in _at_telling_doses(report)),
+        tuned=own[0] if own else "No dose or layer was tuned on these items.",
+        beside=(*alone, *where, *_fits(report, costs(report)), *_mass(lines)),
+    )
+
+
+def kind_of(line: Mapping[str, Any]) -> str:
+    """The word that colors a verdict; where there is no room nothing can be said to add."""
+    return "no room" if "no room" in str(line["tags"]).split(";") else words.verdict_kind(line["verdict"])
+
+
+def _chip(line: Line) -> Chip:
+    base = words.human(words.named(line["base"], line["base_dose"]))
+    kept = f"retention {words.interval(line, 'retention')}" if keeps(line) else ""
+    return Chip(kind=kind_of(line), base=base, told=line["told"], kept=kept, meaning=words.meaning(line["told"]))
+
+
+def _added(report: Report) -> str:
+    """`CAA still adds on the positive system prompt (82% -> 92%); it adds less on ...`; "" without a stack."""
+    verbs = {"adds": "still adds on", "adds less": "adds less on", "adds nothing": "adds nothing on",
+             "backfires": "works against", "no room": "has no room on", "not settled": "is not settled on"}  # fmt: skip
+    told: dict[str, list[str]] = {}
+    for line in _at_telling_doses(report):
+        told.setdefault(kind_of(line), []).append(
+            f"{words.with_article(line['base'], line['base_dose'])} ({_levels(line)})"
+        )
+    parts = [f"{verb} {_listed(told[kind])}" for kind, verb in verbs.items() if kind in told]
+    return f"{words.display(report.headline.vector)} {'; it '.join(parts)}" if parts else ""
+
+
+def _listed(names: list[str]) -> str:
+    """`a, b and 2 more`."""
+    if len(names) > NAMED:
+        return f"{', '.join(names[: NAMED - 1])} and {len(names) - NAMED + 1} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _movers(report: Report, lines: list[Line]) -> str:

@@ -26,9 +26,9 @@ from caa_bench.errors import UserError
 from caa_bench.judges.base import Asked, Judgement
 from caa_bench.judges.judgements import FILE, Judgements, judgement_key
 from caa_bench.report.headline import OPEN_ENDED, of_behavior
-from caa_bench.report.record import RunRecord
 from caa_bench.report.words import display
 from caa_bench.runs.folder import RowStore
+from caa_bench.runs.record import RunRecord
 from caa_bench.storage.files import terminal_safe
 
 PAIR_PLACE = ["vector", "vector_behavior", "vector_model"]

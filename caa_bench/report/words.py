@@ -1,8 +1,9 @@
-"""How numbers, doses and names of arms are written: in the printed tables, on the page, in LaTeX, in figures."""
+"""How numbers, doses and names are written, and what each word of a report means: tables, page, LaTeX, figures."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 NA = "n/a"
@@ -117,6 +118,12 @@ def on_top(vector: str, value: float) -> str:
     return f"{display(vector)} {dose(value)}" if value else "alone"
 
 
+def human(text: object) -> str:
+    """A name of recipes as the page shows it: `system_prompt_positive x0.5` -> `Positive system prompt x0.5`."""
+    said = re.sub(r"\w+", lambda found: display(found[0]) if family(found[0]) in NAMES else found[0], str(text).strip())
+    return said[:1].upper() + said[1:] if said != str(text).strip() else said
+
+
 def named(base: str, base_dose: float) -> str:
     """A base as recipes and tables call it, with its own dose, where that is not as fitted."""
     return base if base_dose == 1 else f"{base} x{base_dose:g}"
@@ -145,6 +152,11 @@ def seconds(value: float) -> str:
     return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
 
 
+def or_na(value: float, form: Form) -> str:
+    """The number, or n/a where it is not known."""
+    return NA if math.isnan(value) else form(value)
+
+
 def size(value: float) -> str:
     """`3.1 kB`, `30 kB`, `16.8 MB`."""
     for unit in ("B", "kB", "MB"):
@@ -152,3 +164,94 @@ def size(value: float) -> str:
             return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     raise AssertionError("the last unit takes any size")
+
+
+WORDS = {
+    "agreement": ("agreement", "mean cosine of a training pair's difference with the vector of the other items"),
+    "agreeing_share": ("agreeing pairs", "share of the training pairs whose cosine with the vector is positive"),
+    "alone": ("alone", "the vector's effect on the unchanged model, log-odds, + in the direction of the dose"),
+    "anti_steerable_share": ("anti-steerable", "share of the items whose log-odds fall as the dose rises"),
+    "capability": ("capability", "change of p(correct) from the unchanged model"),
+    "detectable_effect": ("detectable", "the smallest interaction that is found in 80% of such runs, log-odds"),
+    "distinct_1": ("distinct words", "share of an answer's words that differ"),
+    "distinct_2": ("distinct word pairs", "share of an answer's word pairs that differ"),
+    "empty_share": ("empty", "share of the answers without a text"),
+    "family": ("family", "lines that share one false-discovery correction: primary where nobody chose layer or dose"),
+    "interaction": ("interaction", "effect on top less effect alone, item by item, log-odds"),
+    "letter_bias": ("letter bias", "log-odds by which A is preferred, whatever it says"),
+    "letter_bias_abs": ("size of letter bias", "the mean over items of its size, log-odds"),
+    "letter_locked": ("letter-locked", "share of the items whose answer changes with the order of the options"),
+    "log_odds": ("log-odds", "of the matching option against the others; 0 is p = .5"),
+    "loop_share": ("looping", "share of an answer's words that stand in a loop"),
+    "mass_low_share": ("low mass", "share of the items whose option mass is under .5"),
+    "missing_share": ("not scored", "share of the answers without a score"),
+    "n_clusters": ("clusters", "groups of items that are not independent of each other"),
+    "norm": ("norm", "length of the vector that multiplier 1 adds"),
+    "on_top": ("on top", "the vector's effect on top of the base, log-odds, + in the direction of the dose"),
+    "option_mass": ("option mass", "probability of all answer letters together"),
+    "option_mass_min": ("smallest mass", "the smallest option mass of any item"),
+    "p_balanced": ("p(matching)", "probability of the matching option, mean over both orders of the options"),
+    "p_given": ("p, given order", "p(matching) with the options in the order of the data"),
+    "p_swapped": ("p, swapped order", "p(matching) with the options in the other order"),
+    "p_low_bound": ("p at least", "p(matching) if all mass outside of the letters were against it"),
+    "p_high_bound": ("p at most", "p(matching) if all mass outside of the letters were for it"),
+    "perplexity": ("perplexity", "of the answer under the unchanged model; high is unusual text"),
+    "q_value": ("q", "false-discovery rate of the interaction within its family"),
+    "rank_correlation": ("rank correlation", "of an item's log-odds with the dose: 1 rises at every step"),
+    "relative_norm": ("relative norm", "norm over the median norm of the activations at that layer"),
+    "retention": ("retention", "effect on top over effect alone: 1 keeps all of it, 0 nothing"),
+    "room": ("room", "how far p(matching) could still move in the direction of the dose"),
+    "saturated_share": ("saturated", "share of the items beyond 8 log-odds, where p no longer shows a change"),
+    "separability": ("separability", "distance of the two sides of the pairs along the vector, in standard deviations"),
+    "shift": ("shift", "change of the log-odds from the base without the vector, + towards matching"),
+    "signal_share": ("signal", "share of the mean squared difference of a pair that the vector holds"),
+    "slope": ("slope", "log-odds that an item gains a unit of the dose"),
+    "slope_sd": ("spread of slopes", "standard deviation over items"),
+    "told": ("verdict", "by the rules of docs/numbers.md"),
+    "total": ("total", "change from the unchanged model, + towards matching"),
+    "truncated_share": ("cut off", "share of the answers that reached the token limit"),
+    "verdict_text": ("verdict", "by the rules of docs/numbers.md"),
+}
+"""Every number of a report: column -> its head, and what it means."""
+VERDICTS = {
+    "adds fully": ("adds", "the interval of the retention lies inside [.75, 1.33]"),
+    "adds more": ("adds", "the retention is above 1, and its interval and the corrected test say so"),
+    "adds only here": (
+        "adds",
+        "the vector does nothing alone, but something on this base; the interaction is significant",
+    ),
+    "adds, share not settled": ("adds", "the effect on top is above 0; how much of it is kept is not known"),
+    "adds less": ("adds less", "the effect on top is above 0, and smaller than alone; the interaction is significant"),
+    "adds nothing": ("adds nothing", "the interval of the retention lies inside [-.25, .25]"),
+    "does nothing alone": ("adds nothing", "the vector moves neither the unchanged model nor this base"),
+    "works against": ("backfires", "on this base the vector moves the behavior against the direction of its dose"),
+    "goes the wrong way": (
+        "backfires",
+        "already alone the vector moves the behavior against the direction of its dose",
+    ),
+    "not measurable": (
+        "not settled",
+        "the answer letters hold less than half of the mass on more than 25% of the items",
+    ),
+    "no verdict": ("not settled", "too few items, or a cell was not run"),
+    "not settled": ("not settled", "the intervals leave more than one verdict open"),
+    "no room": ("no room", "p(matching) was within .05 of its end before, so it could not move"),
+    "log-odds only": ("", "p(matching) moves by less than .05"),
+    "saturated": ("", "more than half of the items lie beyond 8 log-odds"),
+    "opposite in words": ("", "the written answers move significantly the other way"),
+    "beyond placebos": ("", "it moves more than every placebo vector of equal norm, by the interval of the difference"),
+    "within placebos": ("", "a placebo vector of equal norm moves as much"),
+}
+"""Every verdict and tag: the word of its chip ("" for a tag), and what it means."""
+
+
+def verdict_kind(verdict: str) -> str:
+    """The word of its chip: adds, adds less, adds nothing, backfires or not settled."""
+    return next((kind for word, (kind, _) in VERDICTS.items() if kind and word in verdict), "not settled")
+
+
+def meaning(told: str) -> str:
+    """What each word of a verdict means, a sentence each; "" where there is none."""
+    found = [word for word in VERDICTS if word in told]
+    whole = [word for word in found if not any(word in other for other in found if other != word)]
+    return ". ".join(f"{word}: {VERDICTS[word][1]}" for word in whole)

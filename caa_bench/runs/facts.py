@@ -39,6 +39,7 @@ def run_facts(
         "batches": [batch.key for batch in plan.batches],
         "behavior": {"id": behavior.id, "title": behavior.title, "matching": behavior.matching},
         "items": {item.id: text_key(item) for item in items},
+        "texts": {item.id: _text(item) for item in items[: args.limit]},
         "longer": _longer(behavior.train, items),
         "asked": _asked(evaluators, behavior, args),
         "model": dict(model_key),
@@ -56,6 +57,11 @@ def run_facts(
             if isinstance(one, SteeringVector) and one.diagnostics and one.key == one.label  # the pairs of every fit
         },
     }
+
+
+def _text(item: Item) -> dict[str, Any]:
+    """What a reader of the report sees of an item: question and options in the given order, and which one matches."""
+    return {"question": item.head.strip(), "options": list(item.options), "matching": item.matching}
 
 
 def _longer(train: Sequence[Item], items: Sequence[Item]) -> dict[str, Any]:

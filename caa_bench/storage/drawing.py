@@ -9,7 +9,8 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,11 @@ class Drawing:
         data: the lines that it is drawn from.
         caption: what its axes, bands and marks are.
         titles: id of an artist (`set_gid`) -> what is shown when the pointer rests on it.
-        first: on the page it stands beside the answer.
+        series: id of an artist -> what it belongs to: a click on one shows that series alone. An id that begins with
+            `band` is an interval, which a page shows for a series that stands alone.
+        place: where on the page it stands beside the answer: "hero" or "side"; "" in its section.
+        shows: drawings of one section and place that differ in this are one chart with a switch.
+        cross: a line follows the pointer, and what is shown is every mark at its x.
     """
 
     name: str
@@ -58,16 +63,21 @@ class Drawing:
     data: pd.DataFrame
     caption: str = ""
     titles: Mapping[str, str] = field(default_factory=dict)
-    first: bool = False
+    series: Mapping[str, str] = field(default_factory=dict)
+    place: str = ""
+    shows: str = ""
+    cross: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inline:
     """A drawing that was saved, as part of a page: SVG in which all text is escaped."""
 
+    name: str
     svg: str
     caption: str
-    first: bool
+    place: str
+    shows: str
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -77,17 +87,30 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def save_drawings(drawn: Callable[[], Iterable[Drawing]], folder: Path) -> list[Inline]:
     """Each drawing as .svg, .png and .csv, drawn and saved in one style; and as part of a page (`inlined`)."""
-    import matplotlib as mpl
-
     found = []
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **STYLE}):
+    with in_style():
         for drawing in drawn():
             svg = _saved(drawing.figure, "svg", {"Date": None})
             write_atomic(folder / f"{drawing.name}.csv", to_csv(drawing.data))
             write_atomic(folder / f"{drawing.name}.svg", svg)
             write_atomic(folder / f"{drawing.name}.png", _saved(drawing.figure, "png", {"Software": None}))
-            found.append(Inline(svg=inlined(svg, drawing), caption=drawing.caption, first=drawing.first))
+            told = {name: getattr(drawing, name) for name in ("name", "caption", "place", "shows")}
+            found.append(Inline(svg=inlined(svg, drawing), **told))
     return found
+
+
+@contextmanager
+def in_style() -> Iterator[None]:
+    """Figures made inside look alike on every machine, whatever matplotlib is set to there."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **STYLE}):
+        yield
+
+
+def drawing_svg(drawing: Drawing) -> str:
+    """A drawing as SVG for a page, without a file."""
+    return inlined(_saved(drawing.figure, "svg", {"Date": None}), drawing)
 
 
 def inlined(svg: bytes, drawing: Drawing) -> str:
@@ -105,10 +128,14 @@ def inlined(svg: bytes, drawing: Drawing) -> str:
     for element in root.iter():
         _inline_style(element, drawing.name)
     for element in list(root.iter()):
-        title = drawing.titles.get((element.get("id") or "").removeprefix(f"{drawing.name}-"))
-        if title is not None:
+        own = (element.get("id") or "").removeprefix(f"{drawing.name}-")
+        if (title := drawing.titles.get(own)) is not None:
             element.set("class", "mark")
             ET.SubElement(element, f"{SVG}title").text = title
+        if own in drawing.series:
+            element.set("data-series", drawing.series[own])
+            if own.startswith("band"):
+                element.set("class", "band")
     width = float(root.attrib["width"].removesuffix("pt"))
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
@@ -116,6 +143,7 @@ def inlined(svg: bytes, drawing: Drawing) -> str:
         "role": "img",
         "stroke-linejoin": "round",
         "stroke-linecap": "butt",
+        **({"data-cross": ""} if drawing.cross else {}),
         "aria-label": f"{drawing.caption or drawing.name}; the numbers are in {drawing.name}.csv",
     }
     for element in root.iter():

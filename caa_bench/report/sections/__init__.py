@@ -28,8 +28,8 @@ class Column:
 
     Args:
         name: the column of the frame and of the CSV.
-        label: its head; the name where not given.
-        definition: what it is, in a sentence; shown on the page beside the head.
+        label: its head; that of `words.WORDS` where not given.
+        definition: what it is, in a sentence; that of `words.WORDS` where not given.
         form: how a number is written; None for text.
         text: how it is written from the whole line, in place of `form`.
         interval: `name_low` and `name_high` stand beside it.
@@ -55,7 +55,12 @@ class Column:
     @property
     def head(self) -> str:
         """What stands above it."""
-        return self.label or self.name
+        return self.label or words.WORDS.get(self.name, (self.name.replace("_", " "),))[0]
+
+    @property
+    def meaning(self) -> str:
+        """What it is, shown where the pointer rests on its head."""
+        return self.definition or words.WORDS.get(self.name, ("", ""))[1]
 
     @property
     def is_number(self) -> bool:
@@ -152,6 +157,14 @@ class Section:
 
     def finding(self, report: Report) -> str:
         """What the numbers come to, in one line; "" where nothing can be said."""
+        return ""
+
+    def summary(self, report: Report) -> str:
+        """What stands beside its heading on the page, where its tables are folded."""
+        return self.finding(report)
+
+    def data(self, report: Report) -> str:
+        """JSON that the page's script reads, with no `<` in it; "" for none."""
         return ""
 
     def steps(self, report: Report) -> tuple[str, str]:

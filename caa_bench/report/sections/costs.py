@@ -1,4 +1,4 @@
-"""Sections about what an arm costs, and what was chosen by it: matched doses, fits, capability lost."""
+"""Sections about what an arm costs: its fit, the capability lost, every other measure that it changes."""
 
 from __future__ import annotations
 
@@ -6,58 +6,23 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from caa_bench.report import words
 from caa_bench.report.arms import costs
-from caa_bench.report.choices import retest_command, tries_of
-from caa_bench.report.headline import CAPABILITY
-from caa_bench.report.sections import Column, Line, Section, Table, levels
+from caa_bench.report.figures import GREY, LOSS, look_of
+from caa_bench.report.headline import CAPABILITY, by_condition, condition_of
+from caa_bench.report.sections import BASE, Column, Line, Section, Table, levels
+from caa_bench.storage.drawing import Drawing, panels
 
 if TYPE_CHECKING:
     from caa_bench.report.model import Report
 
 P, SIGNED = words.probability, words.signed
-LOSS = 0.05
-"""The smallest loss of p(correct) that is reported."""
 NAMED = 3
-
-
-class Matched(Section):
-    """The dose of each base that moves the behavior as far as the vector's own chosen dose."""
-
-    name = "matched"
-    title = "Matched doses"
-    order = 30
-    needs = ("matched",)
-    note = (
-        "For each base the dose whose effect alone is nearest to that of the dose chosen for the vector in the same "
-        "direction, in log-odds with 95% intervals; gap: between the two, item by item. * the first or last of three "
-        "or more doses tried."
-    )
-
-    def tables(self, report: Report) -> Sequence[Table]:
-        """A line a base."""
-        name = words.display(report.headline.vector) or "vector"
-        columns = (
-            Column(name="base", text=_matched_base),
-            Column(name="total", label="effect alone", form=SIGNED, interval=True),
-            Column(name="multiplier", label=name, text=lambda x: _or_na(x["multiplier"], words.dose)),
-            Column(name="target", label="its effect", form=SIGNED, interval=True),
-            Column(name="gap", form=SIGNED, interval=True),
-            Column(name="gap_n", label="n", form=words.count),
-            Column(name="tries", form=words.count),
-        )
-        return [Table(frame=report.matched, columns=columns, file=self.name, key=("base",))]
-
-    def finding(self, report: Report) -> str:
-        """Everyone's tries."""
-        return f"Tries on the selection split: {tries_of(report)}."
-
-    def steps(self, report: Report) -> tuple[str, str]:
-        """The command that measures both doses on the test split."""
-        command = retest_command(report)
-        return ("Then measure the full and the matched dose on the test split:", command) if command else ("", "")
+PLACE = ["cell", "evaluator", "base", "base_dose", "vector", "layer", "multiplier"]
+ENDS = ("", "_low", "_high")
 
 
 class Costs(Section):
@@ -97,41 +62,105 @@ class Costs(Section):
             Column(
                 name="stored_bytes",
                 label="stored",
-                form=lambda x: _or_na(x, words.size),
+                form=lambda x: words.or_na(x, words.size),
                 blank=lambda x: not x["fitted"],
             ),
             Column(name="capability", form=SIGNED, interval=True, definition="change of p(correct)"),
         )
         return [Table(frame=frame[[*kept, "fit_s"]], columns=columns, file=self.name, where="page")]
 
+    def summary(self, report: Report) -> str:
+        """What it costs."""
+        return cost_in_words(report)
 
-class EqualLoss(Section):
-    """The largest shift of each arm alone among the doses that cost no more capability."""
+    def figures(self, report: Report) -> Sequence[Drawing]:
+        """Every dose's effect against its costs."""
+        return list(effect_against_cost(report))
 
-    name = "equal_loss"
-    title = "Effect at equal capability loss"
-    order = 90
-    needs = ("equal_loss",)
+
+class SideEffects(Section):
+    """The change of every other measure from the unchanged model, with its interval and its items."""
+
+    name = "side_effects"
+    title = "Side effects"
+    order = 100
     note = (
-        "The largest shift of each arm alone, in its own direction, among all doses measured here that lose no more "
-        "than so much p(correct): a description, nothing is chosen by it. It uses the estimated loss, not its "
-        "interval. Log-odds, + towards matching."
+        "What each arm and stack changes against the unchanged model, over the same items, with 95% intervals: of a "
+        "perplexity as a ratio (above 1 is worse), of all else as a difference."
     )
 
     def tables(self, report: Report) -> Sequence[Table]:
-        """A line an arm and budget."""
-        swept = len(report.headline.layers) > 1
+        """A line an arm and measure, at the layer and doses that lead."""
+        parts = [part for part in _changes(report) if len(part)]
+        if not parts:
+            return []
+        frame = pd.concat(parts, ignore_index=True)
+        steered = frame["multiplier"] != 0
+        frame = frame[
+            (steered & frame["multiplier"].isin(report.headline.doses)) | (~steered & (frame["base"] != "none"))
+        ]
+        name = words.display(report.headline.vector)
         columns = (
-            Column(name="arm"),
-            Column(name="budget", label="loss up to", text=lambda x: f"{x['budget']:g}".removeprefix("0")),
-            Column(name="multiplier", label="at", text=lambda x: _reached(x, swept=swept)),
-            Column(name="total", label="shift", form=SIGNED, interval=True),
-            Column(name="n", form=words.count),
-            Column(name="total_p", label="change of p(correct)", form=SIGNED, interval=True),
-            Column(name="capability_n", label="n", form=words.count),
-            Column(name="doses", label="doses within", form=words.count),
+            BASE,
+            Column(name="multiplier", label=f"{name or 'vector'} on it", text=_dose),
+            Column(name="measure"),
+            Column(name="change", form=words.number, text=_side_change, definition="against the unchanged model"),
+            Column(name="n", form=words.count, definition="items that both have"),
         )
-        return [Table(frame=report.equal_loss, columns=columns, file=self.name, key=("arm", "budget"), where="detail")]
+        return [Table(frame=frame, columns=columns, file=self.name, key=("cell", "measure"), across="measure")]
+
+    def finding(self, report: Report) -> str:
+        """How many changes are told apart from none."""
+        tables = self.tables_of(report)
+        if not tables:
+            return ""
+        table = tables[0]
+        none = (table.frame["unit"] == "ratio").astype(float)
+        apart = (table.frame["change_low"] > none) | (table.frame["change_high"] < none)
+        return f"{int(apart.sum())} of {len(apart)} changes have an interval that leaves out no change."
+
+
+def effect_against_cost(report: Report) -> Iterator[Drawing]:
+    """Every dose of every arm: its effect against what it costs; the doses on a base are connected."""
+    shifts = report.leading(report.measured("shifts"))
+    keys = [condition_of(line) for line in shifts.to_dict("records")]
+    lost, read = by_condition(report.shifts, CAPABILITY), {}
+    if len(report.metrics):
+        own = report.metrics[report.metrics["metric"] == "perplexity"]
+        read = {condition_of(line): line for line in own.to_dict("records")}
+    wanted = (("capability", lost, "total_p", "change of p(correct)"),
+              ("perplexity", read, "total", "perplexity over the unchanged model's"))  # fmt: skip
+    data = shifts.assign(**{name: [known.get(key, {}).get(column, np.nan) for key in keys]
+                            for name, known, column, _ in wanted})  # fmt: skip
+    shown = [(name, axis) for name, _, _, axis in wanted if (data["cell"][data[name].notna()]).nunique() > 1]
+    if not shown:
+        return
+    figure, axes = panels(1, len(shown), size=(4.3 * len(shown), 2.9))
+    titles: dict[str, str] = {}
+    series: dict[str, str] = {}
+    for place, (name, axis) in zip(axes, shown, strict=True):
+        for number, (base, base_dose) in enumerate(report.headline.bases):
+            points = data[(data["base"] == base) & (data["base_dose"] == base_dose)].dropna(subset=[name, "total"])
+            label, look = words.human(words.named(base, base_dose)), look_of(base, base_dose)
+            line = {key: look[key] for key in ("color", "linestyle", "alpha")}
+            place.plot(points[name], points["total"], linewidth=1, gid=f"line-{name}-{number}", **line)
+            series[f"line-{name}-{number}"] = label
+            for point in points.to_dict("records"):
+                gid, mark = f"{name}-{point['cell']}", {key: look[key] for key in ("color", "marker", "alpha")}
+                place.plot([point[name]], [point["total"]], markersize=4, linestyle="", gid=gid, **mark)
+                on = words.on_top(report.headline.vector, point["multiplier"])
+                said = f"{label}, {on}: {words.signed(point['total'])} log-odds"
+                titles[gid], series[gid] = f"{said}, {axis} {words.level(point[name])}", label
+        place.axhline(0, color=GREY, linewidth=0.6)
+        place.axvline(0 if name == "capability" else 1, color=GREY, linewidth=0.6)
+        place.set_xlabel(axis)
+        place.set_ylabel("change of the log-odds")
+    names = ["cell", "base", "base_dose", "multiplier", "total", *(name for name, _ in shown)]
+    caption = (
+        "Every dose, connected on each base: change of the log-odds from the unchanged model against what it costs"
+    )
+    yield Drawing(name="effect_against_cost", figure=figure, data=data[names], caption=caption, titles=titles,
+                  series=series)  # fmt: skip
 
 
 def questions(report: Report) -> str:
@@ -172,31 +201,31 @@ def capability_finding(report: Report) -> str:
     return f"{said}; {right} correct without steering ({questions(report)}, n {words.count(plain['n'])})"
 
 
+def cost_in_words(report: Report) -> str:
+    """What it costs, in one sentence; an honest one where nothing was measured."""
+    lines = capability_lines(report).to_dict("records")
+    risen = report.leading(report.metrics) if len(report.metrics) else report.metrics
+    risen = risen[(risen["metric"] == "perplexity") & (risen["total_low"] > 1)] if len(risen) else risen
+    more = ""
+    if len(risen):
+        worst = risen.loc[risen["total"].idxmax()].to_dict()
+        more = f"; perplexity rises {words.interval(worst, 'total', words.ratio)} times at {_at(worst, report)}"
+    if not lines:
+        return f"The capability was not measured{more}"
+    lost = any(line["total_p_high"] < 0 or line["total_p"] <= -LOSS for line in lines)
+    if lost:
+        return f"{capability_finding(report)}{more}"
+    plain = next(line for line in lines if line["base"] == "none" and not line["multiplier"])
+    right = f"{words.percent(plain['p_balanced'])} correct without steering, {questions(report)}"
+    return f"No measurable capability cost ({right}, n {words.count(plain['n'])}){more}"
+
+
 def _span(name: str) -> list[str]:
     return [name, f"{name}_low", f"{name}_high"]
 
 
-def _matched_base(line: Line) -> str:
-    if math.isnan(line["base_dose"]):
-        return str(line["base"])
-    return words.named(line["base"], line["base_dose"]) + ("*" if line["at_edge"] is True else "")
-
-
 def _fit(line: Line) -> str:
-    return _or_na(line["fit_s"], words.seconds) if line["fitted"] else "no fit"
-
-
-def _or_na(value: float, form: words.Form) -> str:
-    return words.NA if math.isnan(value) else form(value)
-
-
-def _reached(line: Line, *, swept: bool) -> str:
-    """Where it is reached: `+1`, `+1, layer 3` in a sweep, `x0.25` of a base."""
-    if math.isnan(line["base_dose"]):
-        return words.NA
-    if line["base"] != "none":
-        return f"x{line['base_dose']:g}"
-    return words.dose(line["multiplier"]) + (f", layer {words.count(line['layer'])}" if swept else "")
+    return words.or_na(line["fit_s"], words.seconds) if line["fitted"] else "no fit"
 
 
 def _fallen(lines: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -222,3 +251,30 @@ def _at(line: Line, report: Report) -> str:
         return base
     vector = words.on_top(report.headline.vector, line["multiplier"])
     return vector if line["base"] == "none" else f"{vector} on {base}"
+
+
+def _changes(report: Report) -> Iterator[pd.DataFrame]:
+    """Capability, every metric and the answers in words, each as the same columns."""
+    asked = report.leading(report.measured("shifts", CAPABILITY))
+    yield _lines(asked, "total_p", measure=f"p(correct), {questions(report)}")
+    if len(report.metrics):
+        for (evaluator, task, metric), own in report.metrics.groupby(["evaluator", "task", "metric"], sort=False):
+            name = f"{task}: {metric}" if task else metric if metric == evaluator else f"{evaluator}: {metric}"
+            counted = own.assign(n=own["n_total"])
+            yield _lines(report.leading(counted), "total", measure=name, unit=str(own["change"].iloc[0]))
+    if report.answers is not None:
+        yield _lines(report.leading(report.answers.cells), "score_total", measure="score in words, 0-1")
+
+
+def _lines(table: pd.DataFrame, column: str, *, measure: str, unit: str = "difference") -> pd.DataFrame:
+    names = {f"{column}{end}": f"change{end}" for end in ENDS}
+    kept = table[[*PLACE, *names, "n"]].rename(columns=names)
+    return kept.assign(measure=measure, unit=unit)
+
+
+def _side_change(line: Line) -> str:
+    return words.interval(line, "change", words.ratio if line["unit"] == "ratio" else words.signed)
+
+
+def _dose(line: Line) -> str:
+    return words.dose(line["multiplier"]) if line["multiplier"] else ""

@@ -48,6 +48,12 @@ class Items(Section):
         )  # fmt: skip
         return [curves, self._each(report)]
 
+    def summary(self, report: Report) -> str:
+        """How many go backwards on the unchanged model."""
+        own = report.at_headline("reliability")
+        own = own[own["base"] == "none"]
+        return f"{words.share(own['anti_steerable_share'].iloc[0])} are anti-steerable" if len(own) else ""
+
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """Every curve and item."""
         return {"reliability": report.reliability, "items": report.item_reliability}
@@ -158,6 +164,11 @@ class Placebos(Section):
         """The ranks of every vector and layer, and every draw."""
         return {"placebos": report.placebo_ranks, "placebo_draws": report.placebos} if len(report.placebos) else {}
 
+    def summary(self, report: Report) -> str:
+        """The largest of all."""
+        moved = self.tables(report)[0].frame["shift_p"]
+        return f"the largest change of p(matching) is {moved.abs().max():.3f}"
+
 
 class Letters(Section):
     """Letter bias and option mass: whether the A/B test measures what it should."""
@@ -189,6 +200,10 @@ class Letters(Section):
             f"{tripped} of {len(tables[0].frame)} conditions trip a gate on letters or option mass." if tripped else ""
         )
 
+    def summary(self, report: Report) -> str:
+        """Also where none does."""
+        return self.finding(report) or "no condition trips a gate"
+
 
 class Cells(Section):
     """Every cell: levels and shifts with their intervals."""
@@ -215,6 +230,11 @@ class Cells(Section):
         )  # fmt: skip
         return [Table(frame=frame, columns=columns, caption="95% intervals over items", file="cells", where="detail",
                       folded=True)]  # fmt: skip
+
+    def summary(self, report: Report) -> str:
+        """How many."""
+        cells = report.measured("cells")
+        return f"{len(cells)} conditions, {words.count(cells['n'].max())} items each"
 
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """Whatever was measured in them."""

@@ -69,6 +69,18 @@ class Arms(Section):
         said += strongest(arms)
         return [Table(frame=arms, columns=tuple(columns), caption=said, file="arms")]
 
+    def summary(self, report: Report) -> str:
+        """The arm that moves the behavior furthest alone."""
+        alone = report.arms[report.arms["kind"].isin(["base", "vector"]) & report.arms["shift"].notna()]
+        if alone.empty:
+            return ""
+        line = alone.loc[alone["shift"].abs().idxmax()].to_dict()
+        return f"largest shift alone: {words.human(line['arm'])}, {words.interval(line, 'shift', SIGNED)} log-odds"
+
+    def figures(self, report: Report) -> Sequence[Drawing]:
+        """Each base, and the vector on top of it."""
+        return list(stacking(report))
+
 
 class Layers(Section):
     """The vector alone, layer by layer: where steering works."""
@@ -95,6 +107,10 @@ class Layers(Section):
         return [Table(frame=alone, columns=columns, caption=caption, file="shifts", folded=True,
                       **across(report))]  # fmt: skip
 
+    def summary(self, report: Report) -> str:
+        """Which layer leads, and why."""
+        return f"layer {words.count(report.headline.layer or 0.0)} leads: {report.headline.layer_reason}"
+
     def figures(self, report: Report) -> Sequence[Drawing]:
         """The shift against the layer."""
         return list(layers(report))
@@ -116,6 +132,11 @@ class Doses(Section):
         p = Column(name="p_balanced", label="p(matching)", form=P, interval=True)
         return [Table(frame=shown, columns=(BASE, DOSE, p, N), caption="95% intervals over items", file="cells",
                       folded=True, **across(report))]  # fmt: skip
+
+    def summary(self, report: Report) -> str:
+        """How far p reaches."""
+        p = report.leading(report.measured("cells"))["p_balanced"]
+        return f"from {P(p.min())} to {P(p.max())} over {len(p)} conditions"
 
     def figures(self, report: Report) -> Sequence[Drawing]:
         """The dose curves."""
@@ -171,9 +192,10 @@ class Stacks(Section):
         return [*tables, Table(frame=every, columns=(*place, *columns), caption=f"Every vector and layer. {caption}",
                                file="stacking", key=key, where="detail", folded=True)]  # fmt: skip
 
-    def figures(self, report: Report) -> Sequence[Drawing]:
-        """Alone and on top, base by base."""
-        return list(stacking(report))
+    def summary(self, report: Report) -> str:
+        """How many stacks have each verdict."""
+        counted = report.at_headline("stacking")["verdict"].value_counts(sort=False)
+        return ", ".join(f"{verdict}: {count}" for verdict, count in counted.items())
 
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """All of it, whatever leads."""
@@ -199,6 +221,10 @@ class Fits(Section):
         caption = "Effects in log-odds in the direction of the dose. The intervals elsewhere include these differences"
         return [Table(frame=report.leading(report.measured("fits")), columns=columns, caption=caption, file=self.name,
                       where="page", folded=True)]  # fmt: skip
+
+    def summary(self, report: Report) -> str:
+        """How many."""
+        return f"{report.record.fits} fits of each condition"
 
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """Every vector and layer."""

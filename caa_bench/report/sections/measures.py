@@ -181,6 +181,12 @@ class Metrics(Section):
             tables.append(_metric(own, report, where="always" if brief else "detail"))
         return tables
 
+    def summary(self, report: Report) -> str:
+        """What was measured."""
+        return ", ".join(
+            metric_title(own) for _, own in report.metrics.groupby(["evaluator", "task", "metric"], sort=False)
+        )
+
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """All of it, whatever leads."""
         return {"metrics": report.metrics} if len(report.metrics) else {}

@@ -1,7 +1,8 @@
-"""How the layer and the dose were found, and how large the dose is beside the activations that it is added to."""
+"""Sections about how layers and doses were found: what was tried, how large a dose is, what is equal to what."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import pandas as pd
 
 from caa_bench.report import words
 from caa_bench.report.attention import leading_pairs
-from caa_bench.report.sections import DOSE, Column, N, Section, Table
+from caa_bench.report.choices import retest_command, tries_of
+from caa_bench.report.sections import DOSE, Column, Line, N, Section, Table
 from caa_bench.runs.tuning_record import tuning_lines
 
 if TYPE_CHECKING:
@@ -21,13 +23,17 @@ class Tuning(Section):
 
     name = "tuning"
     title = "How the layer and the doses were found"
-    order = 5
+    order = 25
 
     def tables(self, report: Report) -> Sequence[Table]:
         """A sentence a line; every candidate is in tuning.csv, which the search itself wrote."""
         frame = pd.DataFrame({"told": tuning_lines(report.record.tuning)})
         columns = (Column(name="told", label="what was tried and chosen", wide=True),)
         return [Table(frame=frame, columns=columns, file="tuning_told", key=("told",))]
+
+    def summary(self, report: Report) -> str:
+        """The first sentence of several."""
+        return tuning_lines(report.record.tuning)[0]
 
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
         """None of its own."""
@@ -71,3 +77,100 @@ class DoseSizes(Section):
         names = [column.name for column in columns]
         kept = [name for name in ("cell", *names, "shift_low", "shift_high") if name in frame]
         return [Table(frame=frame[kept], columns=columns, file=self.name)]
+
+    def summary(self, report: Report) -> str:
+        """The leading dose."""
+        frame = self.tables(report)[0].frame
+        line = frame.loc[(frame["multiplier"] - 1).abs().idxmin()]
+        return f"{words.dose(line['multiplier'])} is {words.number(line['relative_dose'])} of the residual norm"
+
+
+class Matched(Section):
+    """The dose of each base that moves the behavior as far as the vector's own chosen dose."""
+
+    name = "matched"
+    title = "Matched doses"
+    order = 30
+    needs = ("matched",)
+    note = (
+        "For each base the dose whose effect alone is nearest to that of the dose chosen for the vector in the same "
+        "direction, in log-odds with 95% intervals; gap: between the two, item by item. * the first or last of three "
+        "or more doses tried."
+    )
+
+    def tables(self, report: Report) -> Sequence[Table]:
+        """A line a base."""
+        name = words.display(report.headline.vector) or "vector"
+        columns = (
+            Column(name="base", text=_matched_base),
+            Column(name="total", label="effect alone", form=words.signed, interval=True),
+            Column(name="multiplier", label=name, text=lambda x: words.or_na(x["multiplier"], words.dose)),
+            Column(name="target", label="its effect", form=words.signed, interval=True),
+            Column(name="gap", form=words.signed, interval=True),
+            Column(name="gap_n", label="n", form=words.count),
+            Column(name="tries", form=words.count),
+        )
+        return [Table(frame=report.matched, columns=columns, file=self.name, key=("base",))]
+
+    def finding(self, report: Report) -> str:
+        """Everyone's tries."""
+        return f"Tries on the selection split: {tries_of(report)}."
+
+    def steps(self, report: Report) -> tuple[str, str]:
+        """The command that measures both doses on the test split."""
+        command = retest_command(report)
+        return ("Then measure the full and the matched dose on the test split:", command) if command else ("", "")
+
+
+class EqualLoss(Section):
+    """The largest shift of each arm alone among the doses that cost no more capability."""
+
+    name = "equal_loss"
+    title = "Effect at equal capability loss"
+    order = 90
+    needs = ("equal_loss",)
+    note = (
+        "The largest shift of each arm alone, in its own direction, among all doses measured here that lose no more "
+        "than so much p(correct): a description, nothing is chosen by it. It uses the estimated loss, not its "
+        "interval. Log-odds, + towards matching."
+    )
+
+    def tables(self, report: Report) -> Sequence[Table]:
+        """A line an arm and budget."""
+        swept = len(report.headline.layers) > 1
+        columns = (
+            Column(name="arm"),
+            Column(name="budget", label="loss up to", text=lambda x: f"{x['budget']:g}".removeprefix("0")),
+            Column(name="multiplier", label="at", text=lambda x: _reached(x, swept=swept)),
+            Column(name="total", label="shift", form=words.signed, interval=True),
+            Column(name="n", form=words.count),
+            Column(name="total_p", label="change of p(correct)", form=words.signed, interval=True),
+            Column(name="capability_n", label="n", form=words.count),
+            Column(name="doses", label="doses within", form=words.count),
+        )
+        return [Table(frame=report.equal_loss, columns=columns, file=self.name, key=("arm", "budget"), where="detail")]
+
+    def summary(self, report: Report) -> str:
+        """The largest at the smallest loss."""
+        known = report.equal_loss[report.equal_loss["total"].notna()]
+        known = known[known["budget"] == known["budget"].min()]
+        if known.empty:
+            return ""
+        line = known.loc[known["total"].abs().idxmax()].to_dict()
+        most = f"{line['budget']:g}".removeprefix("0")
+        return f"at a loss up to {most}: {line['arm']}, {words.interval(line, 'total', words.signed)} log-odds"
+
+
+def _matched_base(line: Line) -> str:
+    if math.isnan(line["base_dose"]):
+        return str(line["base"])
+    return words.named(line["base"], line["base_dose"]) + ("*" if line["at_edge"] is True else "")
+
+
+def _reached(line: Line, *, swept: bool) -> str:
+    """Where it is reached: `+1`, `+1, layer 3` in a sweep, `x0.25` of a base."""
+    if math.isnan(line["base_dose"]):
+        return words.NA
+    if line["base"] != "none":
+        return f"x{line['base_dose']:g}"
+    return words.dose(line["multiplier"]) + (f", layer {words.count(line['layer'])}" if swept else "")

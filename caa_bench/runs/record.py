@@ -50,6 +50,8 @@ class RunRecord:
         diagnostics: label -> one entry a layer, of vectors that were made from pairs.
         asked: evaluator -> `n` and `key` of the questions asked.
         items: item -> key of its text; None where the run did not record it.
+        texts: item -> `question`, `options` in the given order, and the index of the `matching` one; empty where not
+            kept.
         longer: `train_share` and `items` whose matching option is the longer one; empty where not known.
         judges: those of the last run, the leading one first.
         layers: `count`, `default` and `hidden` of the model.
@@ -76,6 +78,7 @@ class RunRecord:
     diagnostics: Mapping[str, Any]
     asked: Mapping[str, Mapping[str, Any]]
     items: Mapping[str, str] | None
+    texts: Mapping[str, Mapping[str, Any]]
     longer: Mapping[str, Any]
     judges: tuple[Mapping[str, Any], ...]
     layers: Mapping[str, Any]
@@ -108,7 +111,7 @@ class RunRecord:
             warnings=tuple(map(str, facts["warnings"])),
             **{
                 name: facts.get(name, {})
-                for name in ("artifacts", "diagnostics", "asked", "longer", "layers", "tuning")
+                for name in ("artifacts", "diagnostics", "asked", "texts", "longer", "layers", "tuning")
             },
             **{name: manifest[name] for name in ("status", "test_opened", "recipe_key", "versions")},
             version_changes=tuple(map(str, manifest["version_changes"])),
