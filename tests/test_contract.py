@@ -26,6 +26,7 @@ from caa_bench.models.prompts import choice_prompt
 LABELS = [
     f"{name}_{variant}" if variant else name
     for name, cls in registry().items()
+    if cls.__module__.startswith("caa_bench.")  # other test files define interventions of their own
     for variant in (cls.variants or (("positive",) if name == "system_prompt" else ("",)))
 ]
 PAIRS = [(a, b) for a in LABELS for b in LABELS if a != b and "none" not in (a, b)]

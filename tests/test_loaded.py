@@ -54,7 +54,7 @@ def refused(folder: Path, match: str) -> str:
 def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line in which `caa-bench check` refuses a folder, exit 2."""
     capsys.readouterr()
-    assert main(["check", f"model={folder}", "vectors=[caa]", "bases=[none]", "report_to=[]"]) == 2
+    assert main(["check", f"model={folder}", "data=own", "vectors=[caa]", "bases=[none]", "report_to=[]"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "Traceback" not in lines[0]
     return lines[0]

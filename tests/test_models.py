@@ -49,7 +49,7 @@ def write_model(folder: Path, *, family: str = "llama", template: bool = True) -
 def first_mistake(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     """What `caa-bench check` says of a folder: one line, exit 2."""
     capsys.readouterr()
-    assert main(["check", f"model={folder}", "vectors=[caa]", "bases=[none]", "report_to=[]", *more]) == 2
+    assert main(["check", f"model={folder}", "data=own", "vectors=[caa]", "bases=[none]", "report_to=[]", *more]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     return lines[0]
@@ -280,7 +280,7 @@ def hub() -> Iterator[Hub]:
 )
 def test_a_hub_that_refuses_is_one_line_within_seconds(status: int, said: str, hub: Hub, tmp_path: Path) -> None:
     hub.status = status
-    done = hub.command("check", "model=llama2-7b-chat", home=tmp_path)
+    done = hub.command("check", "model=llama2-7b-chat", "data=own", home=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr and "MODEL=/path/to/model" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -290,7 +290,7 @@ def test_a_hub_that_refuses_is_one_line_within_seconds(status: int, said: str, h
 def test_an_unreachable_hub_is_one_line_within_seconds(hub: Hub, tmp_path: Path) -> None:
     hub.url = "http://127.0.0.1:9"
     started = time.monotonic()
-    done = hub.command("compare", "model=llama2-7b-chat", home=tmp_path)
+    done = hub.command("compare", "model=llama2-7b-chat", "data=own", home=tmp_path)
     assert time.monotonic() - started < 20  # transformers alone: 23 s a file
     assert done.returncode == 2
     assert "the hub cannot be reached" in done.stderr
@@ -298,7 +298,7 @@ def test_an_unreachable_hub_is_one_line_within_seconds(hub: Hub, tmp_path: Path)
 
 
 def test_an_offline_hub_is_not_asked(hub: Hub, tmp_path: Path) -> None:
-    done = hub.command("check", "model=owner/name", home=tmp_path, HF_HUB_OFFLINE="1")
+    done = hub.command("check", "model=owner/name", "data=own", home=tmp_path, HF_HUB_OFFLINE="1")
     assert done.returncode == 2
     assert "'owner/name' is not in the local cache and HF_HUB_OFFLINE is set" in done.stderr
     assert hub.asked == []

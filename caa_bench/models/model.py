@@ -255,11 +255,11 @@ class ChatModel:
 
 
 def is_embedded(name: str) -> bool:
-    """The same of a name, from its config alone."""
-    from caa_bench.config.recipe_yaml import load
-
-    file = model_configs().get(name)
-    return file is not None and load(file, [], Loading).values.source == EMBEDDED
+    """The same of a name, from its config alone; a name that no model has counts too, as it is refused by itself."""
+    try:
+        return ChatModel.find(name).embedded
+    except UserError:
+        return True
 
 
 def model_names() -> list[str]:
