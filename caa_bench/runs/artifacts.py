@@ -20,8 +20,9 @@ from caa_bench.models.model import ChatModel
 from caa_bench.runs.identity import FITTED_FOR, fitted_for, refuse_stranger
 from caa_bench.runs.plan import SCHEMA
 from caa_bench.runs.signals import Stop
+from caa_bench.storage.artifact_folder import add_meta
 from caa_bench.storage.atomic import unwritable
-from caa_bench.storage.files import add_meta, content_key, read_json, safe_name, sha256_file, write_json
+from caa_bench.storage.files import content_key, read_json, safe_name, sha256_file, write_json
 
 STATE = "state"
 """Where an unfinished fit keeps what it has done."""
