@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,18 +101,11 @@ class ArtifactStore:
             UserError: the kept artifact is damaged, the disk is full, or the model does not fit into memory.
             SystemExit: stopped by the user.
         """
-        from filelock import FileLock
-
         key = self._key(intervention, pairs=pairs, model_key=model_key)
         folder = self.folder / safe_name(f"{intervention.label}-{key}")
         bound = fitted_for(intervention, pairs=pairs, model_key=model_key, key=key)
         timing = folder.with_suffix(".timing.json")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
-        # Two runs that need the same fit: the second one waits for it and takes it over.
-        with FileLock(self.folder / f".{folder.name}.lock"):
+        with self._held(folder):
             reused = folder.is_dir()
             if not reused:
                 parts_s = self._fit_ingredients(
@@ -132,6 +126,18 @@ class ArtifactStore:
             fit_s=read_json(timing)["fit_s"] if timing.is_file() else None,
             reused=reused,
         )
+
+    @contextmanager
+    def _held(self, folder: Path) -> Iterator[None]:
+        """Two runs that need the same fit: the second one waits for the first and takes its artifact over."""
+        from filelock import FileLock
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+        with FileLock(self.folder / f".{folder.name}.lock"):
+            yield
 
     def _key(self, intervention: Intervention, *, pairs: Pairs, model_key: Mapping[str, Any]) -> str:
         """Content key of everything that decides what the fit gives."""
