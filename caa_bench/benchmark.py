@@ -35,8 +35,9 @@ from caa_bench.runs.described import Given, behavior_of, chat_of, recipe_of, unn
 from caa_bench.runs.facts import run_facts
 from caa_bench.runs.fits import Fits
 from caa_bench.runs.folder import RowStore, RunFolder, add_warnings
+from caa_bench.runs.grid import bases_of
 from caa_bench.runs.measure import Measurement, what_follows
-from caa_bench.runs.plan import Plan, bases_of, make_plan
+from caa_bench.runs.plan import Plan, make_plan
 from caa_bench.runs.run_names import run_folder
 from caa_bench.runs.signals import Stop, finish_what_runs
 from caa_bench.runs.tuning import tuned
@@ -120,10 +121,7 @@ class Benchmark:
         shown: list[Callback] = [Progress()] if progress else []
         self.callbacks = Callbacks([*shown, *callbacks, *trackers(self.args.report_to, project=self.args.project)])
         self.settings = self.recipe.flat()
-        self._beside: dict[str, Any] = dict(unnamed_code(given))
-        if isinstance(self.chat, LoadedModel):
-            self._beside["model"] = self.model_key
-        self.folder = Path(folder) if folder else self._folder()
+        self.folder = Path(folder) if folder else self._folder(unnamed_code(given))
         self.store = ArtifactStore(Path(self.args.output_dir) / "artifacts")
         self.checks = RunChecks(
             args=self.args,
@@ -332,12 +330,14 @@ class Benchmark:
         """What identifies the model; a large folder takes a while to hash, so once."""
         return self.chat.fingerprint()
 
-    def _folder(self) -> Path:
+    def _folder(self, code: Mapping[str, str]) -> Path:
+        """Under `output_dir`, named after the run; `code` is of classes that no plugin names."""
+        loaded = {"model": self.model_key} if isinstance(self.chat, LoadedModel) else {}
         return run_folder(
             self.args.output_dir,
             recipe=self.recipe.name,
             behavior=self.behavior,
             model=self.chat.name,
             settings=self.settings,
-            beside=self._beside,
+            beside={**code, **loaded},
         )

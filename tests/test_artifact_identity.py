@@ -19,7 +19,7 @@ from caa_bench.errors import UserError
 from caa_bench.interventions import Intervention
 from caa_bench.runs.artifacts import ArtifactStore
 from caa_bench.runs.identity import FITTED_FOR
-from caa_bench.storage.files import read_artifact, write_artifact
+from caa_bench.storage.artifact_folder import read_artifact, write_artifact
 
 
 def fitted(small: Small, out: Path, intervention: Intervention, *, name: str = "", **args: object) -> Path:

@@ -19,7 +19,7 @@ from caa_bench.interventions import CAA, Condition, RandomDirection, ShuffledLab
 from caa_bench.interventions.activations import PairActivations, read_activations
 from caa_bench.interventions.vectors import letter_sides
 from caa_bench.models.prompts import choice_prompt
-from caa_bench.storage.files import write_artifact
+from caa_bench.storage.artifact_folder import write_artifact
 
 FAMILIES = ["llama", "gpt_neox", "qwen2"]
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

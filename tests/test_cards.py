@@ -24,7 +24,7 @@ from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Intervention, Stack, SystemPrompt, Unchanged, registry
 from caa_bench.interventions.card import Origin, card
 from caa_bench.models.model import ChatModel
-from caa_bench.storage.files import read_artifact
+from caa_bench.storage.artifact_folder import read_artifact
 
 SETTINGS = (
     "bases=[none, lora_sft_positive]",

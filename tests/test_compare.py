@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from caa_bench.interventions import Layers
 from caa_bench.models.memory import PromptsPerPass, out_of_memory
 from caa_bench.recipe import load_recipe
 from caa_bench.runs.folder import RowStore
-from caa_bench.runs.plan import make_plan
+from caa_bench.runs.plan import Plan, make_plan
 
 UNKNOWN = "[UNK]"
 
@@ -134,23 +134,28 @@ def test_another_version_of_the_rows_is_another_key(small: Small, monkeypatch: p
     assert not before & keys(small)
 
 
+def _planned(benchmark: Benchmark, learned: Mapping[str, str]) -> Plan:
+    """The plan as if its fits had given artifacts of these checksums."""
+    return make_plan(
+        args=benchmark.args,
+        model="m",
+        model_key={},
+        layers=benchmark.chat.loaded_layers(),
+        behavior=benchmark.behavior,
+        bases=benchmark.bases,
+        vectors=benchmark.vectors,
+        evaluators=benchmark.evaluators,
+        learned=learned,
+    )
+
+
 @pytest.mark.parametrize("label", ["caa", "lora_sft_positive"])
 def test_other_bytes_of_a_vector_or_an_adapter_are_other_keys(label: str, small: Small) -> None:
     benchmark = Benchmark.from_recipe(load_recipe("compare", small.settings()))
 
     def cells(checksum: str) -> dict[str, tuple[str, str]]:
-        plan = make_plan(
-            args=benchmark.args,
-            model="m",
-            model_key={},
-            layers=benchmark.chat.loaded_layers(),
-            behavior=benchmark.behavior,
-            bases=benchmark.bases,
-            vectors=benchmark.vectors,
-            evaluators=benchmark.evaluators,
-            learned={"caa": "0", "lora_sft_positive": "0"} | {label: checksum},
-        )
-        return {cell.key: (cell.base, cell.vector) for cell in plan.cells}
+        learned = {"caa": "0", "lora_sft_positive": "0"} | {label: checksum}
+        return {cell.key: (cell.base, cell.vector) for cell in _planned(benchmark, learned).cells}
 
     before, after = cells("0"), cells("1")
     concerned = {what for what in before.values() if label in what}
@@ -160,17 +165,7 @@ def test_other_bytes_of_a_vector_or_an_adapter_are_other_keys(label: str, small:
 def test_a_layer_or_a_dose_is_a_key_of_its_own_and_one_named_twice_is_one(small: Small) -> None:
     def plan(*more: str) -> set[tuple[Any, ...]]:
         benchmark = Benchmark.from_recipe(load_recipe("compare", small.settings("bases=[none]", *more)))
-        made = make_plan(
-            args=benchmark.args,
-            model="m",
-            model_key={},
-            layers=benchmark.chat.loaded_layers(),
-            behavior=benchmark.behavior,
-            bases=benchmark.bases,
-            vectors=benchmark.vectors,
-            evaluators=benchmark.evaluators,
-            learned={"caa": "0"},
-        )
+        made = _planned(benchmark, {"caa": "0"})
         assert len({cell.key for cell in made.cells}) == len(made.cells)
         return {(cell.key, cell.layer, cell.multiplier) for cell in made.cells}
 

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from caa_bench.errors import UserError
+from caa_bench.storage.artifact_folder import read_artifact, write_artifact
 from caa_bench.storage.atomic import TEMPORARY, remove_temporary
 from caa_bench.storage.files import (
     content_key,
@@ -27,13 +28,11 @@ from caa_bench.storage.files import (
     folder_fingerprint,
     inside,
     lock_folder,
-    read_artifact,
     read_json,
     safe_name,
     sha256_file,
     terminal_safe,
     to_json,
-    write_artifact,
     write_atomic,
     write_json,
 )

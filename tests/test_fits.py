@@ -27,7 +27,7 @@ from caa_bench.interventions.vectors import letter_differences
 from caa_bench.models.model import ChatModel
 from caa_bench.report import make_report
 from caa_bench.runs.folder import RowStore
-from caa_bench.runs.plan import bases_of
+from caa_bench.runs.grid import bases_of
 
 SETTINGS = ("fits=2", "bases=[none, system_prompt_positive, lora_sft_positive]", "vectors=[caa, random]")
 N = 60

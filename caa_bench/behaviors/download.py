@@ -64,9 +64,7 @@ def download(
         UserError: unknown behavior, no network, a file that is not the pinned one; what is finished is kept.
     """
     table = _pinned_table()
-    wanted = _wanted(table, behaviors)
-    prompts = table["system_prompts"]
-    pinned_prompts = Pinned(name=prompts["name"], sha256=prompts["sha256"], bytes=prompts["bytes"])
+    wanted, prompts = _wanted(table, behaviors), _pinned_prompts(table)
     folder = data_folder(cache)
     if not base_url.startswith(("http://", "https://")):
         raise UserError(f"base_url: {base_url!r} is not an http(s) address; write one as in {BASE_URL}")
@@ -74,14 +72,14 @@ def download(
         folder.mkdir(parents=True, exist_ok=True)
         with lock_folder(folder):
             if source is None:
-                roots = [f"{base_url.rstrip('/')}/{root}" for root in table["roots"]]
-                new = _fetch_all(wanted, folder, roots, timeout_s=timeout_s, say=say)
-                root = f"{base_url.rstrip('/')}/{prompts['root']}"
-                new += _fetch_all([pinned_prompts], folder, [root], timeout_s=timeout_s, say=say)
+                server = base_url.rstrip("/")
+                new = 0
+                for files, roots in ((wanted, table["roots"]), ([prompts], [table["system_prompts"]["root"]])):
+                    places = [f"{server}/{root}" for root in roots]
+                    new += _fetch_all(files, folder, places, timeout_s=timeout_s, say=say)
             else:
-                new = _copy_all(wanted, folder, source, say=say)
-                new += _copy_prompts(pinned_prompts, folder, source, say=say)
-            with_prompts = pinned_prompts.matches(folder / SOURCE_FILE)
+                new = _copy_all(wanted, folder, source, say=say) + _copy_prompts(prompts, folder, source, say=say)
+            with_prompts = prompts.matches(folder / SOURCE_FILE)
             if with_prompts and (new or not (folder / PROMPTS_FILE).is_file()):
                 write_prompts(folder)
     except OSError as error:
@@ -107,6 +105,11 @@ def data_folder(cache: Path | None = None) -> Path:
 def _pinned_table() -> dict[str, Any]:
     content: dict[str, Any] = read_json(configs_folder() / "data" / "caa.json")
     return content
+
+
+def _pinned_prompts(table: dict[str, Any]) -> Pinned:
+    prompts = table["system_prompts"]
+    return Pinned(name=prompts["name"], sha256=prompts["sha256"], bytes=prompts["bytes"])
 
 
 def _wanted(table: dict[str, Any], behaviors: Sequence[str] | None) -> list[Pinned]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from caa_bench.commands.fit_memory import LIBRARIES, Shape, fit_needs
 from caa_bench.evaluators import Evaluator, Job
-from caa_bench.runs.plan import bases_under, doses_under
+from caa_bench.runs.grid import bases_under, doses_under
 from caa_bench.runs.tuning_grid import first_cells, first_fits, to_tune
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ class Export(Command):
         from caa_bench.report.exports import run_effects, run_origin
         from caa_bench.runs.artifacts import kept_at
         from caa_bench.runs.folder import read_manifest
-        from caa_bench.storage.files import inside, read_artifact
+        from caa_bench.storage.artifact_folder import read_artifact
+        from caa_bench.storage.files import inside
 
         run, target = Path(options.folder), Path(options.target)
         if target.exists():

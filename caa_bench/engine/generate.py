@@ -6,7 +6,7 @@ Shapes: N prompts, C conditions, B prompts of a batch, R rows still speaking, S 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -120,19 +120,25 @@ def generate(
         alone = beyond_rope(model, prompts, more=max_new_tokens)
         sharing = share_prefix and not alone and can_share(model, prompts)
         shared = [c for c, edits in enumerate(wanted) if sharing and shareable(edits)]
-        for group in batched(prompts, batch_size, batch_cost=16 * max_new_tokens) if shared else []:
-            size = max(1, _MOST_ROWS // len(group))
-            for start in range(0, len(shared), size):
-                rows = [(n, c) for n in group for c in shared[start : start + size]]
-                generators = [_generator(seeds, n, c) for n, c in rows]
-                ended = _together(model, prompts, wanted, rows=rows, decoding=decoding, generators=generators)
-                said.update(zip(rows, ended, strict=True))
+        groups = batched(prompts, batch_size, batch_cost=16 * max_new_tokens) if shared else []
+        for rows in _rows_together(groups, shared):
+            generators = [_generator(seeds, n, c) for n, c in rows]
+            ended = _together(model, prompts, wanted, rows=rows, decoding=decoding, generators=generators)
+            said.update(zip(rows, ended, strict=True))
         for n, prompt in enumerate(prompts):
             for c in set(range(len(wanted))) - set(shared):
                 said[n, c] = _generate_alone(
                     model, prompt, wanted[c], decoding=decoding, generator=_generator(seeds, n, c)
                 )
     return [[said[n, c] for c in range(len(conditions))] for n in range(len(prompts))]
+
+
+def _rows_together(groups: Iterable[Sequence[int]], shared: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+    """(prompt, condition) of the rows that are decoded together: a group of prompts under as many conditions as fit."""
+    for group in groups:
+        size = max(1, _MOST_ROWS // len(group))
+        for start in range(0, len(shared), size):
+            yield [(n, c) for n in group for c in shared[start : start + size]]
 
 
 def _generator(seeds: Sequence[Sequence[int]] | None, n: int, c: int) -> torch.Generator:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.storage.files import add_text, content_key, terminal_safe
+from caa_bench.storage.artifact_folder import add_text
+from caa_bench.storage.files import content_key, terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Pairs

@@ -139,7 +139,7 @@ class FullSFT(Intervention):
         Raises:
             UserError: the artifact is damaged.
         """
-        from caa_bench.storage.files import read_artifact
+        from caa_bench.storage.artifact_folder import read_artifact
 
         folder = Path(folder)
         read_artifact(folder, expect=None)

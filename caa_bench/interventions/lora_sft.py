@@ -173,7 +173,8 @@ class LoraSFT(Intervention):
         """
         from safetensors.torch import load_file
 
-        from caa_bench.storage.files import read_artifact, read_json
+        from caa_bench.storage.artifact_folder import read_artifact
+        from caa_bench.storage.files import read_json
 
         folder = Path(folder)
         artifact = read_artifact(folder, expect=None)

@@ -54,7 +54,7 @@ class Saved:
             facts: what else is known of the fit, as JSON.
         """
         from caa_bench.interventions.card import CARD, card
-        from caa_bench.storage.files import write_artifact
+        from caa_bench.storage.artifact_folder import write_artifact
 
         meta = {"settings": self.settings(), **facts}
         write_artifact(Path(folder), tensors=tensors, meta=meta, texts={CARD: card(self)})  # type: ignore[arg-type]
@@ -79,7 +79,7 @@ class Saved:
             UserError: nothing is there, the artifact is damaged, or it is of another class than this one.
         """
         from caa_bench.interventions.hub import artifact_folder
-        from caa_bench.storage.files import read_artifact
+        from caa_bench.storage.artifact_folder import read_artifact
 
         folder = artifact_folder(name_or_path, revision=revision)
         settings = dict(read_artifact(folder, expect=None).meta["settings"])
@@ -115,7 +115,7 @@ class Saved:
         """
         from huggingface_hub import HfApi
 
-        from caa_bench.storage.files import read_artifact
+        from caa_bench.storage.artifact_folder import read_artifact
 
         with tempfile.TemporaryDirectory() as scratch:
             saved = Path(scratch) / "artifact" if folder is None else Path(folder)

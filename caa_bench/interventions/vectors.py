@@ -122,7 +122,7 @@ class SteeringVector(Intervention):
         Raises:
             UserError: damaged, or not one row a layer.
         """
-        from caa_bench.storage.files import read_artifact
+        from caa_bench.storage.artifact_folder import read_artifact
 
         artifact = read_artifact(Path(folder), expect=None)
         vectors, lines = artifact.tensors.get("vectors"), artifact.meta.get("diagnostics", [])

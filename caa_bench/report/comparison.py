@@ -96,7 +96,7 @@ def render_summary(reports: Sequence[Report]) -> str:
     names = run_names(reports)
     models = ", ".join(dict.fromkeys(report.record.model for report in reports))
     heads = ["run", "layer", "dose -", "alone", "dose +", "up most", "down most", "n", "warnings"]
-    alone = columns(heads, [[name, *_alone(report)] for name, report in names.items()])
+    alone = columns(heads, [[name, *_single_run_line(report)] for name, report in names.items()])
     parts = [f"{len(reports)} run{'s' * (len(reports) > 1)} on {models}", "The vector alone: p(matching), and the "
              f"strongest arm\n{alone}"]  # fmt: skip
     verdicts = _verdicts(names, short=True)
@@ -226,7 +226,7 @@ def _arms(names: Mapping[str, Report]) -> Table:
                  file="arms", key=("key",))  # fmt: skip
 
 
-def _alone(report: Report) -> list[str]:
+def _single_run_line(report: Report) -> list[str]:
     chosen, lines = report.headline, report.arms.to_dict("records")
     levels = {x["multiplier"]: words.probability(x["p_balanced"]) for x in lines if x["kind"] in ("none", "vector")}
     at = {(dose > 0) - (dose < 0): text for dose, text in levels.items()}

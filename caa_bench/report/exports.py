@@ -173,7 +173,7 @@ def run_effects(report: Report, label: str) -> str:
 
 
 def _behavior(report: Report, label: str) -> str:
-    own, cells = _alone(report.measured("shifts"), label), report.measured("cells").set_index("cell")
+    own, cells = _lines_alone(report.measured("shifts"), label), report.measured("cells").set_index("cell")
     lines = [
         [
             words.probability(line["p_balanced"]),
@@ -192,7 +192,7 @@ def _behavior(report: Report, label: str) -> str:
 
 
 def _capability(report: Report, label: str) -> str:
-    own = _alone(report.measured("shifts", CAPABILITY), label)
+    own = _lines_alone(report.measured("shifts", CAPABILITY), label)
     lines = [[words.probability(x["p_balanced"]), words.interval(x, "total_p", words.signed), str(x["n"])] for x in own]
     said = f"p(correct) on {questions(report)}, mean over categories; its change against the unchanged model."
     return _section("What it cost", said, ["p(correct)", "change, 95% interval", "n"], own, lines)
@@ -204,7 +204,7 @@ def _in_words(report: Report, label: str) -> str:
         return ""
     cells = report.answers.cells
     plain = cells[(cells["base"] == "none") & (cells["multiplier"] == 0)]
-    own, lines = _alone(cells, label), []
+    own, lines = _lines_alone(cells, label), []
     for line in own:
         broken = len(plain) == 1 and bool(worse_text(pd.DataFrame([line]), plain)[0])
         change = words.interval(line, "score_total", words.signed)
@@ -216,7 +216,7 @@ def _in_words(report: Report, label: str) -> str:
 
 def _metrics(report: Report, label: str) -> str:
     """Perplexity and the tasks of lm-eval, where a run has some."""
-    own = _alone(report.metrics, label) if len(report.metrics) else []
+    own = _lines_alone(report.metrics, label) if len(report.metrics) else []
     lines = []
     for x in own:
         ratio = x["change"] == "ratio"
@@ -229,7 +229,7 @@ def _metrics(report: Report, label: str) -> str:
     return _section("What else it moved", said, ["metric", "level", "change, 95% interval", "n"], own, lines)
 
 
-def _alone(table: pd.DataFrame, label: str) -> list[dict[str, Any]]:
+def _lines_alone(table: pd.DataFrame, label: str) -> list[dict[str, Any]]:
     """Its lines on the unchanged model: as a vector, and as a base with nothing on top."""
     steered = (table["base"] == "none") & (table["vector"] == label)
     return table[steered | ((table["base"] == label) & (table["vector"] == ""))].to_dict("records")

@@ -184,14 +184,14 @@ def render(parts: Sequence[pd.DataFrame], report: Report, *, source: str, measur
         parts: the lines of `published_table`, one table a kind.
         measured: the kinds that the run has cells of.
     """
-    tables = [_section(part) for part in parts]
+    tables = [_kind_text(part) for part in parts]
     known = {kind for part in parts for kind in part["kind"]}
     notes = [*_notes(parts, report), *_missing(measured - known, report)]
     first = f"Beside {source}\nA cell agrees where the interval of its difference (here - published) holds 0"
     return "\n\n".join([first, *tables, "\n".join(notes)])
 
 
-def _section(table: pd.DataFrame) -> str:
+def _kind_text(table: pd.DataFrame) -> str:
     kind = str(table["kind"].iloc[0])
     head = ["base", "layer", "dose", "n", "published", "here"]
     if one_scale := kind != OPEN_ENDED or bool(table["difference"].notna().any()):

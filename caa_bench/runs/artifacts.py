@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,9 @@ from caa_bench.models.model import ChatModel
 from caa_bench.runs.identity import FITTED_FOR, fitted_for, refuse_stranger
 from caa_bench.runs.plan import SCHEMA
 from caa_bench.runs.signals import Stop
+from caa_bench.storage.artifact_folder import add_meta
 from caa_bench.storage.atomic import unwritable
-from caa_bench.storage.files import add_meta, content_key, read_json, safe_name, sha256_file, write_json
+from caa_bench.storage.files import content_key, read_json, safe_name, sha256_file, write_json
 
 STATE = "state"
 """Where an unfinished fit keeps what it has done."""
@@ -99,18 +101,11 @@ class ArtifactStore:
             UserError: the kept artifact is damaged, the disk is full, or the model does not fit into memory.
             SystemExit: stopped by the user.
         """
-        from filelock import FileLock
-
         key = self._key(intervention, pairs=pairs, model_key=model_key)
         folder = self.folder / safe_name(f"{intervention.label}-{key}")
         bound = fitted_for(intervention, pairs=pairs, model_key=model_key, key=key)
         timing = folder.with_suffix(".timing.json")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
-        # Two runs that need the same fit: the second one waits for it and takes it over.
-        with FileLock(self.folder / f".{folder.name}.lock"):
+        with self._held(folder):
             reused = folder.is_dir()
             if not reused:
                 parts_s = self._fit_ingredients(
@@ -131,6 +126,18 @@ class ArtifactStore:
             fit_s=read_json(timing)["fit_s"] if timing.is_file() else None,
             reused=reused,
         )
+
+    @contextmanager
+    def _held(self, folder: Path) -> Iterator[None]:
+        """Two runs that need the same fit: the second one waits for the first and takes its artifact over."""
+        from filelock import FileLock
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+        with FileLock(self.folder / f".{folder.name}.lock"):
+            yield
 
     def _key(self, intervention: Intervention, *, pairs: Pairs, model_key: Mapping[str, Any]) -> str:
         """Content key of everything that decides what the fit gives."""

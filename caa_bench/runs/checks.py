@@ -13,7 +13,7 @@ from caa_bench.interventions import Intervention
 from caa_bench.models.hub import unreachable
 from caa_bench.models.loaded import LoadedModel
 from caa_bench.models.model import ChatModel
-from caa_bench.runs.plan import unknown_bases
+from caa_bench.runs.grid import unknown_bases
 from caa_bench.runs.prompt_checks import asked_by, not_text, too_long
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 from caa_bench.behaviors.behavior import Pairs
 from caa_bench.errors import UserError
 from caa_bench.interventions import Intervention
-from caa_bench.storage.files import content_key, read_meta, terminal_safe, to_json
+from caa_bench.storage.artifact_folder import read_meta
+from caa_bench.storage.files import content_key, terminal_safe, to_json
 
 FITTED_FOR = "fitted_for"
 _SAID = {

@@ -14,7 +14,7 @@ from caa_bench.behaviors.behavior import Behavior, OpenQuestion
 from caa_bench.behaviors.items import Item
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Intervention
-from caa_bench.runs.plan import bases_under
+from caa_bench.runs.grid import bases_under
 
 if TYPE_CHECKING:
     from caa_bench.evaluators import Evaluator

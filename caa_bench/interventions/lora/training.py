@@ -83,10 +83,8 @@ def train(
         state = trainer.state
         if state.global_step < state.max_steps and not saturated(losses(state)):
             fitting.leave_if_asked()
-    return {
-        "rows": len(rows),
-        "held_out_rows": len(held_out),
-        "steps": state.global_step,
+    known = {"rows": len(rows), "held_out_rows": len(held_out), "steps": state.global_step}
+    return known | {
         "batch": args.train_batch_size,
         "devices": max(1, args.n_gpu),
         "held_out_loss": [float(f"{loss:.6g}") for loss in losses(state)],

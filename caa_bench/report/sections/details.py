@@ -165,9 +165,9 @@ class Placebos(Section):
         return {"placebos": report.placebo_ranks, "placebo_draws": report.placebos} if len(report.placebos) else {}
 
     def summary(self, report: Report) -> str:
-        """The largest of all."""
-        moved = self.tables(report)[0].frame["shift_p"]
-        return f"the largest change of p(matching) is {moved.abs().max():.3f}"
+        """The largest of all, and how many there were."""
+        frame = self.tables(report)[0].frame
+        return f"the largest of {words.count(frame['draws'].max())} a kind moves the log-odds by {frame['largest'].max():.2f}"
 
 
 class Letters(Section):

@@ -23,7 +23,7 @@ def _name(report: Report) -> str:
     return words.display(report.headline.vector)
 
 
-def _alone(line: Line) -> bool:
+def _is_alone(line: Line) -> bool:
     return bool(line["kind"] != "stack")
 
 
@@ -51,9 +51,9 @@ class Arms(Section):
         ]  # fmt: skip
         if stacked:
             columns += [
-                Column(name="retention", form=words.number, interval=True, blank=_alone,
+                Column(name="retention", form=words.number, interval=True, blank=_is_alone,
                        definition="the share of the vector's effect alone that is left on top of the base"),
-                Column(name="room", form=P, blank=_alone, definition="how far p(matching) could still move"),
+                Column(name="room", form=P, blank=_is_alone, definition="how far p(matching) could still move"),
             ]  # fmt: skip
         columns.append(Column(name="option_mass", label="mass", form=P, definition="probability of the answer letters"))
         if spoken:
