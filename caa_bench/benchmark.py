@@ -40,6 +40,7 @@ from caa_bench.runs.measure import Measurement, what_follows
 from caa_bench.runs.plan import Plan, make_plan
 from caa_bench.runs.run_names import run_folder
 from caa_bench.runs.signals import Stop, finish_what_runs
+from caa_bench.runs.test_splits import opening
 from caa_bench.runs.tuning import tuned
 from caa_bench.runs.tuning_arms import settled_bases
 from caa_bench.runs.tuning_grid import Search, known_settings, settled
@@ -273,6 +274,9 @@ class Benchmark:
             )
             if self.args.split == "test":
                 run.open_test(content_key(keys))
+                split = content_key([self.model_key, sorted(run.manifest["facts"]["items"].values())])
+                output = Path(self.args.output_dir)
+                run.record(test_opening=opening(output, split=split, plan=content_key(keys), run=self.folder.name))
             waiting = [batch for batch in plan.batches if batch.key not in rows.done]
             self.callbacks.tell("on_compare_begin", plan=plan, waiting=waiting, folder=self.folder)
             self.callbacks.tell("on_costs", lines=self.costs(Counter(cell.evaluator for cell in plan.cells)))

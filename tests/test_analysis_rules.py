@@ -224,6 +224,7 @@ def test_a_sound_run_warns_of_nothing_but_its_single_seed():
         ({"train_longer_share": 0.14}, "longer_option", "caution"),
         ({"choice_at_edge": ("layer",)}, "choice_at_edge", "note"),
         ({"test_opened": 2}, "reopened_test", "severe"),
+        ({"test_opened": 1, "test_opening": 3}, "reopened_test", "caution"),
     ],
 )
 def test_a_fact_that_matters_is_said(facts, code, severity):

@@ -11,10 +11,11 @@ from scipy.special import expit
 from caa_bench.analysis import cells as cells_module
 from caa_bench.analysis.cells import cell_table, shift_table
 from caa_bench.analysis.effects import open_effects
+from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.items import item_scores
 from caa_bench.analysis.reliability import reliability_table
-from caa_bench.analysis.stacking import COLUMNS, fit_levels, stacking_table
+from caa_bench.analysis.stacking import COLUMNS, fit_levels, one_family, stacking_table
 
 PLACEBOS = {"random": "caa"}
 LINE_KEYS = ["base", "vector", "layer", "multiplier"]
@@ -325,3 +326,39 @@ def test_resamples_of_the_vector_meet_each_base_with_their_own_effect_alone():
     dots = fit_levels(grouped(scores, cells)).dropna(subset="on_top").set_index("fit")
     assert dots["alone"].tolist() == pytest.approx([scale * ALONE.mean() for scale in (0.9, 1.0, 1.1)])
     assert dots["interaction"].tolist() == pytest.approx([-0.4 * scale * ALONE.mean() for scale in (0.9, 1.0, 1.1)])
+
+
+def test_several_runs_are_one_family_as_if_they_were_one_run():
+    """Alone the first run's interaction has q < .05; beside nine that are nothing it has the q of ten tests."""
+    rng, how = np.random.default_rng(3), Resampling(draws=1999)
+    apart, values, frames = [], {}, []
+    for number in range(10):
+        none, base, noise = rng.normal(0, 1, (3, 40))
+        noise = noise - noise.mean() + (0.37 if number == 0 else 0.02)
+        own, cells = make.stack(none, np.full(40, 1.5) + 0.1 * none, base, np.full(40, 1.5) + 0.1 * none - noise)
+        own = {f"{number}|{cell}": y for cell, y in own.items()}
+        cells = cells.assign(behavior=f"b{number}").set_axis([f"{number}|{cell}" for cell in cells.index])
+        cells.index.name = "cell"
+        apart.append(stacking_table(grouped(make.scores(own), cells), how=how))
+        values |= own
+        frames.append(cells)
+    together = stacking_table(grouped(make.scores(values), pd.concat(frames)), how=how)
+    assert apart[0]["q_value"].iloc[0] < 0.05
+    joint = pd.concat(one_family(apart), ignore_index=True)
+    pd.testing.assert_frame_equal(joint, together)
+    assert joint["q_value"].iloc[0] > 0.05
+    assert joint["verdict"].iloc[0] != apart[0]["verdict"].iloc[0]
+    assert one_family([apart[0].iloc[:0]])[0].empty
+
+
+def test_a_verdict_near_its_threshold_is_less_firm_than_one_far_from_it():
+    """The vector alone .27 log-odds, at the threshold of .25, and 2.0; the truth "kept whole" in both."""
+    gain, noise = np.random.default_rng(8).normal(0, 1, (2, 60))
+    firm = {}
+    for size in (0.27, 2.0):
+        moved = size + 0.3 * (gain - gain.mean())
+        firm[size] = line(alone=moved, on_top=moved + 0.1 * noise)["verdict_stability"]
+    assert firm[2.0] == 1.0
+    assert 0.3 < firm[0.27] < 0.9
+    few = line(*(np.arange(8.0) for _ in range(4)))
+    assert np.isnan(few["verdict_stability"]), "no verdict, nothing to be firm"

@@ -18,6 +18,7 @@ import pytest
 from caa_bench.errors import UserError
 from caa_bench.runs.folder import MANIFEST, RowStore, RunFolder, read_manifest, versions
 from caa_bench.runs.rows import FIELDS, NOT_FINITE
+from caa_bench.runs.test_splits import opening
 from caa_bench.storage import atomic
 from caa_bench.storage.atomic import TEMPORARY
 
@@ -391,6 +392,18 @@ def test_the_test_split_is_counted_once_a_plan(tmp_path: Path) -> None:
         with RunFolder(tmp_path, recipe=RECIPE) as run:
             assert run.open_test(key) == opened
     assert read_manifest(tmp_path)["test_opened"] == 2
+
+
+def test_openings_of_a_test_split_are_counted_over_all_runs(tmp_path: Path) -> None:
+    """By model and items; the same plan again is not another one, and a line cut off by a kill is none."""
+    asked = [("split", "a", 1), ("split", "b", 2), ("split", "a", 1), ("other", "a", 1), ("split", "c", 3)]
+    for split, plan, number in asked:
+        assert opening(tmp_path / "runs", split=split, plan=plan, run="refusal") == number
+    path = tmp_path / "runs" / "test_openings.jsonl"
+    assert len(path.read_text().splitlines()) == 4
+    with path.open("a") as file:
+        file.write('{"split": "split", "pl\n')
+    assert opening(tmp_path / "runs", split="split", plan="d", run="refusal") == 4
 
 
 def test_a_folder_of_another_recipe_names_every_key(tmp_path: Path) -> None:

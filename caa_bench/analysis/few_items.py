@@ -10,9 +10,9 @@ from scipy import stats
 
 from caa_bench.analysis.estimates import TAIL, ClusterSums
 
-CARRIERS, CARRIERS_OF_FEW, FEW = 1.5, 3.0, 50
-"""With fewer clusters than that holding all of the spread (the second number below 50 clusters) no interval is given:
-what the clusters that were not drawn do cannot be told."""
+CARRIERS, OF_FEW, FEW = 1.5, 3.0, 50
+"""With fewer clusters than that holding all of the spread (below 50 clusters: a seventh of them, up to the second
+number) no interval is given: what the clusters that were not drawn do cannot be told."""
 OFF_BOUND = 5.0
 """Items' worth of probability away from 0 or 1: with less, a level's interval is also a score interval of a share."""
 
@@ -26,7 +26,7 @@ def carriers(sums: ClusterSums) -> np.ndarray:
 
 def carried_by_few(sums: ClusterSums) -> np.ndarray:
     """Whether so few clusters hold all of the spread that no interval of an unbounded mean is given. [E] bool"""
-    return carriers(sums) < np.where(sums.n_clusters < FEW, CARRIERS_OF_FEW, CARRIERS)
+    return carriers(sums) < np.where(sums.n_clusters < FEW, np.clip(sums.n_clusters / 7, CARRIERS, OF_FEW), CARRIERS)
 
 
 def score_ends(sums: ClusterSums, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

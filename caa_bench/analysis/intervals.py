@@ -44,7 +44,7 @@ def bootstrap_mean(
     those of t. It follows skew, where t fails, and is too short under heavy tails, where t holds; the outer ends cover
     in both (`make simulate`). Where a few odd items carry the spread, more than `COLLAPSE_SHARE` of the resamples miss
     nearly all of it and the studentized end would run to half of 0-1: there the BCa interval (Efron 1987) stands in.
-    Where one cluster (of fewer than 50: two) carries all of it, an unbounded mean has no interval. A level of p near 0
+    Where one cluster (of 20: three) carries all of it, an unbounded mean has no interval. A level of p near 0
     or 1 has an end as far in as a share's (`few_items.score_ends`): items that are off may not be among those seen.
 
     Args:

@@ -82,6 +82,8 @@ def placebo_ranks(shifts: pd.DataFrame, draws: pd.DataFrame) -> pd.DataFrame:
         the `largest` size among the draws; `beyond`: p is at most .05 (never below 19 draws); `within`: p is above .05
         and a draw is as large. Neither holds where there are too few draws to say.
     """
+    if draws.empty:
+        return pd.DataFrame(columns=RANK_COLUMNS)
     own = shifts[shifts["shift"].notna() & (shifts["multiplier"] != 0)]
     own = own[["cell", *PLACE, "vector", "shift"]].rename(columns={"shift": "effect"})
     both = own.merge(
@@ -112,7 +114,7 @@ def within_placebo(shifts: pd.DataFrame, draws: pd.DataFrame) -> pd.Series:
         One entry a line of `shifts`: True, False, or NA for unsteered and placebo cells, where none of the vector's
         placebos was run, and where there are too few draws to say.
     """
-    ranks = strictest(placebo_ranks(shifts, draws)).set_index("cell")
+    ranks = strictest(placebo_ranks(shifts, draws)).set_index("cell").astype({"within": bool, "beyond": bool})
     known = ranks[ranks["within"] | ranks["beyond"]]
     return shifts["cell"].map(known["within"]).astype("boolean")
 

@@ -40,6 +40,7 @@ COLUMNS = [
     "spread_items", "spread_fits", "mass_low_share", "letter_locked", "saturated_share", "fits_disagree", "verdict",
     "verdict_stability", "tags", "verdict_text", "caveats",
 ]  # fmt: skip
+VERDICT_COLUMNS = ["verdict", "tags", "verdict_text", "caveats"]
 FIT_COLUMNS = ["cell", *RUN, *CONDITION, "fit", "n", "p_balanced", "log_odds", *EFFECTS]
 FAMILY = ["model", "protocol", "split", "evaluator", "family"]
 """Lines that share these are one false-discovery family: all behaviors and all vector methods of a run together."""
@@ -78,15 +79,45 @@ def stacking_table(
     for _, part in table.groupby(FAMILY, dropna=False):
         table.loc[part.index, "q_value"] = benjamini_hochberg(part["p_value"].to_numpy())
     both = table if in_words is None else table.merge(in_words, on=WORDS_KEYS, how="left")
-    lines = both.to_dict("records")
-    found = [evidence(line) for line in lines]
-    methods = [placebos.get(line["vector"], line["vector"]) for line in lines]
-    verdicts = [verdict_of(one, vector=shown(method)) for one, method in zip(found, methods, strict=True)]
     spread = Spread(**{field.name: both[f"spread_{field.name}"].to_numpy(float) for field in fields(Spread)})
-    both["verdict_stability"] = verdict_stability(found, lines, spread)
-    names = [(shown(placebos.get(vector, vector)), shown(vector)) for vector in both["vector"]]
+    lines = both.to_dict("records")
+    both["verdict_stability"] = verdict_stability([evidence(line) for line in lines], lines, spread)
     more = [] if in_words is None else [name for name in in_words if name not in WORDS_KEYS]
-    return pd.concat([both, _verdict_columns(verdicts, names)], axis=1)[[*COLUMNS, *more]]
+    return _with_verdicts(both, placebos=placebos, shown=shown)[[*COLUMNS, *more]]
+
+
+def one_family(
+    tables: Sequence[pd.DataFrame], *, placebos: Mapping[str, str] = NO_PLACEBOS, shown: Callable[[str], str] = str
+) -> list[pd.DataFrame]:
+    """The stacking tables of several runs with q-values and verdicts as if they were one run.
+
+    All primary (all exploratory) lines of one protocol, split and evaluator are one false-discovery family, whatever
+    their model and behavior: who reads many runs beside each other tests as many interactions.
+    """
+    if not any(map(len, tables)):
+        return list(tables)
+    every = pd.concat(tables, keys=range(len(tables)))
+    joint = pd.Series(np.nan, index=every.index)
+    for _, part in every.groupby([name for name in FAMILY if name != "model"], dropna=False):
+        joint[part.index] = benjamini_hochberg(part["p_value"].to_numpy())
+    found = []
+    for number, table in enumerate(tables):
+        if len(table):
+            again = table.drop(columns=VERDICT_COLUMNS).assign(q_value=joint.loc[number].reindex(table.index))
+            table = _with_verdicts(again, placebos=placebos, shown=shown)[list(table.columns)]
+        found.append(table)
+    return found
+
+
+def _with_verdicts(table: pd.DataFrame, *, placebos: Mapping[str, str], shown: Callable[[str], str]) -> pd.DataFrame:
+    """The lines with `VERDICT_COLUMNS`, from the numbers in them."""
+    methods = [placebos.get(vector, vector) for vector in table["vector"]]
+    verdicts = [
+        verdict_of(evidence(line), vector=shown(method))
+        for line, method in zip(table.to_dict("records"), methods, strict=True)
+    ]
+    names = [(shown(method), shown(vector)) for method, vector in zip(methods, table["vector"], strict=True)]
+    return pd.concat([table, _verdict_columns(verdicts, names).set_index(table.index)], axis=1)
 
 
 def evidence(line: Mapping[str, object]) -> Evidence:

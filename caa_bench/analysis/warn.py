@@ -54,7 +54,8 @@ class RunFacts:
         halves: the leading dose's line on the items whose matching option is the longer one, and on the others
             (`cells.effect_by_half`).
         choice_at_edge: what of the chosen dose lies at the edge of its grid ("layer", "multiplier").
-        test_opened: how often the test split was evaluated.
+        test_opened: how often the test split was evaluated by this run.
+        test_opening: which opening of the test split with this model this run was, of all runs beside it; from 1.
         open_ended: columns `vector, base, base_dose, layer, multiplier, shift_low, shift_high`: the judged shift of
             each vector there, and of each base alone (vector "", multiplier 0) from the unchanged model.
         vector: the leading vector's line of `diagnostics.vector_diagnostics` at the leading layer.
@@ -66,6 +67,7 @@ class RunFacts:
     halves: pd.DataFrame | None = None
     choice_at_edge: tuple[str, ...] = ()
     test_opened: int | None = None
+    test_opening: int = 1
     open_ended: pd.DataFrame | None = None
     vector: Mapping[str, Any] | None = None
     letters: pd.DataFrame | None = None

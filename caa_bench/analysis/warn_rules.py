@@ -166,9 +166,18 @@ def reopened_test(tables: Tables, facts: RunFacts) -> Found | None:
     """The test split was evaluated more than once."""
     opened = facts.test_opened
     if opened is None or opened <= 1:
-        return None
+        return _opened_before(facts.test_opening)
     text = f"The test split was opened {opened} times: what was chosen after the first is not confirmed by it."
     return Found(severity="severe", text=text)
+
+
+def _opened_before(opening: int) -> Found | None:
+    """Other runs beside this one looked at the same test split with the same model."""
+    if opening <= 1:
+        return None
+    others = f"{opening - 1} other run{'s' * (opening > 2)}"
+    text = f"{others} had opened this test split with this model before: what was changed since is not confirmed by it."
+    return Found(severity="caution", text=text[0].upper() + text[1:])
 
 
 def idle_base(tables: Tables, facts: RunFacts) -> Found | None:

@@ -78,6 +78,7 @@ def _facts(report: Report) -> RunFacts:
     chosen, record = report.headline, report.record
     return RunFacts(
         test_opened=record.test_opened or None,
+        test_opening=record.test_opening,
         choice_at_edge=tuple(dict.fromkeys(column for choice in chosen.choices for column in choice.at_edge)),
         open_ended=_open_shifts(report),
         train_longer_share=record.longer.get("train_share"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pandas as pd
 
+from caa_bench.analysis.stacking import one_family
 from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.errors import UserError
 from caa_bench.report import words
@@ -35,7 +37,7 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
     """
     if path.suffix != ".html":
         raise UserError(f"{path}: the page is HTML; give a name that ends in .html")
-    names, title = run_names(reports), f"{len(reports)} runs compared"
+    names, title = run_names(joined(reports)), f"{len(reports)} runs compared"
     answers = [
         {
             "link": quote(Path(os.path.relpath(report.folder / "report.html", path.parent)).as_posix()),
@@ -53,8 +55,9 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
     drawn = save_drawings(lambda: forest(lines), figures)
     parts = [
         _part("stacks", "Does the vector still add?", _verdicts(names), "Verdict and retention with its 95% interval, "
-              "at the dose that pushes as the base does; the stronger the color, the more of the vector's effect alone "
-              "is kept. Columns sort.", heat=True),
+              "at the dose that pushes as the base does; the primary lines of all runs are one false-discovery family, "
+              "so that a verdict may be more careful than on its run's own page. The stronger the color, the more "
+              "of the vector's effect alone is kept. Columns sort.", heat=True),
         _part("forest", "Effects, run by run", None, "", drawn=drawn),
         _part("arms", "Arms and stacks", _arms(names), "At each run's leading layer and doses. Columns sort."),
     ]  # fmt: skip
@@ -93,7 +96,7 @@ def render_summary(reports: Sequence[Report]) -> str:
     """Two tables, a line a run: the vector alone, then its verdict on top of each base in the base's direction."""
     if not reports:
         return "no behavior was run"
-    names = run_names(reports)
+    names = run_names(joined(reports))
     models = ", ".join(dict.fromkeys(report.record.model for report in reports))
     heads = ["run", "layer", "dose -", "alone", "dose +", "up most", "down most", "n", "warnings"]
     alone = columns(heads, [[name, *_single_run_line(report)] for name, report in names.items()])
@@ -108,6 +111,13 @@ def render_summary(reports: Sequence[Report]) -> str:
             wide = columns(["run", "base", "verdict"], long)
         parts.append(f"Does it still add? Verdict and retention in the base's own direction\n{wide}")
     return safe("\n\n".join(parts))
+
+
+def joined(reports: Sequence[Report]) -> list[Report]:
+    """The runs with q-values and verdicts of one false-discovery family over all of them."""
+    placebos = {name: original for report in reports for name, original in report.record.placebos.items()}
+    tables = one_family([report.stacking for report in reports], placebos=placebos, shown=words.display)
+    return [replace(report, stacking=table) for report, table in zip(reports, tables, strict=True)]
 
 
 def run_names(reports: Sequence[Report]) -> dict[str, Report]:
@@ -220,9 +230,10 @@ def _arms(names: Mapping[str, Report]) -> Table:
     )
     frame["key"] += frame["cell"]
     base = Column(name="base", text=lambda line: words.named(line["base"], line["base_dose"]))
+    caption = widest.caption.partition("; the largest shift")[0]  # that is of one run
     n = Column(name="n", form=words.count)
     columns = (Column(name="run"), base, *widest.columns[:-1], n, widest.columns[-1])
-    return Table(frame=frame.drop(columns="kind").assign(kind=frame["kind"]), columns=columns, caption=widest.caption,
+    return Table(frame=frame.drop(columns="kind").assign(kind=frame["kind"]), columns=columns, caption=caption,
                  file="arms", key=("key",))  # fmt: skip
 
 

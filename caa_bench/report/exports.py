@@ -109,7 +109,8 @@ def _sentences(report: Report) -> list[str]:
         "log-odds of the matching over the other answer letters were read at the position of the letter.",
         "Effects are means of per-item differences of the log-odds with 95% intervals from "
         f"{_interval(record)} {sampled}",
-        "Interactions were tested by sign flips over clusters with Benjamini-Hochberg correction.",
+        f"Interactions were tested by {_test(record)} with Benjamini-Hochberg correction.",
+        *_placebos(report),
     ]
     return [
         f"We measured {record.behavior.title} on {record.model} with caa_bench",
@@ -123,8 +124,29 @@ def _sentences(report: Report) -> list[str]:
 
 def _interval(record: RunRecord) -> str:
     if record.fits > 1:
-        return f"a two-way variance over items and {record.fits} fits, and elsewhere a studentized bootstrap"
-    return "a studentized bootstrap"
+        single = "where there is one fit, the outer ends of a studentized bootstrap and Student's t"
+        return f"a two-way variance over items and {record.fits} fits with t quantiles and, {single},"
+    return "the outer ends of a studentized bootstrap and Student's t"
+
+
+def _test(record: RunRecord) -> str:
+    if record.fits > 1:
+        return (
+            f"a two-way t test over items and {record.fits} fits (by sign flips over clusters where there is one fit)"
+        )
+    return "sign flips over clusters"
+
+
+def _placebos(report: Report) -> Iterator[str]:
+    """What a vector alone was ranked among."""
+    ranks = report.placebo_ranks
+    kinds = ranks[ranks["vector"] == report.headline.vector].groupby("placebo", sort=False)["draws"].max()
+    if len(kinds):
+        named = " and ".join(f"{draws} {kind}" for kind, draws in kinds.items())
+        yield (
+            f"The vector alone was ranked among {named} placebo vectors of its norm, p = (1 + those as large) / (1 + "
+            "draws)."
+        )
 
 
 def _beside(report: Report) -> Iterator[str]:

@@ -219,7 +219,8 @@ def _repeat(report: Report) -> dict[str, Any]:
         else "No dose or layer was tuned on these items."
     )
     opened = (
-        f" The test split was evaluated {record.test_opened} time{'s' if record.test_opened != 1 else ''} by this run."
+        f" The test split was evaluated {record.test_opened} time{'s' if record.test_opened != 1 else ''} by this run"
+        + (f", which was opening {record.test_opening} of it with this model." if record.test_opening > 1 else ".")
     )
     return {
         "said": tuned + (opened if record.split == "test" else ""),

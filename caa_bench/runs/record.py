@@ -57,7 +57,8 @@ class RunRecord:
         layers: `count`, `default` and `hidden` of the model.
         tuning: what was tried and chosen on the selection split (`runs.tuning_record`); empty where nothing was.
         model_facts: revision, dtype, quantization and files of the model.
-        test_opened: how often the test split was evaluated.
+        test_opened: how often the test split was evaluated by this run.
+        test_opening: which opening of this test split with this model it was, of all runs beside it; from 1.
     """
 
     settings: Mapping[str, Any]
@@ -87,6 +88,7 @@ class RunRecord:
     warnings: tuple[str, ...]
     status: str
     test_opened: int
+    test_opening: int
     recipe_key: str
     versions: Mapping[str, str | None]
     version_changes: tuple[str, ...]
@@ -106,6 +108,7 @@ class RunRecord:
             cells=tuple(facts["cells"]),
             batches=tuple(facts["batches"]),
             items=facts.get("items"),
+            test_opening=int(facts.get("test_opening") or 1),
             judges=tuple(facts.get("judges", ())),
             model_facts=facts.get("model", {}),
             warnings=tuple(map(str, facts["warnings"])),

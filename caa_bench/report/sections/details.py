@@ -167,7 +167,8 @@ class Placebos(Section):
     def summary(self, report: Report) -> str:
         """The largest of all, and how many there were."""
         frame = self.tables(report)[0].frame
-        return f"the largest of {words.count(frame['draws'].max())} a kind moves the log-odds by {frame['largest'].max():.2f}"
+        draws, largest = words.count(frame["draws"].max()), frame["largest"].max()
+        return f"the largest of {draws} of a kind moves the log-odds by {largest:.2f}"
 
 
 class Letters(Section):
