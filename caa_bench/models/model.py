@@ -13,19 +13,12 @@ from caa_bench.models import hub
 from caa_bench.models.adapters import SETTINGS, WEIGHTS, base_of
 from caa_bench.models.dtypes import Choice, choose_dtype
 from caa_bench.models.gguf import SUFFIX, gguf_config, gguf_file, gguf_mistakes
+from caa_bench.models.kept_notes import notes_kept_for
 from caa_bench.models.layers import DEFAULT_DEPTH, DEFAULT_RANGE, Layers
 from caa_bench.models.loading import Loading, load_model, load_tokenizer
 from caa_bench.models.model_files import (
-    CONFIG,
-    CONTEXT,
-    HIDDEN,
-    LAYERS,
-    checksums,
-    folder_mistakes,
-    read_config,
-    size_in,
-    weight_files,
-)
+    CONFIG, CONTEXT, HIDDEN, LAYERS, checksums, folder_mistakes, read_config, size_in, weight_files,
+)  # fmt: skip
 from caa_bench.models.prompts import ChoicePrompt, choice_prompt
 from caa_bench.models.template_notes import TemplateNotes, template_notes
 from caa_bench.models.templates import TEMPLATES, Message
@@ -180,8 +173,8 @@ class ChatModel:
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the loaded model: files, prompts as rendered, and how it is loaded; part of each key.
 
-        Of a local folder the files that loading reads are hashed, once; a hub model is its commit. The tokenizer is
-        loaded and its template rendered, the weights are not loaded.
+        Of a local folder the files that loading reads are hashed, once; a hub model is its commit. The template is
+        rendered with the tokenizer alone, and what it gave is kept in the user's cache.
 
         Raises:
             UserError: a hub model that is not in the cache and cannot be reached, or a damaged tokenizer.
@@ -190,6 +183,8 @@ class ChatModel:
         settings = {k: v for k, v in asdict(self.loading).items() if k not in views} | {"dtype": self.dtype.dtype}
         if not self._files:
             self._files = self._hashed()
+        if self._notes is None and self._tokenizer is None:
+            self._notes = notes_kept_for(self._files, self.loading.template, render=self.template_notes)
         return settings | {"files": dict(self._files), "prompt": asdict(self.template_notes())}
 
     def check(self) -> list[str]:
