@@ -9,6 +9,7 @@ import torch
 from random_models import choice_prompts, random_model
 
 from caa_bench.engine.capture import letter_activations
+from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.generate import generate
 from caa_bench.engine.likelihood import token_log_probs
@@ -19,7 +20,7 @@ from caa_bench.models.rope import beyond_rope, rope_apart, rope_limit
 LIMIT = 24
 PROMPTS = choice_prompts((9, 20, 22, 23, 24, 25, 30, 30, 41, 12))
 WAVE = 3 * torch.arange(64).sin()
-CONDITIONS: list[list[Edit]] = [[], [Edit(layer=1, delta=WAVE)], [Edit(layer=2, delta=-WAVE)]]
+CONDITIONS: list[list[Edit]] = [[], [Edit(1, Add(WAVE))], [Edit(2, Add(-WAVE))]]
 
 
 def by_length(kind: str) -> torch.nn.Module:

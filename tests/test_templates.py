@@ -324,4 +324,24 @@ def test_gemmas_base_model_gets_the_plain_template_and_says_so(caplog: pytest.Lo
         "...)"
     ]
     assert notes.plain == "<bos>Input: {question}\nResponse:"
-    assert (notes.default_system, notes.system_place, notes.clock, notes.header) == ("", "system", "", "")
+    assert (notes.default_system, notes.system_place, notes.clock, notes.header.strip()) == ("", "system", "", "")
+
+
+def test_what_a_template_wrote_is_kept_so_that_the_key_needs_no_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the files' checksums: another template renders again, and so does what was damaged in the cache."""
+    monkeypatch.setenv("CAA_BENCH_CACHE", str(tmp_path / "cache"))
+    saved(tmp_path / "model", chatml_tokenizer(template=DEFAULT_SYSTEM))
+    first = ChatModel.find(str(tmp_path / "model")).fingerprint()
+    (kept,) = (tmp_path / "cache" / "templates").glob("*.json")
+    with monkeypatch.context() as patch:
+        patch.setattr("caa_bench.models.model.load_tokenizer", lambda chat: pytest.fail("the tokenizer was loaded"))
+        again = ChatModel.find(str(tmp_path / "model"))
+        assert again.fingerprint() == first and again.template_notes().default_system == "You are Someone."
+    for damage in ("{", "[]", '{"key": 1}', kept.read_text().replace('"key"', '"code"')):
+        kept.write_text(damage)
+        assert ChatModel.find(str(tmp_path / "model")).fingerprint() == first
+    chatml_tokenizer().save_pretrained(tmp_path / "model")
+    other = ChatModel.find(str(tmp_path / "model")).fingerprint()
+    assert other["prompt"]["default_system"] == "" and other["prompt"]["key"] != first["prompt"]["key"]

@@ -6,7 +6,6 @@ machines without network. Finished files are never fetched again.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,6 +17,7 @@ from caa_bench.behaviors.paper_prompts import PROMPTS_FILE, SOURCE_FILE, write_p
 from caa_bench.errors import UserError
 from caa_bench.storage.atomic import unwritable, write_atomic
 from caa_bench.storage.files import lock_folder, read_json
+from caa_bench.storage.paths import cache_folder as cache_folder
 from caa_bench.storage.paths import configs_folder
 
 BASE_URL = "https://raw.githubusercontent.com"
@@ -87,14 +87,6 @@ def download(
     missing = f"{source}: no {SOURCE_FILE} with the paper's system prompts; put it there, and run the command again"
     notes = () if with_prompts else (missing,)
     return Downloaded(folder=folder, files=len(wanted) + int(with_prompts), new=new, notes=notes)
-
-
-def cache_folder() -> Path:
-    """The user's cache: $CAA_BENCH_CACHE, else $XDG_CACHE_HOME/caa_bench, else ~/.cache/caa_bench."""
-    if own := os.environ.get("CAA_BENCH_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "caa_bench"
 
 
 def data_folder(cache: Path | None = None) -> Path:

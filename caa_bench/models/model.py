@@ -9,23 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
-from caa_bench.models import hub
+from caa_bench.models import hub, model_files
 from caa_bench.models.adapters import SETTINGS, WEIGHTS, base_of
 from caa_bench.models.dtypes import Choice, choose_dtype
 from caa_bench.models.gguf import SUFFIX, gguf_config, gguf_file, gguf_mistakes
+from caa_bench.models.kept_notes import notes_kept_for
 from caa_bench.models.layers import DEFAULT_DEPTH, DEFAULT_RANGE, Layers
 from caa_bench.models.loading import Loading, load_model, load_tokenizer
-from caa_bench.models.model_files import (
-    CONFIG,
-    CONTEXT,
-    HIDDEN,
-    LAYERS,
-    checksums,
-    folder_mistakes,
-    read_config,
-    size_in,
-    weight_files,
-)
+from caa_bench.models.model_files import checksums, folder_mistakes, read_config, size_in, weight_files
 from caa_bench.models.prompts import ChoicePrompt, choice_prompt
 from caa_bench.models.template_notes import TemplateNotes, template_notes
 from caa_bench.models.templates import TEMPLATES, Message
@@ -112,14 +103,14 @@ class ChatModel:
         config = self._config_json()
         if config is None:
             return None
-        count, hidden = size_in(config, LAYERS), size_in(config, HIDDEN)
+        count, hidden = size_in(config, model_files.LAYERS), size_in(config, model_files.HIDDEN)
         return None if count is None or hidden is None else self._layers(count, hidden=hidden)
 
     @property
     def context(self) -> int | None:
         """The most tokens of a prompt and its answer, from config.json alone; None where that does not say."""
         config = self._config_json()
-        return None if config is None else size_in(config, CONTEXT)
+        return None if config is None else size_in(config, model_files.CONTEXT)
 
     def loaded_layers(self) -> Layers:
         """Block count and default block, from the loaded model where config.json does not say."""
@@ -193,8 +184,8 @@ class ChatModel:
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the loaded model: files, prompts as rendered, and how it is loaded; part of each key.
 
-        Of a local folder the files that loading reads are hashed, once; a hub model is its commit. The tokenizer is
-        loaded and its template rendered, the weights are not loaded.
+        Of a local folder the files that loading reads are hashed, once; a hub model is its commit. The template is
+        rendered with the tokenizer alone, and what it gave is kept in the user's cache.
 
         Raises:
             UserError: a hub model that is not in the cache and cannot be reached, or a damaged tokenizer.
@@ -203,6 +194,8 @@ class ChatModel:
         settings = {k: v for k, v in asdict(self.loading).items() if k not in views} | {"dtype": self.dtype.dtype}
         if not self._files:
             self._files = self._hashed()
+        if self._notes is None and self._tokenizer is None:
+            self._notes = notes_kept_for(self._files, self.loading.template, render=self.template_notes)
         return settings | {"files": dict(self._files), "prompt": asdict(self.template_notes())}
 
     def check(self) -> list[str]:
@@ -224,7 +217,7 @@ class ChatModel:
     def _config_json(self) -> dict[str, Any] | None:
         if self.gguf is not None:
             return gguf_config(self.gguf)
-        path: Path | None = Path(self.source) / CONFIG
+        path: Path | None = Path(self.source) / model_files.CONFIG
         if path is not None and not is_file(path):
             path = hub.cached_config(self.source, revision=self.loading.revision)
         return None if path is None else read_config(path)

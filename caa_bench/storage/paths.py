@@ -40,6 +40,14 @@ def own_models_folder() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "caa_bench" / "models"
 
 
+def cache_folder() -> Path:
+    """The user's cache: $CAA_BENCH_CACHE, else $XDG_CACHE_HOME/caa_bench, else ~/.cache/caa_bench."""
+    if own := os.environ.get("CAA_BENCH_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "caa_bench"
+
+
 def recipes_folder() -> Path:
     """The folder `recipes/` of the shipped recipes."""
     return _beside_or_inside("recipes")
