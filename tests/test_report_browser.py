@@ -68,12 +68,13 @@ def test_the_first_screen_holds_the_answer(tab: Page, folder: Path) -> None:
             assert not _overlap(boxes[one], boxes[two]), (one, two)
     shown = tab.run("document.querySelector('#answer').innerText")
     assert "The positive LoRA raises refusal most" in shown
-    assert "CAA still adds on the negative system prompt (12% → 3%); it adds less on the positive system prompt" in shown
+    assert "CAA still adds on the negative system prompt (1" in shown
+    assert "; it adds less on the positive system prompt (8" in shown
     assert "it has no room on the positive LoRA" in shown
     assert "The capability was not measured" in shown
     chips = tab.run("[...document.querySelectorAll('.chips li')].map(c => [c.className, c.innerText])")
     assert [kind for kind, _ in chips] == ["adds-less", "adds", "no-room", "no-room"]
-    assert chips[0][1].startswith("adds less Positive system prompt retention 0.7")
+    assert chips[0][1].startswith("adds less Positive system prompt retention 0.69 [0.67, 0.72]")
     assert "31 s to fit, 30 kB stored" in shown
 
 
@@ -84,9 +85,9 @@ def test_answers_in_words_still_leave_the_first_screen_whole(tab: Page, spoken: 
         box = tab.box(part)
         assert 0 <= box["top"] < box["bottom"] <= HEIGHT, (part, box)
         assert box["right"] <= WIDTH, (part, box)
-    heads = tab.run("[...document.querySelectorAll('.arms thead th')].map(h => h.innerText.replace(/\\s/g, ' '))")
+    heads = tab.run("[...document.querySelectorAll('.arms thead th')].map(h => h.textContent)")
     assert "words" in heads
-    filled = "[...document.querySelectorAll('.arms td[data-head=words]')].filter(c => c.innerText).length"
+    filled = "[...document.querySelectorAll('.arms td[data-head=words]')].filter(c => c.textContent).length"
     assert tab.run(filled) == 17
     for width in (375, 1024):
         tab.open(spoken, width=width)
@@ -148,7 +149,7 @@ def test_no_width_needs_sideways_scrolling(tab: Page, folder: Path, width: int) 
     tab.open(folder, width=width)
     assert tab.run("document.documentElement.scrollWidth") <= width
     outside = (
-        f"[...document.querySelectorAll('#answer *, #grave *, #dose *, .viewer *, #hero')].filter(e => {{"
+        f"[...document.querySelectorAll('#answer *, #grave *, #dose *, .viewer > *, .list *, #hero')].filter(e => {{"
         f"const b = e.getBoundingClientRect(); return b.width > 0 && b.right > {width} + 0.5}}).map(e => e.outerHTML)"
     )
     assert tab.run(outside) == []

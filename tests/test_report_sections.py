@@ -89,6 +89,18 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def test_every_section_says_what_it_comes_to(beside: Path) -> None:
+    """Folded on the page, each has a finding beside its heading, and no head of a table is a column's raw name."""
+    report = make_report(beside)
+    shown = [section for section in sections() if section.tables_of(report)]
+    assert len(shown) >= 12
+    assert [section.name for section in shown if not section.summary(report)] == []
+    heads = [column.head for section in shown for table in section.tables_of(report) for column in table.columns]
+    assert [head for head in heads if "_" in head] == []
+    page = (beside / "report.html").read_text()
+    assert "system_prompt_positive" not in page.split('id="repeat"')[0].split("<script", 1)[0].split("</svg>")[-1]
+
+
 def test_side_effects_hold_every_measure_of_every_arm(beside: Path) -> None:
     """One line an arm and measure; points by hand from the tables of each evaluator, n and interval beside them."""
     table = pd.read_csv(beside / "side_effects.csv")
