@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from report_page import PageReader, compare
 from report_runs import simulate
 
 from caa_bench.__main__ import main
-from caa_bench.report import make_report
-from caa_bench.report.comparison import render_summary
+from caa_bench.report import make_report, words
+from caa_bench.report.comparison import render_summary, run_names, write_comparison
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,43 @@ def test_mistakes_are_one_line(
     assert main(["report", *(part.format(*folders) for part in argv)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert problem in line
+
+
+def test_a_heat_map_and_a_forest_plot_hold_every_run(folders: list[Path], tmp_path: Path) -> None:
+    """A cell's color is its verdict's, as strong as what is kept; each line of the plot is a line of arms.csv."""
+    page = tmp_path / "both.html"
+    assert main(["report", *map(str, folders), "--page", str(page)]) == 0
+    lines = pd.read_csv(tmp_path / "both_figures" / "forest.csv").set_index("cell")
+    assert len(lines) == 4 and set(lines["run"]) == {"refusal", "b"}
+    arms = pd.concat([pd.read_csv(folder / "arms.csv") for folder in folders]).set_index("cell")
+    for cell, line in lines.iterrows():
+        sign = 1 if arms.loc[cell, "multiplier"] > 0 else -1
+        assert line["effect"] == pytest.approx(sign * arms.loc[cell, "shift"])
+        assert line["effect_low"] < line["effect"] < line["effect_high"]
+    looks = re.findall(r'<td class="words (kind-[\w-]+)( kept-\d)?"', page.read_text())
+    stacks = [make_report(folder).arms for folder in folders]
+    for (kind, kept), table in zip(looks, stacks, strict=True):
+        (line,) = table[(table["kind"] == "stack") & (table["multiplier"] == 1)].to_dict("records")
+        assert kind == f"kind-{words.verdict_kind(line['verdict']).replace(' ', '-')}"
+        assert kept == f" kept-{min(int(line['retention'] * 5), 4)}"
+    assert page.read_text().count("<svg") == 1
+
+
+def test_runs_are_named_by_what_differs(tmp_path: Path) -> None:
+    """Behavior always; model, recipe and seed where they differ; what all share stands once at the top."""
+    places = {"compare": 0, "open_ended": 0, "again": 3}
+    runs = [simulate(tmp_path / "runs" / name / "refusal", items=24, bases=("none",), vectors=("caa",), overrides=[
+        f"seed={seed}"]) for name, seed in places.items()]  # fmt: skip
+    reports = [make_report(run) for run in runs]
+    assert list(run_names(reports)) == [
+        "refusal · compare · seed 0", "refusal · open_ended · seed 0", "refusal · again · seed 3"
+    ]  # fmt: skip
+    assert list(run_names(reports[:2])) == ["refusal · compare", "refusal · open_ended"]
+    assert render_summary(reports).startswith("3 runs on tiny")
+    write_comparison(reports, tmp_path / "page.html")
+    shown = (tmp_path / "page.html").read_text()
+    assert "3 behaviors" not in shown and "<dt>behavior</dt><dd>refusal</dd>" in shown
+    assert str(tmp_path) not in shown
 
 
 def test_two_runs_of_one_behavior_keep_their_own_verdicts(tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 def test_the_first_screen_holds_the_answer(tab: Page, folder: Path) -> None:
-    """Sentence, arms, dose curves and warnings lie whole inside 1366 x 768, and none covers another."""
+    """Sentences, verdicts, both charts and the warnings lie whole inside 1366 x 768, and none covers another."""
     tab.open(folder, width=WIDTH, height=HEIGHT)
-    parts = ("#facts", "#answer .lead", "#answer .clauses", "#arms table", "#dose svg", "#warnings")
+    parts = ("#facts", "#answer .lead", "#answer .chips", "#hero svg", "#dose svg", "#warnings")
     boxes = {part: tab.box(part) for part in parts}
     for part, box in boxes.items():
         assert 0 <= box["left"] < box["right"] <= WIDTH, part
@@ -68,21 +68,26 @@ def test_the_first_screen_holds_the_answer(tab: Page, folder: Path) -> None:
             assert not _overlap(boxes[one], boxes[two]), (one, two)
     shown = tab.run("document.querySelector('#answer').innerText")
     assert "The positive LoRA raises refusal most" in shown
-    assert "CAA +1 on the positive system prompt: adds less" in shown
-    assert "on the positive LoRA: no room" in shown
+    assert "CAA still adds on the negative system prompt (1" in shown
+    assert "; it adds less on the positive system prompt (8" in shown
+    assert "it has no room on the positive LoRA" in shown
+    assert "The capability was not measured" in shown
+    chips = tab.run("[...document.querySelectorAll('.chips li')].map(c => [c.className, c.innerText])")
+    assert [kind for kind, _ in chips] == ["adds-less", "adds", "no-room", "no-room"]
+    assert chips[0][1].startswith("adds less Positive system prompt retention 0.69 [0.67, 0.72]")
     assert "31 s to fit, 30 kB stored" in shown
 
 
 def test_answers_in_words_still_leave_the_first_screen_whole(tab: Page, spoken: Path) -> None:
     """A column more, and verdicts that are longer by the words they need."""
     tab.open(spoken, width=WIDTH, height=HEIGHT)
-    for part in ("#facts", "#answer .clauses", "#arms table", "#dose svg", "#warnings"):
+    for part in ("#facts", "#answer .chips", "#hero svg", "#dose svg"):
         box = tab.box(part)
         assert 0 <= box["top"] < box["bottom"] <= HEIGHT, (part, box)
         assert box["right"] <= WIDTH, (part, box)
-    heads = tab.run("[...document.querySelectorAll('.arms thead th')].map(h => h.innerText.replace(/\\s/g, ' '))")
+    heads = tab.run("[...document.querySelectorAll('.arms thead th')].map(h => h.textContent)")
     assert "words" in heads
-    filled = "[...document.querySelectorAll('.arms td[data-head=words]')].filter(c => c.innerText).length"
+    filled = "[...document.querySelectorAll('.arms td[data-head=words]')].filter(c => c.textContent).length"
     assert tab.run(filled) == 17
     for width in (375, 1024):
         tab.open(spoken, width=width)
@@ -92,16 +97,17 @@ def test_answers_in_words_still_leave_the_first_screen_whole(tab: Page, spoken: 
 def test_the_first_screen_of_a_sweep_holds_the_layer_curve(tab: Page, sweep: Path) -> None:
     """The best layer in words, and every layer in a chart."""
     tab.open(sweep, width=WIDTH, height=HEIGHT)
-    assert tab.box("#lead svg")["bottom"] <= HEIGHT
-    assert "layer 3" in tab.run("document.querySelector('.lead').innerText")
-    assert tab.run("document.querySelectorAll('#lead .mark').length") == 12
+    assert tab.box("#hero svg")["bottom"] <= HEIGHT
+    assert "Layer 3 leads" in tab.run("document.querySelector('#answer').innerText")
+    assert tab.run("document.querySelectorAll('#hero .mark').length") == 12
 
 
 def test_names_in_charts_do_not_overlap(tab: Page, folder: Path) -> None:
     """Each curve is named beside its end, not in a legend, and each name can be read."""
     tab.open(folder, width=WIDTH)
     boxes = tab.run(
-        "[...document.querySelectorAll('#dose text')].filter(t => /none|_/.test(t.textContent))"
+        "[...document.querySelectorAll('#dose .view:first-of-type text')].filter(t => /[a-z]{4}/.test(t.textContent))"
+        ".filter(t => !/p.matching|multiplier/.test(t.textContent))"
         ".map(n => n.getBoundingClientRect())"
         ".map(({left,top,right,bottom}) => ({left,top,right,bottom}))"
     )
@@ -115,7 +121,7 @@ def test_marks_lie_where_their_values_are(tab: Page, folder: Path) -> None:
     """The height of every mark is its own value on the axis, to a fraction of a pixel, and it says that value."""
     tab.open(folder, width=WIDTH)
     marks = tab.run(
-        "[...document.querySelectorAll('#dose .mark')].map(m => [m.id, m.querySelector('title').textContent,"
+        "[...document.querySelectorAll('#dose .view:first-of-type .mark')].map(m => [m.id, m.ariaLabel,"
         "m.querySelector('use').y.baseVal.value])"
     )
     drawn = pd.read_csv(folder.parent / "figures" / "dose_curves.csv").set_index("cell")["p_balanced"]
@@ -143,7 +149,7 @@ def test_no_width_needs_sideways_scrolling(tab: Page, folder: Path, width: int) 
     tab.open(folder, width=width)
     assert tab.run("document.documentElement.scrollWidth") <= width
     outside = (
-        f"[...document.querySelectorAll('#answer *, #arms *, figure *')].filter(e => {{"
+        f"[...document.querySelectorAll('#answer *, #grave *, #dose *, .viewer > *, .list *, #hero')].filter(e => {{"
         f"const b = e.getBoundingClientRect(); return b.width > 0 && b.right > {width} + 0.5}}).map(e => e.outerHTML)"
     )
     assert tab.run(outside) == []
@@ -152,6 +158,7 @@ def test_no_width_needs_sideways_scrolling(tab: Page, folder: Path, width: int) 
 def test_a_phone_shows_every_arm_with_its_verdict(tab: Page, folder: Path) -> None:
     """Text stays at a readable size, and what a number is stands beside it."""
     tab.open(folder, width=375, height=700)
+    tab.run("document.querySelector('#arms details').open = true")
     assert tab.run("[...document.querySelectorAll('.arms tr')].filter(r => r.offsetHeight > 0).length") >= 18
     size = "Number.parseFloat(getComputedStyle(document.querySelector('.arms td')).fontSize)"
     assert tab.run(size) >= 11
@@ -184,7 +191,7 @@ def test_hostile_text_is_shown_and_not_run(tab: Page, folder: Path) -> None:
     assert tab.run("window.hacked") is None
     assert HOSTILE in tab.run("document.querySelector('h1').innerText")
     assert tab.run("document.querySelectorAll('img').length") == 0
-    assert tab.run("document.scripts.length") == 1
+    assert tab.run("[...document.scripts].map(s => s.type)") == ["application/json", ""]
 
 
 def test_columns_sort_by_keyboard(tab: Page, folder: Path) -> None:
@@ -206,7 +213,7 @@ def test_columns_sort_by_keyboard(tab: Page, folder: Path) -> None:
 
 
 def test_everything_is_there_without_scripts(tab: Page, folder: Path) -> None:
-    """Scripts only sort; the tables, the charts and the folded parts need none."""
+    """The tables, the charts and the folded parts need none; the viewer says where its lines are."""
     tab.open(folder, width=WIDTH, scripts=False)
     root = tab.call("DOM.getDocument")["root"]["nodeId"]
 
@@ -215,7 +222,7 @@ def test_everything_is_there_without_scripts(tab: Page, folder: Path) -> None:
 
     assert count("#items table[data-sortable] tbody tr") == 40
     assert count("#cells tbody tr") == 78
-    assert count("#dose .mark") == count("#dose .mark title") == 30
+    assert count("#dose .mark") == count("#dose .mark title") == 60
     assert count("th button") == 0
 
 

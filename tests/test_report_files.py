@@ -16,7 +16,7 @@ from report_runs import simulate
 
 from caa_bench.config.recipe_yaml import flatten
 from caa_bench.recipe import load_recipe
-from caa_bench.report import make_report, write_report
+from caa_bench.report import make_report, words, write_report
 from caa_bench.report.exports import escape
 from caa_bench.runs.folder import read_manifest
 from caa_bench.storage.drawing import spread, thinned
@@ -110,9 +110,9 @@ def test_the_figures_hold_what_they_draw(folder: Path) -> None:
     assert (drawn["p_balanced"] - cells.loc[drawn.index, "p_balanced"]).abs().max() < 1e-8
     assert drawn["placebo_low"].notna().all()
     svg = (folder / "figures" / "dose_curves.svg").read_text()
-    assert all(base in svg for base in drawn["base"].unique())
+    assert all(words.human(base) in svg for base in drawn["base"].unique())
     assert {path.stem for path in (folder / "figures").glob("*.png")} == {
-        "dose_curves", "dose_panels", "stacking", "layers"
+        "dose_curves", "dose_curves_log_odds", "stacking", "stacking_log_odds", "layers"
     }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import pandas as pd
 import pytest
 from report_runs import simulate
 
+from caa_bench.errors import UserError
 from caa_bench.report import Report, make_report, words
+from caa_bench.report.arms import stacked
 from caa_bench.report.headline import find_headline
-from caa_bench.report.sentence import sentence
+from caa_bench.report.sentence import card, sentence
 
 SWEEP: dict[str, Any] = {"bases": ("none",), "layers": tuple(range(6)), "multipliers": (-1.0, 1.0)}
 
@@ -178,6 +182,92 @@ def test_a_colour_is_an_arm_s_whatever_else_runs(tmp_path: Path) -> None:
     assert colors[0].items() <= colors[1].items()
     assert len(set(colors[1].values())) == 3
     assert look_of("lora_sft_positive", 0.25)["alpha"] < look_of("lora_sft_positive", 0.5)["alpha"] < 1
+
+
+def test_the_card_has_three_sentences_and_a_chip_a_base(tmp_path: Path) -> None:
+    """What moves it, what stacks, what it costs; each base's verdict by its color."""
+    report = _report(tmp_path, loss={}, vectors=("caa",), kept={"system_prompt_positive": 0.6})
+    shown = card(report)
+    assert len(shown.sentences) == 3
+    assert shown.sentences[0].startswith("The positive LoRA raises refusal most (43% -> ")
+    assert (
+        shown.sentences[1].startswith("CAA ")
+        and "adds less on the positive system prompt (82% -> " in shown.sentences[1]
+    )
+    assert shown.sentences[2].startswith("No measurable capability cost (")
+    assert shown.sentences[2].endswith("correct without steering, plain facts, n 60)")
+    kinds = {chip.base: chip.kind for chip in shown.chips}
+    assert kinds["Positive system prompt"] == "adds less" and kinds["Positive LoRA"] == "no room"
+    assert all(chip.meaning for chip in shown.chips)
+    assert shown.tuned == "No dose or layer was tuned on these items."
+
+
+def test_the_card_s_null_is_honest(tmp_path: Path) -> None:
+    """Nothing moves, nothing adds; and what was not measured is said not to be known."""
+    bases, gain = ("none", "system_prompt_neutral"), {"caa": 0.02, "random": 0.05}
+    shown = card(_report(tmp_path, bases=bases, gain=gain, multipliers=(-1.0, 1.0), vectors=("caa", "random")))
+    assert shown.sentences[0].startswith("Nothing measured here moves refusal (largest: ")
+    assert shown.sentences[1].startswith("CAA adds nothing on the neutral system prompt (")
+    assert shown.sentences[2] == "The capability was not measured"
+    assert [chip.kind for chip in shown.chips] == ["adds nothing"]
+
+
+def test_a_cost_is_said_where_it_is_measured(tmp_path: Path) -> None:
+    """The LoRA takes .8 of the log-odds of facts, and makes text less likely by .2 a token."""
+    loss, rise = {("lora_sft_positive", 0.0): 0.8}, {("lora_sft_positive", 0.0): 0.2}
+    report = _report(tmp_path, bases=("none", "lora_sft_positive"), loss=loss, rise=rise, vectors=("caa",))
+    said = card(report).sentences[2]
+    assert said.startswith("Capability falls by .05 or more at the positive LoRA (-0.1")
+    assert "perplexity rises 1.2" in said and said.endswith("times at the positive LoRA")
+
+
+def test_the_ring_is_where_full_addition_lands(tmp_path: Path) -> None:
+    """On log-odds the base plus CAA alone; where all is kept it is where CAA lands, on p too."""
+    kept = {"system_prompt_positive": 0.5, "system_prompt_negative": 0.85}  # CAA alone: .85
+    bases = ("none", *kept)
+    report = _report(tmp_path, bases=bases, kept=kept, multipliers=(-1.0, 1.0), vectors=("caa",))
+    table, arms = stacked(report).set_index(["base", "multiplier"]), report.arms.set_index(["base", "multiplier"])
+    cells = report.cells.set_index("cell")["log_odds"]
+    plain, alone = cells[arms.loc[("none", 0.0), "cell"]], cells[arms.loc[("none", 1.0), "cell"]]
+    for base in kept:
+        own = cells[arms.loc[(base, 0.0), "cell"]]
+        assert table.loc[(base, 1.0), "log_odds_full"] == pytest.approx(own + alone - plain)
+        assert table.loc[(base, 1.0), "log_odds_before"] == pytest.approx(own)
+    half = table.loc[("system_prompt_positive", 1.0)]
+    assert half["p_balanced_full"] > half["p_balanced_after"] + 0.02
+    assert half["p_balanced_after"] == pytest.approx(arms.loc[("system_prompt_positive", 1.0), "p_balanced"])
+    whole = table.loc[("system_prompt_negative", 1.0)]
+    assert whole["p_balanced_full"] == pytest.approx(whole["p_balanced_after"], abs=0.02)
+    assert math.isnan(table.loc[("none", 1.0), "p_balanced_full"])
+
+
+def test_every_verdict_of_the_documentation_has_a_chip_and_a_meaning() -> None:
+    """docs/numbers.md lists them; none is without its word and its definition."""
+    text = (Path(__file__).parents[1] / "docs/numbers.md").read_text()
+    rows = re.findall(r"^    \| ([^|]+) \|", text.split("10. **The words**")[1].split("12. **Caveats**")[0], re.M)
+    rows = [row.strip() for row in rows if row.strip() not in ("verdict", "tag", "---")]
+    assert len(rows) >= 20
+    assert [row for row in rows if not words.meaning(row)] == []
+    kinds = {row: words.verdict_kind(row) for row in rows}
+    assert kinds["works against"] == "backfires" and kinds["adds, share not settled"] == "adds"
+    assert kinds["V does nothing alone"] == "adds nothing" and kinds["not settled (fits disagree)"] == "not settled"
+    assert words.meaning("adds, share not settled").count(":") == 1
+
+
+def test_a_notebook_shows_the_answer_and_the_chart(tmp_path: Path) -> None:
+    """Escaped text and one SVG; `plot` gives the figure, and an error where there is nothing to plot."""
+    report = _report(tmp_path, items=24, bases=("none", "system_prompt_positive"), vectors=("caa",), title="<Refusal>")
+    shown = report._repr_html_()
+    assert shown.count("<svg") == 1 and "raises" in shown and "<Refusal>" not in shown and "<refusal>" not in shown
+    figure = report.plot()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "Unchanged model", "Positive system prompt"
+    ]  # fmt: skip
+    figure.savefig(tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 5000
+    bare = _report(tmp_path / "bare", items=24, bases=("none",), vectors=())
+    with pytest.raises(UserError, match="nothing to plot"):
+        bare.plot()
 
 
 def test_a_report_says_what_it_is_in_one_line(tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ def test_what_is_missing_is_said_and_never_zero(read: PageReader, folder: Path) 
         if source == "cells.p_balanced" and failed in dict(table.rows)
     ]
     assert texts and set(texts) == {"n/a"}
-    assert "1 of 12 batches are missing" in read.loose["warnings"]
-    assert "answers in 4 cells are errors" in read.loose["warnings"]
+    assert "1 of 12 batches are missing" in read.loose["grave"]
+    assert "answers in 4 cells are errors" in read.loose["grave"]
 
 
 def _cells(folder: Path, evaluator: str) -> dict[str, dict[str, Any]]:

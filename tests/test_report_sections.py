@@ -49,7 +49,7 @@ def test_sections_are_found_in_their_folder() -> None:
     assert [section.order for section in found] == sorted(section.order for section in found)
     assert all(section.name and section.title and type(section).__doc__ for section in found)
     files = list((ROOT / "caa_bench/report").rglob("*.*"))
-    assert len([path for path in files if path.suffix in (".py", ".jinja")]) <= 24
+    assert len([path for path in files if path.suffix in (".py", ".jinja", ".js", ".css")]) <= 24
 
 
 def test_a_section_is_one_file(tmp_path: Path) -> None:
@@ -87,6 +87,18 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     speak(run, lambda cell: 0.2 * cell["multiplier"])
     write_report(run)
     return run
+
+
+def test_every_section_says_what_it_comes_to(beside: Path) -> None:
+    """Folded on the page, each has a finding beside its heading, and no head of a table is a column's raw name."""
+    report = make_report(beside)
+    shown = [section for section in sections() if section.tables_of(report)]
+    assert len(shown) >= 12
+    assert [section.name for section in shown if not section.summary(report)] == []
+    heads = [column.head for section in shown for table in section.tables_of(report) for column in table.columns]
+    assert [head for head in heads if "_" in head] == []
+    page = (beside / "report.html").read_text()
+    assert "system_prompt_positive" not in page.split('id="repeat"')[0].split("<script", 1)[0].split("</svg>")[-1]
 
 
 def test_side_effects_hold_every_measure_of_every_arm(beside: Path) -> None:

@@ -206,7 +206,7 @@ def _verdicts(names: Mapping[str, Report], *, short: bool = False) -> Table:
 def _look(line: Line) -> str:
     """Classes of a cell of the heat map: the verdict's color, stronger the more is kept."""
     kept = f" kept-{int(min(max(line['retention'], 0.0), 0.99) * 5)}" if keeps(line) else ""
-    return f"kind-{kind_of(line).replace(' ', '-')}{kept}"
+    return f"kind-{kind_of(dict(line)).replace(' ', '-')}{kept}"
 
 
 def _verdict(line: Line, *, short: bool) -> str:

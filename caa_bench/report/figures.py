@@ -221,7 +221,8 @@ def _line(place: Axes, curve: Curve, report: Report, *, scale: Scale, number: in
 
 def _stack(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale, *, vector: str) -> dict[str, str]:
     """One base of the chart of stacks, its larger dose above. Returns what its marks say."""
-    look, column, titles = look_of(rows[0]["base"], rows[0]["base_dose"]), scale.column, {}
+    look, column = look_of(rows[0]["base"], rows[0]["base_dose"]), scale.column
+    titles: dict[str, str] = {}
     color, aside = look["color"], place.get_yaxis_transform()
     base = words.human(words.named(rows[0]["base"], rows[0]["base_dose"]))
     for line in rows:
@@ -229,33 +230,23 @@ def _stack(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale, *,
         before, after, full = (line[f"{column}_{word}"] for word in ("before", "after", "full"))
         place.plot([line[f"{column}_after{end}"] for end in ENDS[1:]], [at, at], color=color, alpha=0.3, linewidth=4)
         place.plot([before, after], [y, at], color=color, linewidth=1.2)
-        mark, gid = ">" if after >= before else "<", f"after-{line['cell']}"
-        place.plot([after], [at], marker=mark, markersize=5, color=color, linestyle="", gid=gid)
+        gid = f"after-{line['cell']}"
+        place.plot(
+            [after], [at], marker=">" if after >= before else "<", markersize=5, color=color, linestyle="", gid=gid
+        )
         shown = words.interval(line, f"{column}_after", scale.form)
         dose = words.dose(line["multiplier"])
         titles[gid] = f"{base} + {vector} {dose}: {scale.name} {shown}, from {scale.form(before)}, n {line['n']}"
         if full == full:
-            ring: dict[str, Any] = {
-                "marker": "o",
-                "markersize": 6,
-                "markerfacecolor": "none",
-                "markeredgecolor": GREY,
-                "linestyle": "",
-            }
-            place.plot([full], [at], gid=f"full-{line['cell']}", **ring)
+            ring: dict[str, Any] = {"marker": "o", "markersize": 6, "linestyle": "", "gid": f"full-{line['cell']}"}
+            place.plot([full], [at], markerfacecolor="none", markeredgecolor=GREY, **ring)
             titles[f"full-{line['cell']}"] = f"{base}: {vector} {dose} in full would land at {scale.form(full)}"
         kind = GREY if "no room" in line["told"] else KINDS.get(words.verdict_kind(line["told"]), GREY)
         told = f"{dose} {line['told'].split(';')[0]}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
         place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind)
         _cost(place, line, "capability", at)
-    base_mark: dict[str, Any] = {
-        "marker": look["marker"],
-        "markersize": 6,
-        "color": color,
-        "linestyle": "",
-        "gid": f"base-{rows[0]['base_cell']}",
-    }
-    place.plot([rows[0][f"{column}_before"]], [y], **base_mark)
+    mark: dict[str, Any] = {"marker": look["marker"], "markersize": 6, "gid": f"base-{rows[0]['base_cell']}"}
+    place.plot([rows[0][f"{column}_before"]], [y], color=color, linestyle="", **mark)
     _cost(place, rows[0], "base_capability", y)
     level = words.interval(rows[0], f"{column}_before", scale.form)
     return titles | {f"base-{rows[0]['base_cell']}": f"{base} alone: {scale.name} {level}"}
@@ -266,8 +257,8 @@ def _cost(place: Axes, line: dict[str, Any], name: str, y: float) -> None:
     if line[name] == line[name]:
         red = line[name] <= -LOSS and line[f"{name}_high"] < 0
         look: dict[str, Any] = {"color": KINDS["backfires"] if red else GREY, "weight": "bold" if red else "normal"}
-        aside: dict[str, Any] = {"transform": place.get_yaxis_transform(), "va": "center", "fontsize": 7}
-        place.text(1.30, y, words.signed(line[name]).replace("-", "\N{MINUS SIGN}"), **aside, **look)
+        said = words.signed(line[name]).replace("-", "\N{MINUS SIGN}")
+        place.text(1.30, y, said, transform=place.get_yaxis_transform(), va="center", fontsize=7, **look)
 
 
 def _name_ends(place: Axes, found: Sequence[Curve], scale: Scale) -> dict[str, str]:

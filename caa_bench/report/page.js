@@ -146,7 +146,7 @@ function view(data) {
     }));
     const order = (dose) => (dose === "alone" ? 0 : Number(dose.split(" ").pop()));
     doses.sort((a, b) => order(a) - order(b));
-    return element("div", {className: "scroll"}, element("table", {},
+    return element("div", {className: "scroll", tabIndex: 0, role: "region", ariaLabel: "every condition"}, element("table", {},
       element("thead", {}, element("tr", {}, head("on", "col"), ...doses.map((dose) => head(dose, "col")))),
       element("tbody", {}, ...bases.map(row))));
   };

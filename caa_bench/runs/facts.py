@@ -61,7 +61,11 @@ def run_facts(
 
 def _text(item: Item) -> dict[str, Any]:
     """What a reader of the report sees of an item: question and options in the given order, and which one matches."""
-    return {"question": item.head.strip(), "options": list(item.options), "matching": item.matching}
+    return {
+        "question": item.head.strip().removesuffix("Choices:").strip(),
+        "options": list(item.options),
+        "matching": item.matching,
+    }
 
 
 def _longer(train: Sequence[Item], items: Sequence[Item]) -> dict[str, Any]:

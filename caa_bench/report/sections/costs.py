@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 P, SIGNED = words.probability, words.signed
 NAMED = 3
+FELT = 0.01
+"""The smallest loss of p(correct) that the answer calls measurable, where its interval leaves out 0."""
 PLACE = ["cell", "evaluator", "base", "base_dose", "vector", "layer", "multiplier"]
 ENDS = ("", "_low", "_high")
 
@@ -212,7 +214,7 @@ def cost_in_words(report: Report) -> str:
         more = f"; perplexity rises {words.interval(worst, 'total', words.ratio)} times at {_at(worst, report)}"
     if not lines:
         return f"The capability was not measured{more}"
-    lost = any(line["total_p_high"] < 0 or line["total_p"] <= -LOSS for line in lines)
+    lost = any(line["total_p"] <= (-FELT if line["total_p_high"] < 0 else -LOSS) for line in lines)
     if lost:
         return f"{capability_finding(report)}{more}"
     plain = next(line for line in lines if line["base"] == "none" and not line["multiplier"])
