@@ -94,7 +94,7 @@ def _twin_warning(name: str, items: Sequence[Item]) -> str:
 def _stem_warning(name: str, items: Sequence[Item], *, among: Sequence[Item], among_name: str) -> str:
     """Stems as sets of words, held as the bits of an integer: a thousand by a thousand within a second."""
     bits: dict[str, int] = {}
-    stems = [[_words(item.head, bits) for item in side] for side in (items, among)]
+    stems = [[_counted_words(item.head, bits) for item in side] for side in (items, among)]
     closest = (
         [max((_alikeness(stem, other), i) for i, other in enumerate(stems[1])) for stem in stems[0]] if among else []
     )
@@ -111,7 +111,7 @@ def _stem_warning(name: str, items: Sequence[Item], *, among: Sequence[Item], am
 def near_duplicates(items: Sequence[Item]) -> list[tuple[float, Item, Item]]:
     """Pairs of items that share at least `ALIKE` of the words of their question and options, the most alike first."""
     bits: dict[str, int] = {}
-    words = [_words(f"{item.head} {' '.join(item.options)}", bits) for item in items]
+    words = [_counted_words(f"{item.head} {' '.join(item.options)}", bits) for item in items]
     found = []
     for i, own in enumerate(words):
         for j in range(i):
@@ -121,7 +121,7 @@ def near_duplicates(items: Sequence[Item]) -> list[tuple[float, Item, Item]]:
     return sorted(found, key=lambda hit: (-hit[0], hit[1].id, hit[2].id))
 
 
-def _words(text: str, bits: dict[str, int]) -> int:
+def _counted_words(text: str, bits: dict[str, int]) -> int:
     return sum(1 << bits.setdefault(word, len(bits)) for word in set(re.findall(r"\w+", text.lower())))
 
 

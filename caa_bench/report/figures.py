@@ -151,7 +151,7 @@ def stacking(report: Report) -> Iterator[Drawing]:
         series: dict[str, str] = {}
         for y, (base, base_dose) in enumerate(bases):
             rows = data[(data["base"] == base) & (data["base_dose"] == base_dose)].to_dict("records")
-            own = _stack(place, rows, y, scale, vector=vector)
+            own = _stack_row(place, rows, y, scale, vector=vector)
             titles, series = titles | own, series | dict.fromkeys(own, words.human(words.named(base, base_dose)))
         place.set_ylim(len(bases) - 0.45, -0.62)
         place.set_yticks(range(len(bases)), [words.human(words.named(*base)) for base in bases])
@@ -219,7 +219,7 @@ def _line(place: Axes, curve: Curve, report: Report, *, scale: Scale, number: in
     return titles
 
 
-def _stack(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale, *, vector: str) -> dict[str, str]:
+def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale, *, vector: str) -> dict[str, str]:
     """One base of the chart of stacks, its larger dose above. Returns what its marks say."""
     look, column = look_of(rows[0]["base"], rows[0]["base_dose"]), scale.column
     titles: dict[str, str] = {}

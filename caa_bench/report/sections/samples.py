@@ -113,7 +113,7 @@ def viewer(report: Report) -> dict[str, Any]:
         for name, own in answers_table(report).groupby("item", sort=True):
             answers: list[Any] = [None] * len(spoken)
             for line in own[own["cell"].isin(places)].to_dict("records"):
-                answers[places[line["cell"]]] = _answer(line)
+                answers[places[line["cell"]]] = _sample_answer(line)
             questions.append({"id": str(name), "question": str(own["question"].iloc[0]), "answers": answers})
     return {"conditions": conditions, "items": items, "spoken": spoken, "questions": questions, "side": SIDE,
             "disagree": DISAGREE, "most": [len(items), len(questions)]}  # fmt: skip
@@ -165,7 +165,7 @@ def _item(
     }
 
 
-def _answer(line: Mapping[str, Any]) -> list[Any] | None:
+def _sample_answer(line: Mapping[str, Any]) -> list[Any] | None:
     if line["error"]:
         return None
     scores = [None if math.isnan(line[name]) else round(line[name], 3) for name in ("score", "second_score")]
