@@ -15,7 +15,7 @@ from caa_bench.models import hub
 from caa_bench.models.adapters import with_adapter
 from caa_bench.models.memory import out_of_memory
 from caa_bench.models.templates import apply_template
-from caa_bench.models.turns import answer_form
+from caa_bench.models.turns import PROBE_QUESTION, answer_form
 from caa_bench.models.weights import (
     refuse_looking_ahead,
     refuse_other_positions,
@@ -144,6 +144,10 @@ def load_tokenizer(chat: ChatModel) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     answer_form(tokenizer)
+    try:
+        tokenizer.decode(tokenizer(PROBE_QUESTION, add_special_tokens=False)["input_ids"])
+    except Exception as error:  # a setting of another type (model_max_length: "x") is noticed at the first text
+        raise _unloadable(chat, error) from error
     return tokenizer
 
 
