@@ -65,7 +65,8 @@ list: $(STAMP) ## behaviors, models, recipes, interventions, evaluators and runs
 test: $(STAMP) ## the test suite; WORKERS=4 for more than two at once
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-slow: $(STAMP) ## the tests that take longer than a minute
+test-slow: $(STAMP) ## the tests that take longer than a minute; says first how many there are
+	@$(BIN)/python -m pytest -m slow --collect-only -q | tail -n 1
 	$(BIN)/python -m pytest -m slow
 
 quality: $(STAMP) ## format, lint and types, as CI checks them

@@ -32,6 +32,9 @@ COLUMNS = [
     "cell", *KEYS, "n", "published", "decimals", *Estimate.columns("level", "difference"), "by_item", "agrees",
     "change_published", *Estimate.columns("change"),
 ]  # fmt: skip
+TOLERANCE = 0.01
+"""Of a mean probability over the same items: nothing is drawn anew, so only arithmetic may differ (bf16: .002). An
+interval over items would let errors of .10 pass."""
 TOP_SCORE = 10.0
 """The paper's judge gives 0 to 10, ours 0 to 1."""
 
@@ -116,8 +119,9 @@ def published_table(
         incomparable: kinds whose levels are on another scale than the paper's: no difference is taken there.
 
     Returns:
-        `COLUMNS`, by `KINDS`; `agrees` says whether the difference's interval, widened by the published rounding,
-        holds 0. A cell with two published numbers has two lines.
+        `COLUMNS`, by `KINDS`; `agrees` says of answers to the same questions whether the difference is at most
+        `TOLERANCE` and the published rounding, of answers in words, which are sampled and judged anew, whether its
+        interval, widened by that rounding, holds 0. A cell with two published numbers has two lines.
     """
     table = published.values.merge(_asked_at_each_layer(cells), on=KEYS, how="inner")
     table["change_published"] = _changes(table, published.values)
@@ -138,6 +142,8 @@ def published_table(
     slack = 0.5 * 10.0 ** -table["decimals"]
     known = table["difference_low"].notna()
     within = (table["difference_low"] - slack <= 0) & (table["difference_high"] + slack >= 0)
+    same = table["kind"] != OPEN_ENDED
+    within[same] = table["difference"].abs()[same] <= TOLERANCE + slack[same] + 1e-12
     table["agrees"] = within.astype(object).where(known, None)
     table["base"] = table["run_base"]
     return table.sort_values("kind", key=lambda kind: kind.map(KINDS.index), kind="stable")[COLUMNS]

@@ -92,7 +92,8 @@ def one_family(
     """The stacking tables of several runs with q-values and verdicts as if they were one run.
 
     All primary (all exploratory) lines of one protocol, split and evaluator are one false-discovery family, whatever
-    their model and behavior: who reads many runs beside each other tests as many interactions.
+    their model and behavior: who reads many runs beside each other tests as many interactions. `verdict_stability` is
+    of the verdict in its own run, NaN where that is another one.
     """
     if not any(map(len, tables)):
         return list(tables)
@@ -104,7 +105,9 @@ def one_family(
     for number, table in enumerate(tables):
         if len(table):
             again = table.drop(columns=VERDICT_COLUMNS).assign(q_value=joint.loc[number].reindex(table.index))
-            table = _with_verdicts(again, placebos=placebos, shown=shown)[list(table.columns)]
+            again = _with_verdicts(again, placebos=placebos, shown=shown)[list(table.columns)]
+            same = again["verdict"] == table["verdict"]
+            table = again.assign(verdict_stability=table["verdict_stability"].where(same))
         found.append(table)
     return found
 

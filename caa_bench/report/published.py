@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.estimates import ENDS
-from caa_bench.analysis.published import AB, KEYS, OPEN_ENDED, Published, load_published, published_table
+from caa_bench.analysis.published import AB, KEYS, OPEN_ENDED, TOLERANCE, Published, load_published, published_table
 from caa_bench.behaviors.items import question_key, set_key
 from caa_bench.errors import UserError
 from caa_bench.report import words
@@ -187,7 +187,11 @@ def render(parts: Sequence[pd.DataFrame], report: Report, *, source: str, measur
     tables = [_kind_text(part) for part in parts]
     known = {kind for part in parts for kind in part["kind"]}
     notes = [*_notes(parts, report), *_missing(measured - known, report)]
-    first = f"Beside {source}\nA cell agrees where the interval of its difference (here - published) holds 0"
+    first = (
+        f"Beside {source}\nThe questions are the same, so a cell agrees within {TOLERANCE:g} of its published number; "
+        "a larger error shows in every cell.\nIntervals are of the difference (here - published) over items"
+        + ("; answers in words are new draws, and agree where theirs holds 0" if OPEN_ENDED in known else "")
+    )
     return "\n\n".join([first, *tables, "\n".join(notes)])
 
 

@@ -1,0 +1,151 @@
+"""Placebo vectors: what each kind is made of, that draws differ, and where they are measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import Small
+
+from caa_bench import CAA, Benchmark, BenchmarkArguments, ChatModel
+from caa_bench.behaviors.behavior import Behavior, load_behavior
+from caa_bench.errors import UserError
+from caa_bench.interventions import (
+    CovarianceDirection,
+    OrthogonalShuffle,
+    RandomDirection,
+    ShuffledLabels,
+    several_fits,
+)
+from caa_bench.interventions.placebos import Placebo
+from caa_bench.interventions.vectors import letter_differences
+
+
+@pytest.fixture
+def behavior(small: Small) -> Behavior:
+    return load_behavior(str(small.behavior))
+
+
+@pytest.fixture
+def chat(small: Small) -> ChatModel:
+    return ChatModel.find(str(small.model))
+
+
+@pytest.fixture
+def caa(chat: ChatModel, behavior: Behavior) -> CAA:
+    made = CAA()
+    made.fit(chat.model, chat.tokenizer, behavior.pairs())
+    return made
+
+
+def drawn(placebo: Placebo, chat: ChatModel, behavior: Behavior) -> list[torch.Tensor]:
+    found = []
+    for one in placebo.every_draw():
+        one.fit(chat.model, chat.tokenizer, behavior.pairs())
+        found.append(one.fitted())
+    return found
+
+
+def test_shuffled_is_the_mean_difference_with_half_of_the_items_turned(
+    caa: CAA, chat: ChatModel, behavior: Behavior
+) -> None:
+    """Nothing is projected out: each draw is a signed mean of item differences, half of the signs each way."""
+    pairs = behavior.pairs()
+    differences = letter_differences(chat.model, chat.tokenizer, pairs)
+    items = list(dict.fromkeys(pair.item for pair in pairs))
+    halves = set()
+    placebo = ShuffledLabels(original=caa, draws=5)
+    for one, vectors in zip(placebo.every_draw(), drawn(placebo, chat, behavior), strict=True):
+        half = frozenset(one._half(items, pairs))
+        assert len(half) == len(items) // 2
+        halves |= {half, frozenset(items) - half}
+        signs = torch.tensor([-1.0 if pair.item in half else 1.0 for pair in pairs])
+        expected = (signs[:, None, None] * differences).mean(dim=0)
+        expected *= caa.fitted().norm(dim=-1, keepdim=True) / expected.norm(dim=-1, keepdim=True)
+        assert torch.allclose(vectors, expected, atol=1e-4)
+    assert len(halves) == 10, "no two draws divide the items in the same way"
+
+
+def test_orthogonal_is_the_same_without_the_true_direction(caa: CAA, chat: ChatModel, behavior: Behavior) -> None:
+    true = caa.fitted()
+    for shuffled, orthogonal in zip(
+        drawn(ShuffledLabels(original=caa, draws=3), chat, behavior),
+        drawn(OrthogonalShuffle(original=caa, draws=3), chat, behavior),
+        strict=True,
+    ):
+        assert torch.cosine_similarity(orthogonal, true).abs().max() < 1e-5
+        left = shuffled - (shuffled * true).sum(-1, keepdim=True) / true.pow(2).sum(-1, keepdim=True) * true
+        assert torch.cosine_similarity(orthogonal, left).min() > 1 - 1e-5
+
+
+def test_covariance_draws_have_the_covariance_of_the_items_differences(
+    caa: CAA, chat: ChatModel, behavior: Behavior
+) -> None:
+    """They lie in the span of the centered item differences, and go where these vary most."""
+    pairs = behavior.pairs()
+    differences = letter_differences(chat.model, chat.tokenizer, pairs)[:, 1].double()
+    items = list(dict.fromkeys(pair.item for pair in pairs))
+    means = torch.stack([differences[[pair.item == item for pair in pairs]].mean(dim=0) for item in items])
+    _, _, axes = torch.linalg.svd(means - means.mean(dim=0), full_matrices=True)
+    along = []
+    for vectors in drawn(CovarianceDirection(original=caa, draws=30), chat, behavior):
+        part = (axes @ vectors[1].double()) ** 2
+        assert part[len(items) - 1 :].sum() < 1e-6 * part.sum() or len(items) > len(axes)
+        along.append((part / part.sum()).numpy())
+    share = np.mean(along, axis=0)
+    assert share[:5].sum() > 2 * 5 / len(axes), "an isotropic direction has 5 / D of its length there"
+
+
+def test_every_draw_is_another_one_of_the_same_norm(caa: CAA, chat: ChatModel, behavior: Behavior) -> None:
+    for cls in (RandomDirection, CovarianceDirection, ShuffledLabels, OrthogonalShuffle):
+        made = drawn(cls(original=caa, draws=4), chat, behavior)
+        again = drawn(cls(original=caa, draws=4), chat, behavior)
+        for place, one in enumerate(made):
+            assert torch.equal(one, again[place]), "the same seed draws the same"
+            assert torch.allclose(one.norm(dim=-1), caa.fitted().norm(dim=-1), rtol=1e-4)
+            assert all(torch.cosine_similarity(one, other)[1].abs() < 0.99 for other in made[:place])
+
+
+def test_too_few_items_for_so_many_shuffles_is_one_line(caa: CAA, chat: ChatModel, behavior: Behavior) -> None:
+    placebo = ShuffledLabels(original=caa, draws=4)
+    items = ["a", "b", "c", "d"]
+    placebo.draw = 3
+    assert len(placebo._half(items, behavior.pairs())) == 2
+    placebo.draw = 4
+    with pytest.raises(UserError, match=r"shuffled.draws: 4 training items can be divided in 3 ways only"):
+        placebo._half(items, behavior.pairs())
+    with pytest.raises(UserError, match="draws: 0 is no number of placebos"):
+        ShuffledLabels(original=caa, draws=0)
+
+
+def test_draws_are_measured_on_the_unchanged_model_alone_and_ranked(small: Small, tmp_path: Path) -> None:
+    """19 cells of each dose there, one band; the vector's rank among them; no cell on the prompt."""
+    args = BenchmarkArguments(
+        output_dir=str(tmp_path), report_to=(), bases=("none", "system_prompt_positive"), vectors=("caa", "shuffled"),
+        evaluators=("answer_probability",),
+    )  # fmt: skip
+    run = Benchmark(
+        str(small.model), behavior=str(small.behavior), args=args, progress=False,
+        interventions=[caa := CAA(layers=(1,), multipliers=(-8.0, 8.0)), ShuffledLabels(original=caa, draws=19)],
+    ).compare()  # fmt: skip
+    cells = [cell for cell in run.plan().cells if cell.vector == "shuffled"]
+    assert {cell.base for cell in cells} == {"none"}
+    assert sorted({int(cell.fit) for cell in cells}) == list(range(1, 20)) and len(cells) == 38
+    report = run.report()
+    assert len(report.placebos) == 38 and (report.placebo_ranks["draws"] == 19).all()
+    assert not (report.fits["vector"] == "shuffled").any() if len(report.fits) else True
+    band = report.band.set_index("multiplier")
+    for dose in (-8.0, 8.0):
+        own = report.placebos.loc[report.placebos["multiplier"] == dose, "shift"]
+        assert (band.loc[dose, "low"], band.loc[dose, "high"]) == (own.min(), own.max())
+        rank = report.placebo_ranks.set_index("multiplier").loc[dose]
+        assert rank["p_value"] == (1 + (own.abs() >= abs(rank["shift"])).sum()) / 20
+
+
+def test_a_placebo_of_several_fits_stands_beside_the_first() -> None:
+    caa = CAA()
+    made = several_fits([caa, ShuffledLabels(original=caa, draws=3)], count=2)
+    assert [one.key for one in made] == ["caa", "shuffled", "shuffled@2", "shuffled@3", "caa@2"]
+    assert len({id(one.original) for one in made if isinstance(one, Placebo)}) == 1
