@@ -158,7 +158,7 @@ class EqualLoss(Section):
             return ""
         line = known.loc[known["total"].abs().idxmax()].to_dict()
         most = f"{line['budget']:g}".removeprefix("0")
-        return f"at a loss up to {most}: {line['arm']}, {words.interval(line, 'total', words.signed)} log-odds"
+        return f"at a loss up to {most}: {words.human(line['arm'])}, {words.interval(line, 'total', words.signed)} log-odds"
 
 
 def _matched_base(line: Line) -> str:
