@@ -350,7 +350,7 @@ def test_what_is_shown_of_objects_is_short(small: Small, here: Path) -> None:
     assert repr(CAA(layers=[3])) == "CAA(layers=(3,))"
     assert repr(run).startswith("Benchmark('small' on ") and "none" in repr(run)
     assert repr(report).startswith("Report('") and "small on " in repr(report) and "1 cells" in repr(report)
-    assert report._repr_html_().startswith("<pre>") and "<script" not in report._repr_html_()
+    assert report._repr_html_().startswith("<div><p>") and "<script" not in report._repr_html_()
     assert repr(run.behavior) == "Behavior('small': 12 train, 4 selection, 24 test, 4 open_ended)"
     assert max(len(repr(one)) for one in (run, report, run.behavior, run.behavior.pairs())) < 500
     assert caa_bench.__version__.count(".") >= 1

@@ -124,14 +124,13 @@ def test_the_summary_has_the_figures_the_report_and_the_tables_to_take_away(
     """The same bytes, in the run's own folder and named for the upload, so that `wandb sync` needs nothing else."""
     run, media = runs["summary"], media_of(runs["summary"], tracked)
     shown = {key.removesuffix(".path"): value for key, value in run.history[0].items() if key.endswith(".path")}
-    sources = {
-        f"figures/{name}": f"figures/{name}.png" for name in ("dose_curves", "dose_panels", "layers", "stacking")
-    }
+    names = ("dose_curves", "dose_curves_log_odds", "layers", "stacking", "stacking_log_odds")
+    sources = {f"figures/{name}": f"figures/{name}.png" for name in names}
     for key, source in (sources | {"report": "report.html"}).items():
         assert (media / shown[key]).read_bytes() == (tracked / source).read_bytes()
         assert shown[key] in run.saved
     figures = [path.relative_to(tracked).as_posix() for path in tracked.glob("figures/*.svg")]
-    assert len(figures) == 4
+    assert {f"figures/{name}.svg" for name in names} <= set(figures)
     for name in ("cells.csv", "stacking.csv", "table.txt", "recipe.yaml", *figures):
         assert not (media / name).is_symlink()
         assert (media / name).read_bytes() == (tracked / name).read_bytes()

@@ -128,7 +128,6 @@ def shown_table(table: Table) -> dict[str, Any]:
             "definition": column.meaning,
             "number": column.is_number,
             "wide": column.wide,
-            "timing": column.timing,
             "source": f"{column.file or table.file}.{column.name}" if column.is_number and table.file else "",
         }
         for column in table.columns
@@ -165,13 +164,14 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _shown(column: Column, line: Line) -> dict[str, str]:
-    """A cell: its text, what its words mean, and its look."""
+def _shown(column: Column, line: Line) -> dict[str, Any]:
+    """A cell: its text, what its words mean, whether it depends on the clock, and its look."""
     text = column.shown(line).strip()
     text = words.human(text) if column.name in PLACES else text
     return {
         "text": text,
         "meaning": words.meaning(text) if column.name in ("told", "verdict_text") else "",
+        "timed": column.timing and any(letter.isdigit() for letter in text),
         "look": line.get(f"{column.name}_look", ""),
     }
 

@@ -160,7 +160,8 @@ class EqualLoss(Section):
             return ""
         line = known.loc[known["total"].abs().idxmax()].to_dict()
         most = f"{line['budget']:g}".removeprefix("0")
-        return f"at a loss up to {most}: {line['arm']}, {words.interval(line, 'total', words.signed)} log-odds"
+        shift = words.interval(line, "total", words.signed)
+        return f"at a loss up to {most}: {words.human(line['arm'])}, {shift} log-odds"
 
 
 def _matched_base(line: Line) -> str:
