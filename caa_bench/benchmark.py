@@ -24,7 +24,9 @@ from caa_bench.errors import UserError, all_made
 from caa_bench.evaluators import Evaluator
 from caa_bench.evaluators.base import Aftermath
 from caa_bench.interventions import Intervention, several_fits
+from caa_bench.interventions.arms import in_arm
 from caa_bench.interventions.building import on_top
+from caa_bench.interventions.readings import shared_readings
 from caa_bench.models.hub import unreachable
 from caa_bench.models.loaded import LoadedModel, in_use
 from caa_bench.models.model import ChatModel
@@ -183,13 +185,14 @@ class Benchmark:
             for item in self.vectors
             if type(item).rewrite is not Intervention.rewrite
         ]
-        mistakes += unknown_bases(self.evaluators)
+        mistakes += unknown_bases(self.evaluators, self.recipe.arms)
         if not isinstance(self.chat, LoadedModel):
             mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision)
         mistakes = mistakes or self.chat.check()
         if not mistakes and (layers := self.chat.layers) is not None:
-            mistakes += [line for item in self.interventions for line in item.check(layers)]
-            mistakes += [line for item in self.interventions for line in item.check_model(self.chat)]
+            for item in self.interventions:
+                lines = [*item.check(layers), *item.check_model(self.chat)]
+                mistakes += [in_arm(line, item.arm, item.name) for line in lines] if item.arm else lines
         if mistakes:
             raise UserError(*mistakes)
         for one in self.evaluators:
@@ -220,7 +223,7 @@ class Benchmark:
             self.check()
         pairs = self.behavior.pairs()
         self.unfit = {}
-        with finish_what_runs() as stop, in_use(self.chat):
+        with finish_what_runs() as stop, in_use(self.chat), shared_readings():
             for intervention in self.interventions:
                 if intervention.trains and intervention.key not in self.artifacts:
                     self._fit(intervention, pairs, stop)
@@ -230,14 +233,15 @@ class Benchmark:
     def plan(self) -> Plan:
         """Every cell and batch of the comparison; fits first, since artifacts are part of the keys."""
         self.fit()
+        vectors = self.settled_vectors()
         return make_plan(
             args=self.args,
             model=self.chat.name,
             model_key=self.model_key,
             layers=self.chat.loaded_layers(),
             behavior=self.behavior,
-            bases=self._fitted(settled_bases(self.bases, chosen_bases(self.tuning))),
-            vectors=self._fitted(self.settled_vectors()),
+            bases=self._fitted(settled_bases(self.bases, chosen_bases(self.tuning), vectors=vectors)),
+            vectors=self._fitted(vectors),
             evaluators=self.evaluators,
             learned={key: artifact.checksum for key, artifact in self.artifacts.items()},
         )

@@ -5,6 +5,7 @@ What they do anyway is the noise floor that an effect has to clear. Every vector
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from caa_bench.behaviors.behavior import Behavior, Pairs
+    from caa_bench.engine.edit import Edit
     from caa_bench.interventions.base import Condition
 
 
 NOTHING = 1e-5
 """Of the vector's own norm: less than that is rounding."""
+ZERO = 1e-30
+"""Divides nothing by nothing without a NaN; below every length that there is."""
 PLAIN = "caa"
 """The vector whose placebos have short labels, `random` and `shuffled`; of another one `random_<its label>`."""
 
@@ -84,6 +88,8 @@ class Placebo(SteeringVector):
                 f"{cls.name}: it is a placebo of a {settings['original'].get('name')!r}, which is not known here; "
                 "import the file that defines it first"
             )
+        if variant and variant != original.label:
+            original.named(variant)
         return cls(cls.Config(seed=settings["seed"]), original=original)
 
     def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention | None:
@@ -96,6 +102,12 @@ class Placebo(SteeringVector):
     def conditions(self, layers: Layers) -> list[Condition]:
         """The original's grid."""
         return self.original.conditions(layers)
+
+    def edits(self, condition: Condition) -> list[Edit] | None:
+        """The original's own kind of edit, at its places, along this vector."""
+        stand_in = copy.copy(self.original)
+        stand_in.vectors, stand_in.beside = self.fitted(), self.beside
+        return stand_in.edits(condition)
 
     def ingredients(self, pairs: Pairs) -> list[Ingredient]:
         """The original's: its norms, and so this vector, depend on them."""
@@ -113,6 +125,11 @@ class Placebo(SteeringVector):
         """The original's."""
         return self.original.source(condition, behavior=behavior)
 
+    @property
+    def acts(self) -> str:
+        """As the original does."""
+        return self.original.acts
+
     def settings(self) -> dict[str, Any]:
         """The seed and the original's settings."""
         return super().settings() | {"original": self.original.settings()}
@@ -120,7 +137,7 @@ class Placebo(SteeringVector):
     def _rescaled(self, direction: Tensor) -> Tensor:
         """`direction` with the original's norm in every layer. [L, D]"""
         norms = self.original.fitted().norm(dim=-1, keepdim=True)
-        return direction / direction.norm(dim=-1, keepdim=True) * norms
+        return direction / direction.norm(dim=-1, keepdim=True).clamp_min(ZERO) * norms
 
 
 class RandomDirection(Placebo):
@@ -131,6 +148,8 @@ class RandomDirection(Placebo):
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Draw it; the model is not used."""
         import torch
+
+        self.beside = self.original.beside
 
         # Of the seed alone, every behavior of a run would have the same direction, and their placebos one draw.
         seed = content_seed([self.config.seed, pairs.behavior, self.placebo_of])
@@ -160,10 +179,13 @@ class ShuffledLabels(Placebo):
         """
         items = list(dict.fromkeys(pair.item for pair in self.original.own_pairs(pairs)))
         exchanged = set(random.Random(self.config.seed).sample(items, len(items) // 2))  # noqa: S311 - a draw
+        self.beside = self.original.beside
         drawn = self.original.exchanged_vectors(model, tokenizer, pairs, exchanged=exchanged)
         true = self.original.fitted()
-        left = drawn - (drawn * true).sum(-1, keepdim=True) / true.pow(2).sum(-1, keepdim=True) * true
-        if (left.norm(dim=-1) <= NOTHING * true.norm(dim=-1)).any():
+        along = (drawn * true).sum(-1, keepdim=True) / true.pow(2).sum(-1, keepdim=True).clamp_min(ZERO)
+        left, size = drawn - along * true, true.norm(dim=-1)
+        # where the method has no vector, neither has the placebo
+        if ((left.norm(dim=-1) <= NOTHING * size) & (size > 0)).any():
             raise UserError(
                 f"{self.label}: {len(items)} training items leave no direction but the true one; give more and "
                 "different ones, or take shuffled out of vectors"

@@ -14,6 +14,7 @@ from caa_bench.behaviors.behavior import Behavior
 from caa_bench.errors import UserError
 from caa_bench.evaluators.base import Evaluator, Treatment
 from caa_bench.interventions import Condition, Intervention, Layers, Stack, Unchanged
+from caa_bench.interventions.arms import Arm
 from caa_bench.interventions.building import intervention_class
 from caa_bench.recipe import BenchmarkArguments
 from caa_bench.storage.files import content_key
@@ -81,7 +82,7 @@ def bases_of(named: Sequence[str], *, interventions: Sequence[Intervention]) -> 
     """`none` first, then what the recipe names, several joined by `+` as a stack.
 
     Raises:
-        UserError: a part of a name that none of the interventions has.
+        UserError: a part of a name that none of the interventions has, or two vectors in one base.
     """
     by_label: dict[str, list[Intervention]] = {}
     for one in interventions:
@@ -90,6 +91,14 @@ def bases_of(named: Sequence[str], *, interventions: Sequence[Intervention]) -> 
     missing = sorted({part for many in parts for part in many if part not in by_label})
     if missing:
         raise UserError(f"bases: {', '.join(missing)} is not among the interventions; add it or take it out")
+    vectors = [[part for part in many if by_label[part][0].role == "vector"] for many in parts]
+    if several := [own for own in vectors if len(own) > 1]:
+        raise UserError(
+            *(
+                f"bases: {'+'.join(own)} in one base are two vectors; keep one there and name the other in vectors"
+                for own in several
+            )
+        )
     stacked = [own for many in parts for own in _fit_by_fit([by_label[part] for part in many])]
     return [Unchanged(), *(many[0] if len(many) == 1 else Stack(*many) for many in stacked)]
 
@@ -125,13 +134,13 @@ def doses_under(
     return found
 
 
-def unknown_bases(evaluators: Sequence[Evaluator]) -> list[str]:
+def unknown_bases(evaluators: Sequence[Evaluator], arms: Mapping[str, Arm]) -> list[str]:
     """One line for each name in an evaluator's `bases` that can be no base; one that a run leaves out is left out."""
     return [
         f"{one.name}.bases: {name!r} is no intervention; use names that stand in bases"
         for one in evaluators
         for name in one.config.bases or ()
-        if name != "none" and not all(map(intervention_class, name.split("+")))
+        if name != "none" and not all(intervention_class(part, arms) for part in name.split("+"))
     ]
 
 
