@@ -128,6 +128,6 @@ def under_protocol(intervention: Intervention, protocol: str) -> Intervention:
 
 
 def intervention_class(label: str, arms: Mapping[str, Arm] = MappingProxyType({})) -> type[Intervention] | None:
-    """The intervention that a label belongs to: the longest name, of an arm or registered, that it is or begins with."""
+    """The class that a label belongs to: by the longest name, of an arm or a class, that it is or begins with."""
     arm = arm_of(label, arms, registry())
     return None if arm is None else arm.uses

@@ -11,7 +11,7 @@ Shapes: P pairs, L layers, D hidden size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from caa_bench.interventions.base import Condition
 from caa_bench.interventions.caa import CAA
@@ -39,7 +39,7 @@ class PairVector(SteeringVector):
     Added to one block's output from the last token of the instruction on, as CAA's.
     """
 
-    grid = ("layers", "multipliers")
+    grid: ClassVar[tuple[str, ...]] = ("layers", "multipliers")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
