@@ -36,7 +36,7 @@ class Conditional(PairVector):
         """Recipe section `conditional`.
 
         Args:
-            others: behaviors whose questions are to be left alone; at least one.
+            others: behaviors whose questions are to be left alone; the measured one is left out, another is needed.
             inverse_penalty: of the gate's probe; smaller is a smoother gate.
         """
 
@@ -61,11 +61,10 @@ class Conditional(PairVector):
 
         from caa_bench.interventions.probes import fit_probe
 
-        if not self.config.others:
-            raise UserError(f"{self.name}.others: an empty list; name behaviors whose questions are to be left alone")
+        names = self._others(pairs)
         super().fit(model, tokenizer, pairs)
         own = _states(model, tokenizer, pairs)
-        others = np.concatenate([_states(model, tokenizer, pairs.of(name)) for name in self.config.others])
+        others = np.concatenate([_states(model, tokenizer, pairs.of(name)) for name in names])
         gates, fires = [], []
         for layer in range(own.shape[1]):
             rows = np.concatenate([own[:, layer], others[:, layer]]).astype(np.float64)
@@ -93,8 +92,21 @@ class Conditional(PairVector):
         return [Edit(condition.layer, Gate(gate[:-1], push, bias=float(gate[-1])))]
 
     def learned_from(self, pairs: Pairs) -> dict[str, str]:
-        """The own pairs and the others'."""
-        return {name: pairs.of(name).key for name in sorted({pairs.behavior, *self.config.others})}
+        """The own pairs and the others'.
+
+        Raises:
+            UserError: no behavior but the measured one is named.
+        """
+        return {name: pairs.of(name).key for name in sorted({pairs.behavior, *self._others(pairs)})}
+
+    def _others(self, pairs: Pairs) -> list[str]:
+        others = [name for name in self.config.others if name != pairs.behavior]
+        if not others:
+            raise UserError(
+                f"{self.name}.others: names no behavior but {pairs.behavior} itself; name behaviors whose questions are "
+                "to be left alone"
+            )
+        return others
 
     @property
     def acts(self) -> str:

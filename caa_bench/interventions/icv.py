@@ -59,7 +59,7 @@ class ICV(SteeringVector):
         from caa_bench.interventions.pair_vectors import as_long_as, sizes
 
         activations = read_activations(model, tokenizer, pairs)
-        found = _component(activations, pairs, exchanged=set())
+        found = _component(activations)
         if self.config.norm == "caa":
             found = as_long_as(found, activations.mean_difference() / len(found))
         self.vectors = found
@@ -68,10 +68,11 @@ class ICV(SteeringVector):
     def exchanged_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
-        """The component toward the matching side where the two sides change places in some items. [L, D]"""
+        """A component has no label but its sign: the mean difference of the exchanged pairs stands in for it. [L, D]"""
         from caa_bench.interventions.activations import read_activations
+        from caa_bench.interventions.pair_vectors import exchanged_mean
 
-        return _component(read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
+        return exchanged_mean(read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
 
     def edits(self, condition: Condition) -> list[Edit] | None:
         """One addition a block, each with the norm kept."""
@@ -92,20 +93,19 @@ class ICV(SteeringVector):
         )
 
 
-def _component(activations: PairActivations, pairs: Pairs, *, exchanged: set[str]) -> Tensor:
+def _component(activations: PairActivations) -> Tensor:
     """The first component of the differences of all layers side by side, times its mean projection. [L, D]"""
     import numpy as np
     import torch
 
-    layers = activations.shape[2]
-    signs = np.array([-1.0 if pair.item in exchanged else 1.0 for pair in pairs])[:, None]
+    count, _, layers, _ = activations.shape
     # through the P x P matrix of the pairs' products, so that no more than one layer has to be held
-    gram = np.zeros((len(pairs), len(pairs)))
+    gram = np.zeros((count, count))
     for layer in range(layers):
-        rows = _differences(activations, layer) * signs
+        rows = _differences(activations, layer)
         gram += rows @ rows.T
     size, along = (found[..., -1] for found in np.linalg.eigh(gram))
-    pieces = [along @ (_differences(activations, layer) * signs) / np.sqrt(size) for layer in range(layers)]
+    pieces = [along @ _differences(activations, layer) / np.sqrt(size) for layer in range(layers)]
     # each pair's projection on the component is sqrt(size) * along: its mean is the vector's length and sign
     mean = float(np.sqrt(size) * along.mean())
     return torch.from_numpy((mean * np.stack(pieces)).astype(np.float32))

@@ -32,7 +32,8 @@ class MeanCentring(PairVector):
         """Recipe section `mean_centring`.
 
         Args:
-            background: behaviors whose pairs, both sides, are the background; empty: the own pairs.
+            background: behaviors whose pairs, both sides, are the background; the measured one is left out; empty:
+                the own pairs.
         """
 
         background: tuple[str, ...] = ()
@@ -43,7 +44,7 @@ class MeanCentring(PairVector):
         """Those of the own pairs, and before them the background's, which `directions` takes."""
         from caa_bench.interventions.activations import read_activations
 
-        self._background = [read_activations(model, tokenizer, pairs.of(name)) for name in self.config.background]
+        self._background = [read_activations(model, tokenizer, pairs.of(name)) for name in self._others(pairs)]
         return super().read_activations(model, tokenizer, pairs)
 
     def directions(self, activations: PairActivations, pairs: Pairs, *, exchanged: set[str]) -> Tensor:
@@ -61,7 +62,10 @@ class MeanCentring(PairVector):
 
     def learned_from(self, pairs: Pairs) -> dict[str, str]:
         """The own pairs and the background's."""
-        return {name: pairs.of(name).key for name in sorted({pairs.behavior, *self.config.background})}
+        return {name: pairs.of(name).key for name in sorted({pairs.behavior, *self._others(pairs)})}
+
+    def _others(self, pairs: Pairs) -> list[str]:
+        return [name for name in self.config.background if name != pairs.behavior]
 
 
 def _means(activations: PairActivations) -> Tensor:

@@ -129,6 +129,21 @@ class PairVector(SteeringVector):
         return torch.from_numpy(np.stack(found).astype(np.float32))
 
 
+class Component(PairVector):
+    """A direction that has no label but its sign: exchanging the two sides of a pair leaves it where it is."""
+
+    def exchanged_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
+    ) -> Tensor:
+        """There is no such direction of other labels: the mean difference stands in for it. [L, D]"""
+        return exchanged_mean(self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
+
+
+def exchanged_mean(activations: PairActivations, pairs: Pairs, *, exchanged: set[str]) -> Tensor:
+    """The mean difference where the two sides change places in these items. [L, D]"""
+    return activations.mean_difference(signs=[-1.0 if pair.item in exchanged else 1.0 for pair in pairs])
+
+
 def as_long_as(directions: Tensor, lengths: Tensor) -> Tensor:
     """Each layer's direction at the length of the same layer of `lengths`. [L, D]"""
     return directions / directions.norm(dim=-1, keepdim=True) * lengths.norm(dim=-1, keepdim=True)

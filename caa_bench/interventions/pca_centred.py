@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caa_bench.interventions.pair_vectors import PairVector, toward_matching
+from caa_bench.interventions.pair_vectors import Component, toward_matching
 from caa_bench.interventions.principal import first_component
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class PCACentred(PairVector):
+class PCACentred(Component):
     """v = the first principal component of all activations of both sides less their common mean; signed by the labels.
 
     Position rule: read at the answer letter, added to one block from the last token of the instruction on.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caa_bench.interventions.pair_vectors import PairVector, toward_matching
+from caa_bench.interventions.pair_vectors import Component, toward_matching
 from caa_bench.interventions.principal import first_component
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class RepePCA(PairVector):
+class RepePCA(Component):
     """v = argmax over |v| = 1 of the mean of (v . d)^2, d = matching - other of a pair; the labels give the sign.
 
     Position rule: read at the answer letter, added to one block from the last token of the instruction on.

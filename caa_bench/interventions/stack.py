@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 class Stack(Intervention):
     """A stack of interventions, itself an intervention.
 
-    A vector among the parts has the stack's layer and dose to itself, and the other parts are as they were fitted: so
-    `system_prompt_positive+caa` as a base stands at each of the vector's doses. Without one, or with nothing but
-    vectors, every part gets the stack's dose.
-
     Args:
         *parts: the interventions, outermost first.
-        doses: one condition a part, for stacks whose parts have different doses.
+        doses: one condition a part, for stacks whose parts have different doses; else every part gets the stack's.
     """
 
     def __init__(self, *parts: Intervention, doses: Sequence[Condition] | None = None) -> None:
@@ -51,11 +47,6 @@ class Stack(Intervention):
     def key(self) -> str:
         """The keys of the parts joined by `+`."""
         return "+".join(part.key for part in self.parts)
-
-    def conditions(self, layers: Layers) -> list[Condition]:
-        """The grid of the vector among the parts; without one, as fitted."""
-        vectors = [part for part in self.parts if part.role == "vector"]
-        return vectors[0].conditions(layers) if vectors else super().conditions(layers)
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Fit every part on the same pairs, each on the unchanged model."""
@@ -99,7 +90,19 @@ class Stack(Intervention):
         raise UserError(f"{self.label}: a stack is not kept as one artifact; save each part in a folder of its own")
 
     def _dosed(self, condition: Condition) -> list[tuple[Intervention, Condition]]:
-        if self.doses:
-            return list(zip(self.parts, self.doses, strict=True))
-        mixed = len({part.role for part in self.parts}) > 1 and condition.layer is not None
-        return [(part, condition if part.role == "vector" or not mixed else Condition()) for part in self.parts]
+        doses = self.doses or [condition] * len(self.parts)
+        return list(zip(self.parts, doses, strict=True))
+
+
+class SteeredBase(Stack):
+    """A base with a vector among its parts, `system_prompt_positive+caa`: another vector goes on top of it.
+
+    It stands at each of the vector's layers and doses; the other parts are as they were fitted.
+    """
+
+    def conditions(self, layers: Layers) -> list[Condition]:
+        """The vector's grid."""
+        return next(part for part in self.parts if part.role == "vector").conditions(layers)
+
+    def _dosed(self, condition: Condition) -> list[tuple[Intervention, Condition]]:
+        return [(part, condition if part.role == "vector" else Condition()) for part in self.parts]

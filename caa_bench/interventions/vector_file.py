@@ -106,8 +106,9 @@ class VectorFile(PairVector):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """A file has no labels to shuffle: CAA's vector of the exchanged pairs stands in for it. [L, D]"""
-        signs = [-1.0 if pair.item in exchanged else 1.0 for pair in pairs]
-        found = self.read_activations(model, tokenizer, pairs).mean_difference(signs=signs)
+        from caa_bench.interventions.pair_vectors import exchanged_mean
+
+        found = exchanged_mean(self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
         return found * (self.fitted().norm(dim=-1, keepdim=True) > 0)
 
     def settings(self) -> dict[str, Any]:
@@ -118,8 +119,8 @@ class VectorFile(PairVector):
         """sha256 of the file; what was read back has the one it was made from."""
         from caa_bench.storage.files import sha256_file
 
-        if not self._content and is_file(Path(self.config.path)):
-            self._content = sha256_file(Path(self.config.path))
+        if not self._content and is_file(file := _file(self.config.path)):
+            self._content = sha256_file(file)
         return self._content
 
     @classmethod
@@ -136,11 +137,9 @@ def read_rows(path: str) -> dict[int, Tensor]:
     Raises:
         UserError: no such file, another format, no vectors in it, or numbers that are not finite.
     """
-    shown, file = terminal_safe(path), Path(path)
+    shown, file = terminal_safe(path), _file(path)
     if not path:
         raise UserError("vector_file.path: missing; name a .safetensors or .gguf file")
-    if is_file(file / KEPT):
-        file /= KEPT
     if not is_file(file):
         raise UserError(f"vector_file.path: there is no file {shown}; give a .safetensors or .gguf file")
     if file.suffix not in _READERS:
@@ -159,6 +158,11 @@ def read_rows(path: str) -> dict[int, Tensor]:
     if not all(bool(row.isfinite().all()) for row in rows.values()):
         raise UserError(f"vector_file.path: {shown} holds numbers that are not finite; write it anew")
     return rows
+
+
+def _file(path: str) -> Path:
+    """The file itself, or the tensors in a folder that `save_pretrained` wrote."""
+    return Path(path) / KEPT if is_file(Path(path) / KEPT) else Path(path)
 
 
 def _by_layer(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:

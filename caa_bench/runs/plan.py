@@ -16,6 +16,7 @@ from caa_bench.evaluators.base import Evaluator, Treatment
 from caa_bench.interventions import Condition, Intervention, Layers, Stack, Unchanged
 from caa_bench.interventions.arms import Arm
 from caa_bench.interventions.building import intervention_class
+from caa_bench.interventions.stack import SteeredBase
 from caa_bench.recipe import BenchmarkArguments
 from caa_bench.storage.files import content_key
 
@@ -100,7 +101,14 @@ def bases_of(named: Sequence[str], *, interventions: Sequence[Intervention]) -> 
             )
         )
     stacked = [own for many in parts for own in _fit_by_fit([by_label[part] for part in many])]
-    return [Unchanged(), *(many[0] if len(many) == 1 else Stack(*many) for many in stacked)]
+    return [Unchanged(), *map(_stacked, stacked)]
+
+
+def _stacked(parts: Sequence[Intervention]) -> Intervention:
+    """One base of its parts."""
+    if len(parts) == 1:
+        return parts[0]
+    return SteeredBase(*parts) if any(part.role == "vector" for part in parts) else Stack(*parts)
 
 
 def _fit_by_fit(parts: Sequence[Sequence[Intervention]]) -> list[list[Intervention]]:
