@@ -103,8 +103,8 @@ class Conditional(PairVector):
         others = [name for name in self.config.others if name != pairs.behavior]
         if not others:
             raise UserError(
-                f"{self.name}.others: names no behavior but {pairs.behavior} itself; name behaviors whose questions are "
-                "to be left alone"
+                f"{self.name}.others: names no behavior but {pairs.behavior}; name some whose questions are to be left "
+                "alone"
             )
         return others
 

@@ -186,7 +186,7 @@ def _merged(sections: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, dict
             elif there[key] != value:
                 raise UserError(
                     f"{name}.{key}: {there[key]!r} in one of the given, {value!r} in another; a run has one section a "
-                    'name: give both the same, or name one: {name}(...).named("my_{name}")'
+                    f'name: give both the same, or name one, as {name}(...).named("my_{name}")'
                 )
     return found
 
