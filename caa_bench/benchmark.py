@@ -26,6 +26,7 @@ from caa_bench.evaluators import Evaluator
 from caa_bench.evaluators.base import Aftermath
 from caa_bench.interventions import Intervention, several_fits
 from caa_bench.interventions.building import on_top
+from caa_bench.interventions.readings import shared_readings
 from caa_bench.models.loaded import LoadedModel, in_use
 from caa_bench.models.model import ChatModel, is_embedded
 from caa_bench.recipe import BenchmarkArguments, Recipe
@@ -132,6 +133,7 @@ class Benchmark:
             vectors=self.vectors,
             bases=self.bases,
             evaluators=self.evaluators,
+            arms=self.recipe.arms,
         )
         self.fits = Fits(self.store, callbacks=self.callbacks, loaded=self.checks.ready)
         self._checked = False
@@ -206,21 +208,22 @@ class Benchmark:
         """
         if not self._checked:
             self.check()
-        with finish_what_runs() as stop, in_use(self.chat):
+        with finish_what_runs() as stop, in_use(self.chat), shared_readings():
             self.fits.fit(self.interventions, self.behavior.pairs(), model_key=self.model_key, stop=stop)
         return self
 
     def plan(self) -> Plan:
         """Every cell and batch of the comparison; fits first, since artifacts are part of the keys."""
         self.fit()
+        vectors = self.settled_vectors()
         return make_plan(
             args=self.args,
             model=self.chat.name,
             model_key=self.model_key,
             layers=self.chat.loaded_layers(),
             behavior=self.behavior,
-            bases=self.fits.possible(settled_bases(self.bases, chosen_bases(self.tuning))),
-            vectors=self.fits.possible(self.settled_vectors()),
+            bases=self.fits.possible(settled_bases(self.bases, chosen_bases(self.tuning), vectors=vectors)),
+            vectors=self.fits.possible(vectors),
             evaluators=self.evaluators,
             learned=self.fits.learned,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_type_hints
 
 from caa_bench import evaluators, interventions, judges
@@ -13,7 +14,8 @@ from caa_bench.behaviors.behavior import Behavior
 from caa_bench.config.values import fields_of
 from caa_bench.errors import UserError, too_few
 from caa_bench.interventions import Intervention
-from caa_bench.interventions.building import Builder, intervention_class, under_protocol
+from caa_bench.interventions.arms import Arm, arm_of, armed_section, classes_of
+from caa_bench.interventions.building import Builder, under_protocol
 from caa_bench.models.loading import Loading
 from caa_bench.storage.paths import is_file, recipes_folder
 from caa_bench.storage.plugins import load_plugin
@@ -116,6 +118,7 @@ class Recipe:
         args: the top-level keys.
         sections: one config an intervention and evaluator, by section name.
         judges: one config a judge, by name.
+        arms: several of one class side by side, each with a name and settings of its own.
         where: dotted key -> `file:line` or `override`, for messages.
     """
 
@@ -127,11 +130,14 @@ class Recipe:
     sections: Mapping[str, Any]
     where: Mapping[str, str]
     judges: Mapping[str, Any] = field(default_factory=dict)
+    arms: Mapping[str, Arm] = field(default_factory=dict)
 
     def flat(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON; the run folder is bound to it."""
         args = {key: value for key, value in asdict(self.args).items() if key not in VIEWS}
         sections = {name: asdict(config) for name, config in self.sections.items() if name in self._used()}
+        if arms := {name: arm for name, arm in self.arms.items() if name in self._used()}:
+            sections["arms"] = {name: {"uses": arm.uses.name, **asdict(arm.config)} for name, arm in arms.items()}
         if named := [name for name in self._judges() if name in self.judges]:
             known = judges.registry()
             sections["judges"] = {name: judges.deciding(self.judges[name], known[name].request_keys) for name in named}
@@ -153,6 +159,7 @@ class Recipe:
             vectors=self.args.vectors,
             given={one.label: under_protocol(one, self.args.protocol) for one in given},
             located=self.located,
+            arms=self.arms,
         )
         return builder.build(self._labels())
 
@@ -187,8 +194,9 @@ class Recipe:
         return list(dict.fromkeys(bases + [("vectors", name) for name in self.args.vectors]))
 
     def _used(self) -> set[str]:
-        names = {cls.name for _, label in self._labels() if (cls := intervention_class(label)) is not None}
-        return names | set(self.args.evaluators)
+        classes = interventions.registry()
+        found = [arm_of(label, self.arms, classes) for _, label in self._labels()]
+        return {arm.name for arm in found if arm is not None} | set(self.args.evaluators)
 
     def located(self, line: str) -> str:
         """A mistake with the place of the key it begins with in front."""
@@ -196,8 +204,12 @@ class Recipe:
         return f"{place}: {line}" if place else line
 
 
-def schema() -> type:
-    """The recipe file as a dataclass: arguments, then a section for each intervention, evaluator and judge there is."""
+def schema(arms: Mapping[str, type[Intervention]] = MappingProxyType({})) -> type:
+    """The recipe file as a dataclass: arguments, then a section for each intervention, evaluator and judge there is.
+
+    Args:
+        arms: the class of each named arm; its entry has the keys of the class's section.
+    """
     plain: list[Any] = [
         ("model", str, field(default="tiny")),
         ("behavior", str, field(default="refusal")),
@@ -208,6 +220,9 @@ def schema() -> type:
     known: dict[str, Any] = {**interventions.registry(), **evaluators.registry()}
     judged = _sections("Judges", judges.registry())
     plain.append(("judges", judged, field(default_factory=judged)))
+    entries = [(name, armed_section(cls), field(default_factory=armed_section(cls))) for name, cls in arms.items()]
+    named = make_dataclass("Arms", entries, frozen=True, kw_only=True)
+    plain.append(("arms", named, field(default_factory=named)))
     return _sections("RecipeFile", known, plain)
 
 
@@ -227,11 +242,14 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         UserError: one line a mistake, with file:line and a suggestion.
     """
-    from caa_bench.config.recipe_yaml import Parsed, load, written
+    from caa_bench.config.recipe_yaml import Parsed, entries, load, written
 
     file = find_recipe("compare" if path is None else path)
     plugins = _plugins(written(file, list(overrides), "plugins", find=_extended), beside=file.parent)
-    parsed: Parsed[Any] = load(file, list(overrides), schema(), find=_extended)
+    arms = classes_of(
+        entries(file, list(overrides), "arms", find=_extended), interventions.registry(), taken=evaluators.registry()
+    )
+    parsed: Parsed[Any] = load(file, list(overrides), schema(arms), find=_extended)
     values = {f.name: getattr(parsed.values, f.name) for f in fields(parsed.values)}
     changed = {key.removeprefix("loading."): None for key in parsed.where if key.startswith("loading.")}
     return Recipe(
@@ -243,6 +261,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         sections={name: values[name] for name in (*interventions.registry(), *evaluators.registry())},
         where=parsed.where,
         judges={name: getattr(values["judges"], name) for name in judges.registry()},
+        arms={name: Arm.of(name, cls, getattr(values["arms"], name)) for name, cls in arms.items()},
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
+from method_settings import config_of, write_both
 from random_models import random_model
-from small_behavior import write_behavior
 
 from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.engine.positions import batch_of
@@ -44,16 +44,16 @@ def model():
 
 @pytest.fixture(scope="module")
 def behavior(tmp_path_factory) -> Behavior:
-    return load_behavior(write_behavior(tmp_path_factory.mktemp("behaviors") / "small"))
+    return load_behavior(write_both(tmp_path_factory.mktemp("behaviors")))
 
 
 @pytest.fixture(scope="module")
-def fitted(behavior) -> dict[str, Intervention]:
+def fitted(behavior, tmp_path_factory) -> dict[str, Intervention]:
     """Every intervention, fitted once on the same pairs."""
     built: dict[str, Intervention] = {}
     for label in LABELS:
         cls = next(cls for name, cls in reversed(registry().items()) if label == name or label.startswith(f"{name}_"))
-        config = cls.Config(learning_rate=3e-2, max_pairs=16) if cls is LoraSFT else cls.Config()
+        config = config_of(cls, folder=tmp_path_factory.mktemp("given"))
         variant = label.removeprefix(cls.name).removeprefix("_")
         built[label] = cls.build(config, variant=variant, behavior=behavior, built=built)
         built[label].fit(model(), tokenizer(), behavior.pairs())

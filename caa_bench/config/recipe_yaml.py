@@ -79,13 +79,35 @@ def written(
 
     What is no list of texts is left to `load`, which says so.
     """
+    root = _root(path, overrides, find)
+    listed = root.value[key].value if isinstance(root.value, dict) and key in root.value else []
+    items = listed if isinstance(listed, list) else []
+    return [(item.value, item.where) for item in items if isinstance(item.value, str)]
+
+
+def entries(
+    path: Path | None, overrides: Sequence[str], key: str, *, find: Find | None = None
+) -> list[tuple[str, dict[str, Any], str]]:
+    """The sections below a mapping at the top, before any schema: each one's name, its plain values, and its place.
+
+    What is no mapping of mappings is left to `load`, which says so.
+    """
+    root = _root(path, overrides, find)
+    below = root.value[key].value if isinstance(root.value, dict) and key in root.value else {}
+    named = below.items() if isinstance(below, dict) else ()
+    return [
+        (name, {key: node.value for key, node in section.value.items()}, section.where)
+        for name, section in named
+        if isinstance(section.value, dict)
+    ]
+
+
+def _root(path: Path | None, overrides: Sequence[str], find: Find | None) -> Node:
     reader = _Reader(find or (lambda name, folder: folder / name))
     root = Node(value={}, where="recipe") if path is None else reader.file(path, ())
     for text in overrides:
         root = _merged(root, reader.override(text))
-    listed = root.value[key].value if isinstance(root.value, dict) and key in root.value else []
-    items = listed if isinstance(listed, list) else []
-    return [(item.value, item.where) for item in items if isinstance(item.value, str)]
+    return root
 
 
 def split_overrides(text: str) -> list[str]:

@@ -202,3 +202,27 @@ class Gate(Change):
     def is_identity(self) -> bool:
         """Nothing happens where it fires."""
         return self.change.is_identity
+
+
+@dataclass(frozen=True, eq=False)
+class AddKeepingNorm(Change):
+    """|h| (h + delta) / |h + delta|: an addition that leaves the norm (in-context vectors, Liu et al. 2023, eq. 4).
+
+    Args:
+        delta: what is added, already multiplied by the dose. [D]
+    """
+
+    delta: Tensor
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """[..., D]; computed in fp32. A state that the addition takes to zero stays as it is."""
+        state = hidden.float()
+        moved = state + self._like("delta", hidden, torch.float32)
+        length = moved.norm(dim=-1, keepdim=True)
+        kept = moved * (state.norm(dim=-1, keepdim=True) / length.masked_fill(length == 0, 1.0))
+        return torch.where(length == 0, state, kept).to(hidden.dtype)
+
+    @cached_property
+    def is_identity(self) -> bool:
+        """A delta of zeros."""
+        return not bool(self.delta.any())

@@ -110,6 +110,8 @@ def read_activations(
 
     Begins behind what an unfinished fit of the same has kept, and leaves between two batches where it is asked to.
 
+    Inside `shared_readings` the same pairs are read once for every method, and a later fit is told the seconds.
+
     Args:
         batch_size: pairs a forward.
 
@@ -117,6 +119,14 @@ def read_activations(
         UserError: the disk is full.
         SystemExit: stopped by the user; what was read is kept.
     """
+    from caa_bench.interventions.readings import kept_reading
+
+    return kept_reading(model, pairs, read=lambda: _read(model, tokenizer, pairs, batch_size=batch_size))
+
+
+def _read(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, batch_size: int
+) -> PairActivations:
     from caa_bench.engine.capture import letter_batches, letter_groups
     from caa_bench.interventions.vectors import letter_prompts
     from caa_bench.models.blocks import hidden_size, num_layers

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from caa_bench.config.values import configured
 from caa_bench.errors import UserError
+from caa_bench.interventions.arms import name_problem
 from caa_bench.interventions.parts import Ingredient, OnCard, Source
 from caa_bench.interventions.saving import Saved
 from caa_bench.models.layers import Layers
@@ -83,6 +84,8 @@ class Intervention(Saved):
     class Config:
         """The recipe section's keys: none."""
 
+    arm = ""
+    """Its own name in a run, in the place of `name`, where several of one class stand side by side."""
     placebo_of = ""
     """Of a placebo: the label of the vector whose grid and norm it copies."""
     dose_unit = 1.0
@@ -120,8 +123,20 @@ class Intervention(Saved):
 
     @property
     def label(self) -> str:
-        """`<name>_<variant>`, as it stands in YAML, CSV and dashboards."""
-        return f"{self.name}_{self.variant}" if self.variant else self.name
+        """`<name>_<variant>`, as it stands in YAML, CSV and dashboards; `<arm>_<variant>` where it has such a name."""
+        name = self.arm or self.name
+        return f"{name}_{self.variant}" if self.variant else name
+
+    def named(self, arm: str) -> Self:
+        """Itself, under a name of its own: `LoraSFT(rank=64).named("lora_r64")`, as `arms` in a recipe does it.
+
+        Raises:
+            UserError: no such name can stand in a recipe.
+        """
+        if problem := name_problem(arm, registry()):
+            raise UserError(f"arms.{arm}: {problem}")
+        self.arm = arm
+        return self
 
     @property
     def key(self) -> str:
@@ -141,7 +156,7 @@ class Intervention(Saved):
         if not self.trains or not hasattr(self.config, "seed"):
             return self if number == 1 else None
         again = type(self)(replace(self.config, seed=self.config.seed + number - 1), variant=self.variant)
-        again.number = str(number)
+        again.number, again.arm = str(number), self.arm
         return again
 
     def scaled(self, multiplier: float) -> float:

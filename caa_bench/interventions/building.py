@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
 from caa_bench.interventions import Intervention, registry
+from caa_bench.interventions.arms import Arm, arm_of, in_arm
 from caa_bench.interventions.placebos import placebo_label
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Builder:
         sections: one config an intervention, by its name.
         protocol: `default` or `caa`.
         vectors: the names that go on top of every base.
+        arms: the recipe's named arms, by name.
         given: interventions that are there already, by label; they are taken as they are.
         located: puts the place of the key that a mistake begins with in front.
     """
@@ -45,6 +48,7 @@ class Builder:
     vectors: Sequence[str]
     given: Mapping[str, Intervention]
     located: Callable[[str], str]
+    arms: Mapping[str, Arm] = field(default_factory=dict)
 
     def build(self, labels: Sequence[tuple[str, str]]) -> list[Intervention]:
         """One a label, placebos last.
@@ -56,7 +60,7 @@ class Builder:
             UserError: a name that no intervention has; one line each.
         """
         built: dict[str, Intervention] = {}
-        plain = [(key, label) for key, label in labels if not is_placebo(label)]
+        plain = [(key, label) for key, label in labels if not self._is_placebo(label)]
         mistakes = self._add(plain, built)
         mistakes += self._add(self._placebos(labels, built), built)
         if mistakes:
@@ -73,30 +77,41 @@ class Builder:
         return mistakes
 
     def _made(self, label: str, *, key: str, built: Mapping[str, Intervention]) -> Intervention:
-        cls = intervention_class(label)
-        if cls is None:
-            known = ", ".join(registry())
+        arm = arm_of(label, self.arms, registry())
+        if arm is None:
+            known = ", ".join([*self.arms, *registry()])
             raise UserError(f"{key}: {label!r} is no intervention; names begin with one of {known}")
-        variant = label.removeprefix(cls.name).removeprefix("_")
-        made = cls.build(self.sections[cls.name], variant=variant, behavior=self.behavior, built=built)
-        return under_protocol(made, self.protocol)
+        variant = label.removeprefix(arm.name).removeprefix("_")
+        if arm.config is None:
+            made = arm.uses.build(self.sections[arm.name], variant=variant, behavior=self.behavior, built=built)
+            return under_protocol(made, self.protocol)
+        try:
+            made = arm.uses.build(arm.config, variant=variant, behavior=self.behavior, built=built)
+        except UserError as error:
+            raise UserError(*(in_arm(line, arm.name, arm.uses.name) for line in error.lines)) from None
+        return under_protocol(made.named(arm.name), self.protocol)
+
+    def _is_placebo(self, label: str) -> bool:
+        arm = arm_of(label, self.arms, registry())
+        return arm is not None and arm.uses.is_placebo
 
     def _placebos(self, labels: Sequence[tuple[str, str]], built: Mapping[str, Intervention]) -> list[tuple[str, str]]:
         """A placebo's name stands for one beside every vector of the run, or beside those that its section names."""
         vectors = [one.label for one in on_top(list(built.values()), self.vectors) if one.role == "vector"]
         found: list[tuple[str, str]] = []
         for key, label in labels:
-            cls = intervention_class(label)
-            if cls is None or not cls.is_placebo:
+            arm = arm_of(label, self.arms, registry())
+            if arm is None or not arm.uses.is_placebo:
                 continue
-            beside = (self.sections[cls.name].placebo_of or vectors) if label == cls.name else ()
-            found += [(key, placebo_label(cls.name, original)) for original in beside] or [(key, label)]
+            config = self.sections[arm.name] if arm.config is None else arm.config
+            beside = (config.placebo_of or vectors) if label == arm.name else ()
+            found += [(key, placebo_label(arm.name, original)) for original in beside] or [(key, label)]
         return list(dict.fromkeys(found))
 
 
 def on_top(interventions: Sequence[Intervention], named: Sequence[str]) -> list[Intervention]:
     """Those that `vectors` names, a placebo by its class too."""
-    return [one for one in interventions if one.label in named or (one.is_placebo and one.name in named)]
+    return [one for one in interventions if one.label in named or (one.is_placebo and (one.arm or one.name) in named)]
 
 
 def under_protocol(intervention: Intervention, protocol: str) -> Intervention:
@@ -112,14 +127,7 @@ def under_protocol(intervention: Intervention, protocol: str) -> Intervention:
     return again
 
 
-def is_placebo(label: str) -> bool:
-    """Whether the label is of a placebo."""
-    cls = intervention_class(label)
-    return cls is not None and cls.is_placebo
-
-
-def intervention_class(label: str) -> type[Intervention] | None:
-    """The intervention that a label belongs to: the longest registered name that it is or begins with."""
-    known = registry()
-    names = [name for name in known if label == name or label.startswith(f"{name}_")]
-    return known[max(names, key=len)] if names else None
+def intervention_class(label: str, arms: Mapping[str, Arm] = MappingProxyType({})) -> type[Intervention] | None:
+    """The class that a label belongs to: by the longest name, of an arm or a class, that it is or begins with."""
+    arm = arm_of(label, arms, registry())
+    return None if arm is None else arm.uses

@@ -149,7 +149,7 @@ class CAA(SteeringVector):
     def another_fit(self, number: int, *, made: Mapping[str, Intervention]) -> Intervention:
         """The vector of another bootstrap resample of the training items."""
         again = CAA(replace(self.config, resample=number), keep_activations=self._keep_activations)
-        again.number = str(number)
+        again.number, again.arm = str(number), self.arm
         return again
 
     def exchanged_vectors(

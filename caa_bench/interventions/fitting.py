@@ -43,12 +43,14 @@ class Fitting:
 
     Attributes:
         kept: pairs that a continued fit does not go through again.
+        borrowed_s: seconds that another fit of the run has spent on what this one uses as well: part of its cost.
     """
 
     folder: Path | None = None
     tell: Callable[[int, int, str], None] | None = None
     stop: Stopper | None = None
     kept: int = 0
+    borrowed_s: float = 0.0
 
     def step(self, done: int, total: int, *, note: str = "") -> None:
         """Say how far the fit is, in pairs."""

@@ -6,10 +6,10 @@ Shapes: L layers, D hidden size, P pairs.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from caa_bench.behaviors.behavior import Behavior, Pairs
+    from caa_bench.engine.edit import Edit
     from caa_bench.interventions.base import Condition
 
 
 NOTHING = 1e-5
 """Of the vector's own norm: less than that is rounding."""
+ZERO = 1e-30
+"""Divides nothing by nothing without a NaN; below every length that there is."""
 PLAIN = "caa"
 """The vector whose placebos have short labels, `random` and `shuffled`; of another one `random_<its label>`."""
 ENOUGH = 19
@@ -98,6 +101,8 @@ class Placebo(SteeringVector):
                 f"{cls.name}: it is a placebo of a {settings['original'].get('name')!r}, which is not known here; "
                 "import the file that defines it first"
             )
+        if variant and variant != original.label:
+            original.named(variant)
         made = cls(cls.Config(seed=settings["seed"]), original=original)
         made.draw = settings["draw"]
         return made
@@ -113,7 +118,7 @@ class Placebo(SteeringVector):
         """One placebo a draw, this one first; `number` tells them apart in keys and tables."""
         if self.config.draws == 1:
             return [self]
-        found = [self, *(copy(self) for _ in range(1, self.config.draws))]
+        found = [self, *(copy.copy(self) for _ in range(1, self.config.draws))]
         for draw, one in enumerate(found, 1):
             one.draw, one.number = draw, str(draw)
         return found
@@ -121,6 +126,12 @@ class Placebo(SteeringVector):
     def conditions(self, layers: Layers) -> list[Condition]:
         """The original's grid."""
         return self.original.conditions(layers)
+
+    def edits(self, condition: Condition) -> list[Edit] | None:
+        """The original's own kind of edit, at its places, along this vector."""
+        stand_in = copy.copy(self.original)
+        stand_in.vectors, stand_in.beside = self.fitted(), self.beside
+        return stand_in.edits(condition)
 
     def ingredients(self, pairs: Pairs) -> list[Ingredient]:
         """The original's: its norms, and so this vector, depend on them."""
@@ -138,6 +149,11 @@ class Placebo(SteeringVector):
         """The original's."""
         return self.original.source(condition, behavior=behavior)
 
+    @property
+    def acts(self) -> str:
+        """As the original does."""
+        return self.original.acts
+
     def settings(self) -> dict[str, Any]:
         """The seed, the draw and the original's settings."""
         return super().settings() | {"draw": self.draw, "original": self.original.settings()}
@@ -149,7 +165,7 @@ class Placebo(SteeringVector):
     def _rescaled(self, direction: Tensor) -> Tensor:
         """`direction` with the original's norm in every layer. [L, D]"""
         norms = self.original.fitted().norm(dim=-1, keepdim=True)
-        return direction / direction.norm(dim=-1, keepdim=True) * norms
+        return direction / direction.norm(dim=-1, keepdim=True).clamp_min(ZERO) * norms
 
 
 class RandomDirection(Placebo):
@@ -169,6 +185,7 @@ class RandomDirection(Placebo):
         """Draw it; the model is not used."""
         import torch
 
+        self.beside = self.original.beside
         generator = torch.Generator().manual_seed(self._seed(pairs))
         self.vectors = self._rescaled(torch.randn(self.original.fitted().shape, generator=generator))
 
@@ -186,6 +203,7 @@ class CovarianceDirection(Placebo):
         """Weigh the differences at the answer letter, whatever the original makes of them."""
         from caa_bench.interventions.activations import read_activations
 
+        self.beside = self.original.beside
         own = self.original.own_pairs(pairs)
         kept = getattr(self.original, "activations", None) or read_activations(model, tokenizer, own)
         generator, items = random.Random(self._seed(pairs)), list(dict.fromkeys(pair.item for pair in own))  # noqa: S311
@@ -216,9 +234,12 @@ class ShuffledLabels(Placebo):
             UserError: too few training items for so many draws, or what is left has no direction.
         """
         items = list(dict.fromkeys(pair.item for pair in self.original.own_pairs(pairs)))
-        exchanged = self._half(items, pairs)
+        exchanged, true = self._half(items, pairs), self.original.fitted()
+        self.beside = self.original.beside
         drawn = self._direction(self.original.exchanged_vectors(model, tokenizer, pairs, exchanged=exchanged))
-        if (drawn.norm(dim=-1) <= NOTHING * self.original.fitted().norm(dim=-1)).any():
+        size = true.norm(dim=-1)
+        # where the method has no vector, neither has the placebo
+        if ((drawn.norm(dim=-1) <= NOTHING * size) & (size > 0)).any():
             raise UserError(
                 f"{self.label}: {len(items)} training items leave no direction but the true one; give more and "
                 f"different ones, or take {self.name} out of vectors"
@@ -258,4 +279,5 @@ class OrthogonalShuffle(ShuffledLabels):
 
     def _direction(self, drawn: Tensor) -> Tensor:
         true = self.original.fitted()
-        return drawn - (drawn * true).sum(-1, keepdim=True) / true.pow(2).sum(-1, keepdim=True) * true
+        along = (drawn * true).sum(-1, keepdim=True) / true.pow(2).sum(-1, keepdim=True).clamp_min(ZERO)
+        return drawn - along * true

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Intervention
+from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,8 +63,8 @@ class Stack(Intervention):
     def edits(self, condition: Condition) -> list[Edit] | None:
         """The parts' edits together; in their order; None as soon as one part has none."""
         together: list[Edit] = []
-        for part in self.parts:
-            edits = part.edits(condition)
+        for part, dose in self._dosed(condition):
+            edits = part.edits(dose)
             if edits is None:
                 return None
             together += edits
@@ -73,8 +74,8 @@ class Stack(Intervention):
     def attach(self, model: PreTrainedModel, condition: Condition) -> Iterator[PreTrainedModel]:
         """The parts' attachments nested, the first one's change first, undone in reverse order."""
         with ExitStack() as stack:
-            for part in self.parts:
-                stack.enter_context(part.attach(model, condition))
+            for part, dose in self._dosed(condition):
+                stack.enter_context(part.attach(model, dose))
             yield model
 
     def settings(self) -> dict[str, Any]:
@@ -88,3 +89,21 @@ class Stack(Intervention):
             UserError: always; says what to do.
         """
         raise UserError(f"{self.label}: a stack is not kept as one artifact; save each part in a folder of its own")
+
+    def _dosed(self, condition: Condition) -> list[tuple[Intervention, Condition]]:
+        """Each part with its own dose."""
+        return [(part, condition) for part in self.parts]
+
+
+class SteeredBase(Stack):
+    """A base with a vector among its parts, `system_prompt_positive+caa`: another vector goes on top of it.
+
+    It stands at each of the vector's layers and doses; the other parts are as they were fitted.
+    """
+
+    def conditions(self, layers: Layers) -> list[Condition]:
+        """The vector's grid."""
+        return next(part for part in self.parts if part.role == "vector").conditions(layers)
+
+    def _dosed(self, condition: Condition) -> list[tuple[Intervention, Condition]]:
+        return [(part, condition if part.role == "vector" else Condition()) for part in self.parts]

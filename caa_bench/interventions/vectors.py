@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from caa_bench.errors import UserError
@@ -29,6 +30,7 @@ class SteeringVector(Intervention):
 
     Subclasses set `vectors` in `fit`: fp32 on the CPU, one row a decoder block. [L, D] Where they come from pairs,
     `diagnostics` says how far these agree, a line a layer (`analysis.diagnostics`); empty where that is not known.
+    What else `edits` needs stands in `beside`, by name: it is kept with the vectors, and a placebo takes it over.
 
     Example:
         from caa_bench import SteeringVector
@@ -45,6 +47,7 @@ class SteeringVector(Intervention):
     trains = True
     vectors: Tensor | None = None
     diagnostics: Diagnostics = ()
+    beside: Mapping[str, Tensor] = MappingProxyType({})
 
     def fitted(self) -> Tensor:
         """The vectors. [L, D]
@@ -100,7 +103,7 @@ class SteeringVector(Intervention):
         """The layer that its code steers, what it holds, and how far its training pairs agree there."""
         vectors = self.fitted()
         layer = round(DEFAULT_DEPTH * len(vectors)) if layer is None else layer
-        facts = {"holds": f"a vector a layer, {len(vectors)} layers of width {vectors.shape[1]}"}
+        facts = {"holds": f"a vector a layer, {len(vectors)} layers of width {vectors.shape[-1]}"}
         taken = self.vector_layer(Condition(layer=layer))
         line = next((line for line in self.diagnostics if line.get("layer") == taken), None)
         if line is not None:
@@ -114,7 +117,7 @@ class SteeringVector(Intervention):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `vectors` as safetensors with the settings that made them and their diagnostics, checksummed."""
         facts = {"diagnostics": list(self.diagnostics)} if self.diagnostics else {}
-        self.keep(folder, tensors={"vectors": self.fitted()}, facts=facts)
+        self.keep(folder, tensors={**self.beside, "vectors": self.fitted()}, facts=facts)
 
     def load(self, folder: str | Path) -> Self:
         """Read checked vectors.
@@ -126,11 +129,12 @@ class SteeringVector(Intervention):
 
         artifact = read_artifact(Path(folder), expect=None)
         vectors, lines = artifact.tensors.get("vectors"), artifact.meta.get("diagnostics", [])
-        if vectors is None or vectors.dim() != 2:
+        if vectors is None or vectors.dim() < 2:
             raise UserError(f"{folder}: no [layers, hidden] tensor called 'vectors'; delete the folder and fit again")
         if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
             raise UserError(f"{folder}: its diagnostics are no list of layers; delete the folder and fit again")
         self.vectors, self.diagnostics = vectors, lines
+        self.beside = {name: tensor for name, tensor in artifact.tensors.items() if name != "vectors"}
         return self
 
 

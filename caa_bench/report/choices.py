@@ -6,6 +6,7 @@ A matched dose is the dose of a base whose effect alone is nearest to that of th
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ import pandas as pd
 
 from caa_bench.analysis.fairness import BUDGETS, Choice, effect_at_equal_loss, matched_dose
 from caa_bench.config.recipe_yaml import flatten
+from caa_bench.interventions import registry
+from caa_bench.interventions.arms import Arm as NamedArm
+from caa_bench.interventions.arms import arm_of
 from caa_bench.interventions.building import intervention_class
 from caa_bench.recipe import load_recipe
 from caa_bench.report import words
@@ -136,13 +140,14 @@ def retest_command(report: Report) -> str:
     named = {"bases": [*shipped, *new]} if new else {}
     plain = flatten(load_recipe("compare", [f"{key}={_written(value)}" for key, value in named.items()]).flat())
     parts = [*(part for base in bases for part in base.split("+")), report.headline.vector]
-    deciding = ("loading.", *(f"{cls.name}." for cls in map(intervention_class, parts) if cls))
+    arms = _named_arms(recipe)
+    deciding = ("loading.", *(f"{_section(part, arms)}." for part in parts if intervention_class(part, arms)))
     others = {
         key: value
         for key, value in recipe.items()
         if (key in KEPT or key.startswith(deciding)) and value not in (plain.get(key), {})
     }
-    values = dict(_doses(known, swept=len(report.headline.layers) > 1)) | named
+    values = dict(_doses(known, arms, swept=len(report.headline.layers) > 1)) | named
     values |= {key: value for key, value in others.items() if key not in values and not key.endswith(".multipliers")}
     settings = " ".join(f"{key}={_written(value)}" for key, value in values.items())
     quoted = shlex.quote(settings) if set(settings) & set('"$`\\') else f'"{settings}"'
@@ -189,19 +194,36 @@ def _priced(arm: Arm, asked: Mapping[Any, dict[str, Any]]) -> Iterator[dict[str,
             yield {"arm": arm.name, "direction": arm.direction} | own
 
 
-def _doses(known: pd.DataFrame, *, swept: bool) -> Iterator[tuple[str, Any]]:
+def _named_arms(recipe: Mapping[str, Any]) -> dict[str, NamedArm]:
+    """The arms of a flattened recipe, by name."""
+    classes = registry()
+    uses = {key.split(".")[1]: str(value) for key, value in recipe.items() if re.fullmatch(r"arms\.\w+\.uses", key)}
+    return {name: NamedArm(name=name, uses=classes[used]) for name, used in uses.items() if used in classes}
+
+
+def _section(label: str, arms: Mapping[str, NamedArm]) -> str:
+    """The recipe section that a label's settings stand in."""
+    found = arm_of(label, arms, registry())
+    name = "" if found is None else found.name
+    return f"arms.{name}" if name in arms else name
+
+
+def _doses(known: pd.DataFrame, arms: Mapping[str, NamedArm], *, swept: bool) -> Iterator[tuple[str, Any]]:
     """The recipe keys to set: every dose of each trained base; the vector's layer and doses where not the defaults."""
-    tuned = {base: cls for base in known["base"] if "+" not in base and (cls := intervention_class(base)) is not None}
-    for cls in dict.fromkeys(tuned.values()):
-        if "doses" in cls.grid:
-            own = known[known["base"].map(lambda base, cls=cls: tuned.get(base) is cls)]
-            yield f"{cls.name}.doses", [1.0, *sorted(set(own["base_dose"]) - {1.0})]
-    vector = intervention_class(str(known["vector"].iloc[0]))
+    sections = {base: _section(base, arms) for base in known["base"] if "+" not in base}
+    for section in dict.fromkeys(sections.values()):
+        base = next(base for base, own in sections.items() if own == section)
+        cls = intervention_class(base, arms)
+        if cls is not None and "doses" in cls.grid:
+            own = known[known["base"].map(lambda base, section=section: sections.get(base) == section)]
+            yield f"{section}.doses", [1.0, *sorted(set(own["base_dose"]) - {1.0})]
+    label = str(known["vector"].iloc[0])
+    vector = intervention_class(label, arms)
     if vector is not None and "multipliers" in vector.grid:
         if swept:
-            yield f"{vector.name}.layers", sorted(int(layer) for layer in known["layer"].dropna().unique())
+            yield f"{_section(label, arms)}.layers", sorted(int(layer) for layer in known["layer"].dropna().unique())
         if not set(known["multiplier"]) <= {-1.0, 1.0}:
-            yield f"{vector.name}.multipliers", sorted(known["multiplier"].unique())
+            yield f"{_section(label, arms)}.multipliers", sorted(known["multiplier"].unique())
 
 
 def _written(value: Any) -> str:

@@ -15,7 +15,7 @@ from caa_bench.behaviors.behavior import Pairs
 from caa_bench.errors import UserError
 from caa_bench.interventions import Intervention
 from caa_bench.interventions.card import Origin, fitted_origin, write_card
-from caa_bench.interventions.fitting import Fitting, during
+from caa_bench.interventions.fitting import Fitting, current, during
 from caa_bench.models.memory import out_of_memory
 from caa_bench.models.model import ChatModel
 from caa_bench.runs.identity import FITTED_FOR, fitted_for, refuse_stranger
@@ -216,8 +216,9 @@ class ArtifactStore:
         intervention.save_pretrained(scratch / folder.name)
         write_card(scratch / folder.name, intervention, origin)
         add_meta(scratch / folder.name, {FITTED_FOR: bound})
+        seconds = time.monotonic() - started
         # Beside the folder, not in it: seconds differ between runs, the artifact's bytes must not.
-        write_json(scratch / timing.name, {"fit_s": round(time.monotonic() - started + parts_s, 3)})
+        write_json(scratch / timing.name, {"fit_s": round(seconds + parts_s + current().borrowed_s, 3)})
         (scratch / timing.name).replace(timing)
         (scratch / folder.name).rename(folder)
 

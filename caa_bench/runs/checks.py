@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from caa_bench.behaviors.behavior import Behavior, variants
 from caa_bench.errors import UserError, all_made
 from caa_bench.interventions import Intervention
+from caa_bench.interventions.arms import Arm, in_arm
 from caa_bench.models.hub import unreachable
 from caa_bench.models.loaded import LoadedModel
 from caa_bench.models.model import ChatModel
@@ -39,6 +40,7 @@ class RunChecks:
     vectors: Sequence[Intervention]
     bases: Sequence[Intervention]
     evaluators: Sequence[Evaluator]
+    arms: Mapping[str, Arm]
 
     def refuse(self) -> None:
         """Nothing where all is well; a later group of checks is not asked where an earlier one found something.
@@ -71,7 +73,7 @@ class RunChecks:
             for item in self.vectors
             if type(item).rewrite is not Intervention.rewrite
         ]
-        mistakes += unknown_bases(self.evaluators)
+        mistakes += unknown_bases(self.evaluators, self.arms)
         if not isinstance(self.chat, LoadedModel):
             mistakes += unreachable(self.chat.source, revision=self.chat.loading.revision)
         return mistakes
@@ -82,8 +84,11 @@ class RunChecks:
         layers = self.chat.layers
         if layers is None:
             return []
-        fitting = [line for item in self.interventions for line in item.check(layers)]
-        return fitting + [line for item in self.interventions for line in item.check_model(self.chat)]
+        found = []
+        for item in self.interventions:
+            lines = [*item.check(layers), *item.check_model(self.chat)]
+            found += [in_arm(line, item.arm, item.name) for line in lines] if item.arm else lines
+        return found
 
     def _of_evaluators(self) -> list[str]:
         mistakes = []

@@ -18,6 +18,7 @@ from caa_bench.config.values import made
 from caa_bench.errors import UserError
 from caa_bench.evaluators import Evaluator
 from caa_bench.interventions import Intervention, registry
+from caa_bench.interventions.arms import Arm
 from caa_bench.interventions.building import intervention_class
 from caa_bench.models.loaded import LoadedModel
 from caa_bench.models.model import ChatModel
@@ -113,7 +114,9 @@ def recipe_of(given: Given, *, args: BenchmarkArguments, chat: ChatModel, behavi
     args = _as_named(given, args)
     known: dict[str, Any] = {**registry(), **measured.registry()}
     sections = {name: cls.Config() for name, cls in known.items()}
-    found = _merged([(one.name, one.section(behavior)) for one in given.made])
+    found = _merged([(one.name, one.section(behavior)) for one in given.made if not one.arm])
+    arms = _merged([(one.arm, one.section(behavior)) for one in given.made if one.arm])
+    classes = {one.arm: type(one) for one in given.made if one.arm}
     found |= _merged([(one.name, _measured_section(one)) for one in given.measuring])
     sections |= {name: made(type(sections[name]), values, key=name) for name, values in found.items()}
     return Recipe(
@@ -126,6 +129,10 @@ def recipe_of(given: Given, *, args: BenchmarkArguments, chat: ChatModel, behavi
         where={},
         judges={name: cls.Config() for name, cls in judges.registry().items()}
         | {judge.name: judge.config for one in given.measuring for judge in getattr(one, "judges", ())},
+        arms={
+            name: Arm(name=name, uses=cls, config=made(cls.Config, arms[name], key=f"arms.{name}"))
+            for name, cls in classes.items()
+        },
     )
 
 
@@ -197,7 +204,7 @@ def _merged(sections: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, dict
             elif there[key] != value:
                 raise UserError(
                     f"{name}.{key}: {there[key]!r} in one of the given, {value!r} in another; a run has one section a "
-                    "name: give both the same, or make one a subclass with a name of its own"
+                    f'name: give both the same, or name one, as {name}(...).named("my_{name}")'
                 )
     return found
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from caa_bench.errors import UserError
 from caa_bench.evaluators.base import Evaluator
 from caa_bench.interventions import Condition, Intervention, Layers, Stack, Unchanged
+from caa_bench.interventions.arms import Arm
 from caa_bench.interventions.building import intervention_class
+from caa_bench.interventions.stack import SteeredBase
 
 
 def bases_of(named: Sequence[str], *, interventions: Sequence[Intervention]) -> list[Intervention]:
     """`none` first, then what the recipe names, several joined by `+` as a stack.
 
     Raises:
-        UserError: a part of a name that none of the interventions has.
+        UserError: a part of a name that none of the interventions has, or two vectors in one base.
     """
     by_label: dict[str, list[Intervention]] = {}
     for one in interventions:
@@ -23,8 +25,23 @@ def bases_of(named: Sequence[str], *, interventions: Sequence[Intervention]) -> 
     missing = sorted({part for many in parts for part in many if part not in by_label})
     if missing:
         raise UserError(f"bases: {', '.join(missing)} is not among the interventions; add it or take it out")
+    vectors = [[part for part in many if by_label[part][0].role == "vector"] for many in parts]
+    if several := [own for own in vectors if len(own) > 1]:
+        raise UserError(
+            *(
+                f"bases: {'+'.join(own)} in one base are two vectors; keep one there and name the other in vectors"
+                for own in several
+            )
+        )
     stacked = [own for many in parts for own in _fit_by_fit([by_label[part] for part in many])]
-    return [Unchanged(), *(many[0] if len(many) == 1 else Stack(*many) for many in stacked)]
+    return [Unchanged(), *map(_stacked, stacked)]
+
+
+def _stacked(parts: Sequence[Intervention]) -> Intervention:
+    """One base of its parts."""
+    if len(parts) == 1:
+        return parts[0]
+    return SteeredBase(*parts) if any(part.role == "vector" for part in parts) else Stack(*parts)
 
 
 def _fit_by_fit(parts: Sequence[Sequence[Intervention]]) -> list[list[Intervention]]:
@@ -58,11 +75,11 @@ def doses_under(
     return found
 
 
-def unknown_bases(evaluators: Sequence[Evaluator]) -> list[str]:
+def unknown_bases(evaluators: Sequence[Evaluator], arms: Mapping[str, Arm]) -> list[str]:
     """One line for each name in an evaluator's `bases` that can be no base; one that a run leaves out is left out."""
     return [
         f"{one.name}.bases: {name!r} is no intervention; use names that stand in bases"
         for one in evaluators
         for name in one.config.bases or ()
-        if name != "none" and not all(map(intervention_class, name.split("+")))
+        if name != "none" and not all(intervention_class(part, arms) for part in name.split("+"))
     ]

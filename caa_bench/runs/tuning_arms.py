@@ -196,20 +196,28 @@ def wordings() -> list[str]:
     return list(load(configs_folder() / WORDINGS, [], PromptWordings).values.wordings)
 
 
-def settled_bases(bases: Sequence[Intervention], chosen: Mapping[str, Mapping[str, Any]]) -> list[Intervention]:
+def settled_bases(
+    bases: Sequence[Intervention], chosen: Mapping[str, Mapping[str, Any]], *, vectors: Sequence[Intervention] = ()
+) -> list[Intervention]:
     """The bases as they are measured: with the chosen text or scale; what was given stays as it is.
 
     Args:
         chosen: label -> `text` or `multiplier`; also of the parts of a stack.
+        vectors: the settled vectors of the run, which a base may have among its parts.
     """
-    return [_settled(one, chosen) for one in bases]
+    by_key = {one.key: one for one in vectors}
+    return [_settled(one, chosen, by_key) for one in bases]
 
 
-def _settled(base: Intervention, chosen: Mapping[str, Mapping[str, Any]]) -> Intervention:
+def _settled(
+    base: Intervention, chosen: Mapping[str, Mapping[str, Any]], vectors: Mapping[str, Intervention]
+) -> Intervention:
     if parts := getattr(base, "parts", ()):
         made = copy.copy(base)
-        made.parts = tuple(_settled(part, chosen) for part in parts)  # type: ignore[attr-defined]
+        made.parts = tuple(_settled(part, chosen, vectors) for part in parts)  # type: ignore[attr-defined]
         return made
+    if base.key in vectors:
+        return vectors[base.key]
     own = chosen.get(base.label)
     if own is None:
         return base

@@ -1,0 +1,200 @@
+"""A vector that is there already: a safetensors file, a saved artifact of this package, or a GGUF control vector."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from caa_bench.errors import UserError
+from caa_bench.interventions.pair_vectors import PairVector
+from caa_bench.models.layers import Layers
+from caa_bench.storage.paths import is_file
+from caa_bench.storage.safe_text import terminal_safe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from caa_bench.behaviors.behavior import Pairs
+
+KEPT = "tensors.safetensors"
+"""The tensors in a folder that `save_pretrained` wrote."""
+_ROW = re.compile(r"(?:direction|layer|vector)[._]?(\d+)")
+
+
+class VectorFile(PairVector):
+    """h + multiplier * v_l from the last token of the instruction on, with v_l as the file has it.
+
+    In a recipe: `arms: {theirs: {uses: vector_file, path: theirs.gguf}}` and `vectors: [theirs]`. Layers are counted
+    from 0, and a layer's vector is added to that block's OUTPUT. In a GGUF control vector (llama.cpp, repeng)
+    `direction.N` is what both add behind block N counted from 0, so it is taken as layer N here; they have none for
+    block 0. In safetensors: one tensor `vectors` with a row a layer, as `save_pretrained` writes it, or one tensor a
+    layer called `direction.N`, `layer.N` or `vector.N`. A layer without a vector cannot be steered. With `norm: caa`,
+    which reads the pairs as well, each layer's vector is as long as CAA's; the default is the file's own length.
+    """
+
+    name = "vector_file"
+    grid = ("layers", "multipliers", "path")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairVector.Config):
+        """Recipe section `vector_file`.
+
+        Args:
+            path: the file; the checksum of its content, and not its name, is part of every key.
+            norm: `own`, as the file has it; `caa`, as long as CAA's vector of the pairs in each layer.
+        """
+
+        path: str = ""
+        norm: Literal["caa", "own"] = "own"
+
+    def __init__(self, config: Any = None, *, variant: str = "", **settings: Any) -> None:
+        super().__init__(config, variant=variant, **settings)
+        self._content = ""
+
+    def check(self, layers: Layers) -> list[str]:
+        """A file that is not there or is of another model, and layers that it has no vector for."""
+        mistakes = super().check(layers)
+        try:
+            rows = read_rows(self.config.path)
+        except UserError as error:
+            return [*mistakes, *error.lines]
+        width = {len(row) for row in rows.values()}
+        if width != {layers.hidden}:
+            found = ", ".join(map(str, sorted(width)))
+            return [*mistakes, f"{self.name}.path: its vectors have width {found}, the model {layers.hidden}"]
+        steered = {condition.layer for condition in self.conditions(layers)}
+        if missing := sorted(layer for layer in steered - rows.keys() if layer is not None and layer < layers.count):
+            has = ", ".join(map(str, sorted(rows)))
+            mistakes.append(
+                f"{self.name}.layers: the file has no vector for layer {', '.join(map(str, missing))}; it has {has}"
+            )
+        return mistakes
+
+    def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
+        """Read the file; the model is used for its shape, and for CAA's length where that is asked for.
+
+        Raises:
+            UserError: no such file, or one that holds no vectors of this model's width.
+        """
+        import torch
+
+        from caa_bench.interventions.pair_vectors import sizes
+        from caa_bench.models.blocks import hidden_size, num_layers
+
+        rows = read_rows(self.config.path)
+        found = torch.zeros(num_layers(model), hidden_size(model))
+        for layer, row in rows.items():
+            if layer >= len(found) or len(row) != found.shape[1]:
+                raise UserError(
+                    f"{self.name}.path: {terminal_safe(self.config.path)} has a vector of width {len(row)} for layer "
+                    f"{layer}; this model has layers 0 to {len(found) - 1} of width {found.shape[1]}"
+                )
+            found[layer] = row
+        activations = self.read_activations(model, tokenizer, pairs)
+        if self.config.norm == "caa":
+            lengths = activations.mean_difference().norm(dim=-1, keepdim=True)
+            found = found / found.norm(dim=-1, keepdim=True).clamp_min(1e-30) * lengths
+        self.vectors = found
+        self.diagnostics = sizes(activations, pairs, vectors=found)
+
+    def exchanged_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
+    ) -> Tensor:
+        """A file has no labels to shuffle: CAA's vector of the exchanged pairs stands in for it. [L, D]"""
+        from caa_bench.interventions.pair_vectors import exchanged_mean
+
+        found = exchanged_mean(self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
+        return found * (self.fitted().norm(dim=-1, keepdim=True) > 0)
+
+    def settings(self) -> dict[str, Any]:
+        """With the file's content in the place of its name."""
+        return super().settings() | {"content": self.content()}
+
+    def content(self) -> str:
+        """sha256 of the file; what was read back has the one it was made from."""
+        from caa_bench.storage.files import sha256_file
+
+        if not self._content and is_file(file := _file(self.config.path)):
+            self._content = sha256_file(file)
+        return self._content
+
+    @classmethod
+    def revive(cls, settings: Mapping[str, Any], *, variant: str) -> Self:
+        """Without the file, which need not be there any more."""
+        made = super().revive({key: value for key, value in settings.items() if key != "content"}, variant=variant)
+        made._content = str(settings["content"])
+        return made
+
+
+def read_rows(path: str) -> dict[int, Tensor]:
+    """Layer, counted from 0 -> its vector in fp32. [D] each
+
+    Raises:
+        UserError: no such file, another format, no vectors in it, or numbers that are not finite.
+    """
+    shown, file = terminal_safe(path), _file(path)
+    if not path:
+        raise UserError("vector_file.path: missing; name a .safetensors or .gguf file")
+    if not is_file(file):
+        raise UserError(f"vector_file.path: there is no file {shown}; give a .safetensors or .gguf file")
+    if file.suffix not in _READERS:
+        raise UserError(f"vector_file.path: {shown} is neither .safetensors nor .gguf; convert it")
+    try:
+        tensors = _READERS[file.suffix](file)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"vector_file.path: {shown} cannot be read ({type(error).__name__}); write it anew") from error
+    rows = _by_layer(tensors)
+    if not rows:
+        raise UserError(
+            f"vector_file.path: {shown} has neither a [layers, hidden] tensor `vectors` nor one `direction.N` a layer"
+        )
+    if not all(bool(row.isfinite().all()) for row in rows.values()):
+        raise UserError(f"vector_file.path: {shown} holds numbers that are not finite; write it anew")
+    return rows
+
+
+def _file(path: str) -> Path:
+    """The file itself, or the tensors in a folder that `save_pretrained` wrote."""
+    return Path(path) / KEPT if is_file(Path(path) / KEPT) else Path(path)
+
+
+def _by_layer(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    whole = tensors.get("vectors")
+    if whole is not None and whole.dim() == 2:
+        return {layer: row.float() for layer, row in enumerate(whole) if bool(row.any())}
+    found = {}
+    for name, tensor in tensors.items():
+        if (match := _ROW.fullmatch(name)) and tensor.dim() == 1:
+            found[int(match[1])] = tensor.float()
+    return found
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(file))
+
+
+def _gguf(file: Path) -> dict[str, Tensor]:
+    import numpy as np
+    import torch
+
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f"vector_file.path: {file} needs the gguf package; run pip install 'caa-bench[gguf]'")
+    from gguf import GGUFReader
+
+    return {
+        tensor.name: torch.from_numpy(np.array(tensor.data, dtype=np.float32))
+        for tensor in GGUFReader(file).tensors
+        if tensor.data.dtype in (np.float32, np.float16)
+    }
+
+
+_READERS = {".safetensors": _safetensors, ".gguf": _gguf}

@@ -1,0 +1,43 @@
+"""What each intervention needs beyond its defaults on a random model of 3 blocks and a small behavior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from small_behavior import write_behavior
+
+from caa_bench.interventions import Intervention, LoraSFT
+from caa_bench.interventions.conditional import Conditional
+from caa_bench.interventions.vector_file import VectorFile
+
+OTHER = "other"
+"""Another behavior beside the small one, with other questions."""
+
+
+def write_both(folder: Path) -> Path:
+    """`small`, and beside it `other`, in whose questions another verb stands; returns the first."""
+    small, other = write_behavior(folder / "small"), write_behavior(folder / OTHER)
+    for file in other.glob("*.json"):
+        file.write_text(file.read_text().replace("Please ", "Who can ").replace("Will you ", "Who can "))
+    return small
+
+
+def config_of(cls: type[Intervention], *, folder: Path, layers: int = 3, hidden: int = 32) -> Any:
+    """A section with which a small fit works and does something.
+
+    Args:
+        folder: where a vector file may be written.
+        layers / hidden: of the model.
+    """
+    if cls is LoraSFT:
+        return cls.Config(learning_rate=3e-2, max_pairs=16)
+    if cls is Conditional:
+        return cls.Config(others=(OTHER,))
+    if cls is VectorFile:
+        path = folder / "given.safetensors"
+        save_file({"vectors": torch.randn(layers, hidden, generator=torch.Generator().manual_seed(0))}, path)
+        return cls.Config(path=str(path))
+    return cls.Config()
