@@ -340,7 +340,7 @@ def test_what_is_shown_of_objects_is_short(small: Small, here: Path) -> None:
     report = run.compare().report()
     assert repr(CAA(layers=[3])) == "CAA(layers=(3,))"
     assert repr(run).startswith("Benchmark('small' on ") and "none" in repr(run)
-    assert repr(report).startswith("Report('small': 1 cells")
+    assert repr(report).startswith("Report('runs/run/small-") and "1 cells" in repr(report)
     assert report._repr_html_().startswith("<div><p>") and "<script" not in report._repr_html_()
     assert repr(run.behavior) == "Behavior('small': 12 train, 4 selection, 24 test, 4 open_ended)"
     assert max(len(repr(one)) for one in (run, report, run.behavior, run.behavior.pairs())) < 500
