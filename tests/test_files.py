@@ -383,7 +383,7 @@ def test_an_interrupted_save_leaves_the_old_artifact(tmp_path: Path, monkeypatch
 SAVE_FOREVER = """
 import torch
 from pathlib import Path
-from caa_bench.storage.files import write_artifact
+from caa_bench.storage.artifact_folder import write_artifact
 for i in range(10**9):
     write_artifact(Path(argv[0]) / "a", tensors={"v": torch.full((1000,), float(i))}, meta={"i": i})
     print(i, flush=True)

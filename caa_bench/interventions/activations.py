@@ -121,10 +121,10 @@ def read_activations(
     """
     from caa_bench.interventions.readings import kept_reading
 
-    return kept_reading(model, pairs, read=lambda: _read(model, tokenizer, pairs, batch_size=batch_size))
+    return kept_reading(model, pairs, read=lambda: _read_sides(model, tokenizer, pairs, batch_size=batch_size))
 
 
-def _read(
+def _read_sides(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, batch_size: int
 ) -> PairActivations:
     from caa_bench.engine.capture import letter_batches, letter_groups

@@ -141,7 +141,7 @@ def retest_command(report: Report) -> str:
     plain = flatten(load_recipe("compare", [f"{key}={_written(value)}" for key, value in named.items()]).flat())
     parts = [*(part for base in bases for part in base.split("+")), report.headline.vector]
     arms = _named_arms(recipe)
-    deciding = ("loading.", *(f"{_section(part, arms)}." for part in parts if intervention_class(part, arms)))
+    deciding = ("loading.", *(f"{_arm_section(part, arms)}." for part in parts if intervention_class(part, arms)))
     others = {
         key: value
         for key, value in recipe.items()
@@ -201,7 +201,7 @@ def _named_arms(recipe: Mapping[str, Any]) -> dict[str, NamedArm]:
     return {name: NamedArm(name=name, uses=classes[used]) for name, used in uses.items() if used in classes}
 
 
-def _section(label: str, arms: Mapping[str, NamedArm]) -> str:
+def _arm_section(label: str, arms: Mapping[str, NamedArm]) -> str:
     """The recipe section that a label's settings stand in."""
     found = arm_of(label, arms, registry())
     name = "" if found is None else found.name
@@ -210,7 +210,7 @@ def _section(label: str, arms: Mapping[str, NamedArm]) -> str:
 
 def _doses(known: pd.DataFrame, arms: Mapping[str, NamedArm], *, swept: bool) -> Iterator[tuple[str, Any]]:
     """The recipe keys to set: every dose of each trained base; the vector's layer and doses where not the defaults."""
-    sections = {base: _section(base, arms) for base in known["base"] if "+" not in base}
+    sections = {base: _arm_section(base, arms) for base in known["base"] if "+" not in base}
     for section in dict.fromkeys(sections.values()):
         base = next(base for base, own in sections.items() if own == section)
         cls = intervention_class(base, arms)
@@ -221,9 +221,12 @@ def _doses(known: pd.DataFrame, arms: Mapping[str, NamedArm], *, swept: bool) ->
     vector = intervention_class(label, arms)
     if vector is not None and "multipliers" in vector.grid:
         if swept:
-            yield f"{_section(label, arms)}.layers", sorted(int(layer) for layer in known["layer"].dropna().unique())
+            yield (
+                f"{_arm_section(label, arms)}.layers",
+                sorted(int(layer) for layer in known["layer"].dropna().unique()),
+            )
         if not set(known["multiplier"]) <= {-1.0, 1.0}:
-            yield f"{_section(label, arms)}.multipliers", sorted(known["multiplier"].unique())
+            yield f"{_arm_section(label, arms)}.multipliers", sorted(known["multiplier"].unique())
 
 
 def _written(value: Any) -> str:

@@ -210,14 +210,14 @@ def _behavior(report: Report, label: str) -> str:
     if own and (fits := max(int(line["n_fits"]) for line in own)) > 1:
         said += f" Means of {fits} fits, this one among them."
     heads = ["p(matching)", "shift, 95% interval", "option mass", "letter bias", "n"]
-    return _section("What it did", said, heads, own, lines)
+    return _card_section("What it did", said, heads, own, lines)
 
 
 def _capability(report: Report, label: str) -> str:
     own = _lines_alone(report.measured("shifts", CAPABILITY), label)
     lines = [[words.probability(x["p_balanced"]), words.interval(x, "total_p", words.signed), str(x["n"])] for x in own]
     said = f"p(correct) on {questions(report)}, mean over categories; its change against the unchanged model."
-    return _section("What it cost", said, ["p(correct)", "change, 95% interval", "n"], own, lines)
+    return _card_section("What it cost", said, ["p(correct)", "change, 95% interval", "n"], own, lines)
 
 
 def _in_words(report: Report, label: str) -> str:
@@ -233,7 +233,7 @@ def _in_words(report: Report, label: str) -> str:
         lines.append([words.probability(line["score"]), change, "collapsed" if broken else "sound", str(line["n"])])
     said = "Answers in words, score from 0 to 1 (the behavior); its change against the unchanged model. "
     said += f"{judged_by(report.answers)} Collapsed text repeats itself, is empty or is cut off far more often."
-    return _section("What it says", said, ["score", "change, 95% interval", "text", "n"], own, lines)
+    return _card_section("What it says", said, ["score", "change, 95% interval", "text", "n"], own, lines)
 
 
 def _metrics(report: Report, label: str) -> str:
@@ -248,7 +248,7 @@ def _metrics(report: Report, label: str) -> str:
             [terminal_safe(name), words.interval(x, "value"), f"{change}{' times' if ratio else ''}", str(x["n"])]
         )
     said = "Measured beside the behavior; its change against the unchanged model, of a perplexity as a ratio."
-    return _section("What else it moved", said, ["metric", "level", "change, 95% interval", "n"], own, lines)
+    return _card_section("What else it moved", said, ["metric", "level", "change, 95% interval", "n"], own, lines)
 
 
 def _lines_alone(table: pd.DataFrame, label: str) -> list[dict[str, Any]]:
@@ -257,7 +257,7 @@ def _lines_alone(table: pd.DataFrame, label: str) -> list[dict[str, Any]]:
     return table[steered | ((table["base"] == label) & (table["vector"] == ""))].to_dict("records")
 
 
-def _section(
+def _card_section(
     title: str, said: str, heads: Sequence[str], own: Sequence[dict[str, Any]], lines: Sequence[Sequence[str]]
 ) -> str:
     """A heading, what is shown, and one line a dose and layer; "" without lines."""
