@@ -117,6 +117,7 @@ def check_tables(folder: Path) -> Counter[str]:
 
 STACK = ["base", "base_dose", "vector", "vector_behavior", "vector_model", "vector_layer", "layer"]
 KEYS = {
+    "placebos": ["cell", "placebo"],
     "stacking": [*STACK, "multiplier"],
     "reliability": STACK,
     "items": ["item", *STACK],

@@ -51,10 +51,10 @@ def several_fits(interventions: Sequence[Intervention], *, count: int) -> list[I
     first fit.
     """
     found: list[Intervention] = []
-    for number in range(1, count + 1):
+    for number in range(1, max(count, 1) + 1):
         made: dict[str, Intervention] = {}
         for one in interventions:
-            if (again := one if count == 1 else one.another_fit(number, made=made)) is not None:
+            if (again := one if count <= 1 else one.another_fit(number, made=made)) is not None:
                 made[one.label] = again
                 found += again.every_draw() if isinstance(again, Placebo) else [again]
     return found

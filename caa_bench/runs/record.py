@@ -127,8 +127,12 @@ class RunRecord:
 
     @property
     def placebos(self) -> dict[str, str]:
-        """Vectors that mean nothing, in the recipe's order: label -> the vector whose placebo it is."""
-        return {name: found for name in self.vectors if (found := self.placebo_of(name))}
+        """Vectors that mean nothing: label -> the vector whose placebo it is.
+
+        In the recipe's order, then those that a recipe's name stands for (`random_mine` beside `mine`).
+        """
+        every = dict.fromkeys([*self.vectors, *self.arms])
+        return {name: found for name in every if (found := self.placebo_of(name))}
 
     @property
     def originals(self) -> dict[str, str]:
