@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from huggingface_hub import HfApi, ModelCard
 from judge_server import judged_by_server
+from method_settings import config_of, write_both
 from small_runs import Small, contents, run
 
 from caa_bench.behaviors.behavior import load_behavior
@@ -39,6 +40,7 @@ LABELS = ("caa", "lora_sft_positive", "random")
 KINDS = [
     f"{name}_{cls.variants[0]}" if cls.variants else f"{name}_mine" if cls is SystemPrompt else name
     for name, cls in registry().items()
+    if cls.__module__.startswith("caa_bench.")  # other test files define interventions of their own
 ]
 
 
@@ -84,14 +86,15 @@ def test_the_code_of_an_exported_card_runs(finished: Path, small: Small) -> None
 @pytest.fixture(scope="module")
 def saved(small: Small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Intervention, Path]]:
     """Every kind of intervention, fitted and saved by its own two calls, outside the harness."""
-    chat, behavior = ChatModel.find(str(small.model)), load_behavior(str(small.behavior))
     root, built = tmp_path_factory.mktemp("saved"), {}
+    chat, behavior = ChatModel.find(str(small.model)), load_behavior(write_both(root / "behaviors"))
     for label in KINDS:
         cls = next(cls for name, cls in reversed(registry().items()) if label == name or label.startswith(f"{name}_"))
         known = {"max_pairs": 4, "learning_rate": 0.05, "texts": {"mine": "You are kind."}}
         own = {key: value for key, value in known.items() if key in cls.Config.__dataclass_fields__}
         variant = label.removeprefix(cls.name).removeprefix("_")
-        built[label] = cls.build(cls.Config(**own), variant=variant, behavior=behavior, built=built)
+        config = cls.Config(**own) if own else config_of(cls, folder=root)
+        built[label] = cls.build(config, variant=variant, behavior=behavior, built=built)
         built[label].fit(chat.model, chat.tokenizer, behavior.pairs())
         built[label].save_pretrained(root / label)
     return {label: (one, root / label) for label, one in built.items()}

@@ -85,6 +85,8 @@ def placebo_ranks(shifts: pd.DataFrame, draws: pd.DataFrame) -> pd.DataFrame:
     if draws.empty:
         return pd.DataFrame(columns=RANK_COLUMNS)
     own = shifts[shifts["shift"].notna() & (shifts["multiplier"] != 0)]
+    if own.empty:
+        return pd.DataFrame(columns=RANK_COLUMNS)
     own = own[["cell", *PLACE, "vector", "shift"]].rename(columns={"shift": "effect"})
     both = own.merge(
         draws.rename(columns={"vector": "placebo"}).rename(columns={"original": "vector"}).drop(columns=["cell", "n"]),

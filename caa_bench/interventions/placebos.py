@@ -195,6 +195,11 @@ class CovarianceDirection(Placebo):
 
     sum_i g_i (d_i - mean d), g_i standard normal and d_i item i's difference, the mean over its option orders: it goes
     where the pairs differ from each other, and the model reacts to it far more than to a direction of any kind.
+
+    Example:
+        >>> from caa_bench import CAA, CovarianceDirection
+        >>> CovarianceDirection(original=CAA()).placebo_of
+        'caa'
     """
 
     name = "covariance"
@@ -273,6 +278,11 @@ class OrthogonalShuffle(ShuffledLabels):
 
     It answers "what else do these texts push?", and knows the true direction, which an honest null must not: it does
     less than `shuffled`.
+
+    Example:
+        >>> from caa_bench import CAA, OrthogonalShuffle
+        >>> OrthogonalShuffle(original=CAA()).placebo_of
+        'caa'
     """
 
     name = "orthogonal"

@@ -71,6 +71,8 @@ def with_data(args: BenchmarkArguments, *, embedded: bool, behavior: Any) -> Ben
     """
     if isinstance(behavior, Behavior):
         return replace(args, data=behavior.source.data if args.data == "auto" else args.data)
+    if behavior == "all":  # of a command that runs one behavior; refused by its name
+        return replace(args, data="own" if args.data == "auto" else args.data)
     return replace(args, data=data_of(args.data, embedded=embedded, behavior=behavior, data_dir=args.data_dir))
 
 

@@ -153,8 +153,8 @@ class Placebos(Section):
             Column(name="p_value", label="p", form=lambda value: f"{value:.3f}"),
         )
         caption = (
-            "Log-odds. p = (1 + placebos as large) / (1 + draws); beyond placebos is p of at most .05, which a vector "
-            "that means nothing reaches in at most 5% of runs, at any one dose"
+            "Log-odds. p = (1 + placebos as large) / (1 + draws); a vector that means nothing reaches a p of .05 in at "
+            "most 5% of runs, at any one dose"
         )
         ranks, chosen = report.placebo_ranks, report.headline
         frame = ranks[(ranks["vector"] == chosen.vector) & (ranks["layer"] == chosen.layer)]
