@@ -196,7 +196,7 @@ def test_a_vector_method_of_ones_own_is_a_vector_with_placebos_of_its_own(small:
     vectors = {one.label: one.fitted() for one in run.vectors}
     for label, original in (("random", "caa"), ("shuffled_few_pairs", "few_pairs"), ("random_few_pairs", "few_pairs")):
         assert torch.allclose(vectors[label].norm(dim=-1), vectors[original].norm(dim=-1), rtol=1e-5)
-        assert torch.cosine_similarity(vectors[label], vectors[original]).abs().max() < 0.8
+        assert torch.cosine_similarity(vectors[label], vectors[original]).abs().max() < 0.95, "another direction"
     assert torch.cosine_similarity(vectors["random"], vectors["random_few_pairs"]).abs().max() < 0.8
     facts = manifest(run.folder)["facts"]["interventions"]
     assert facts["random_few_pairs"] == {"name": "random", "role": "vector", "placebo_of": "few_pairs"}

@@ -85,6 +85,7 @@ def curves(report: Report) -> list[Curve]:
     each, band = report.leading(report.measured("fits")) if len(report.fits) else report.fits, report.band
     at = band if chosen.layer is None else band[band["layer"] == chosen.layer]
     at = at.rename(columns={"p_low": "placebo_low", "p_high": "placebo_high"})
+    at = at.astype({"base_dose": float, "multiplier": float})  # an empty table has columns of no type
     place = ["base", "base_dose", "multiplier"]
     found = []
     for base, base_dose in chosen.bases:
