@@ -29,7 +29,11 @@ from caa_bench.models.layers import Layers
 from caa_bench.models.prompts import ChoicePrompt, choice_prompt
 
 FAMILIES = ["llama", *(pytest.param(family, marks=pytest.mark.slow) for family in ("qwen2", "gpt_neox", "gemma"))]
-VECTORS = [name for name, cls in registry().items() if cls.role == "vector" and not cls.is_placebo]
+VECTORS = [
+    name
+    for name, cls in registry().items()
+    if cls.role == "vector" and not cls.is_placebo and cls.__module__.startswith("caa_bench.")  # not those of tests
+]
 DOSE = Condition(layer=1, multiplier=3.0)
 
 
