@@ -20,10 +20,11 @@ from caa_bench.engine.generate import generate
 from caa_bench.engine.positions import batch_of
 from caa_bench.engine.score import score
 from caa_bench.errors import UserError
-from caa_bench.interventions import Condition, Intervention, LoraSFT, Stack, SystemPrompt, registry
+from caa_bench.interventions import Condition, Intervention, LoraSFT, SystemPrompt, registry
 from caa_bench.interventions.card import card
 from caa_bench.interventions.placebos import RandomDirection, ShuffledLabels
 from caa_bench.interventions.readings import shared_readings
+from caa_bench.interventions.stack import SteeredBase
 from caa_bench.models.blocks import blocks
 from caa_bench.models.layers import Layers
 from caa_bench.models.prompts import ChoicePrompt, choice_prompt
@@ -134,7 +135,7 @@ def test_it_goes_on_top_of_a_prompt_and_of_a_lora(ground: Ground, name: str) -> 
         with base.attach(ground.model, Condition()):
             logits = score(ground.model, prompts, [arm.edits(DOSE), []]).logits
         odds = logits[..., 0] - logits[..., 1]
-        both = Stack(base, arm, doses=[Condition(), DOSE])
+        both = SteeredBase(base, arm)
         alone = torch.stack([ground.alone(both, one) for one in prompts])
         torch.testing.assert_close(odds[:, 0], alone, atol=1e-4, rtol=1e-5)
         assert float((odds[:, 0] - odds[:, 1]).abs().max()) > 1e-5
@@ -168,8 +169,8 @@ def test_its_grid_leaves_out_the_dose_of_nothing(ground: Ground, name: str) -> N
 def test_the_pairs_are_read_once_for_all_methods(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     from caa_bench.interventions import activations
 
-    read, plain = [], activations._read
-    monkeypatch.setattr(activations, "_read", lambda *args, **more: read.append(1) or plain(*args, **more))
+    read, plain = [], activations._read_sides
+    monkeypatch.setattr(activations, "_read_sides", lambda *args, **more: read.append(1) or plain(*args, **more))
     with shared_readings():
         for name in ("caa", "repe_pca", "pca_centred", "logistic", "mean_centring", "icv"):
             registry()[name]().fit(ground.model, tokenizer(), ground.behavior.pairs())
