@@ -99,7 +99,7 @@ def test_other_fits_and_what_is_read_back_keep_the_name(small: Small, tmp_path: 
     assert LoraSFT().named("r8").another_fit(2, made={}).key == "r8_positive@2"
     placebo = RandomDirection(original=CAA().named("mine"))
     assert placebo.label == "random_mine"
-    again = RandomDirection.revive({"seed": 0, "original": CAA().settings()}, variant="mine")
+    again = RandomDirection.revive({"seed": 0, "draw": 1, "original": CAA().settings()}, variant="mine")
     assert again.label == "random_mine"
 
 
@@ -125,7 +125,7 @@ def test_arms_and_a_base_with_a_vector_are_measured(small: Small, tmp_path: Path
     assert (tmp_path / "run" / "manifest.json").is_file()
     assert not made.report().cells.empty
     again = load_recipe(tmp_path / "run" / "recipe.yaml")
-    assert again.flat() == recipe.flat()
+    assert again.flat() == made.recipe.flat()
     base = next(one for one in made.bases if isinstance(one, SteeredBase))
     assert base.edits(Condition(layer=1, multiplier=8.0))
 

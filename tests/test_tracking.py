@@ -60,9 +60,10 @@ def test_a_run_a_curve_and_a_summary(runs: dict[str, OfflineRun], tracked: Path)
         for base in ("none", "system_prompt_positive")
         for vector in ("caa", "random")
         for layer in (0, 2)
+        if vector == "caa" or base == "none"  # placebos are measured on the unchanged model
     }
     assert runs.keys() == curves | {"summary"}
-    assert Counter(run.job_type for run in runs.values()) == {"curve": 8, "summary": 1}
+    assert Counter(run.job_type for run in runs.values()) == {"curve": 6, "summary": 1}
     assert {run.project for run in runs.values()} == {"caa_bench"}
     assert len({run.group for run in runs.values()}) == 1
     assert all(run.finished for run in runs.values())
@@ -90,7 +91,8 @@ def test_a_curve_is_probability_against_ascending_multipliers(runs: dict[str, Of
                     known = lines[evaluator][metric]
                     assert step.get(f"{family}/{metric}", math.nan) == pytest.approx(known, nan_ok=True)
             assert "behavior/p_balanced_low" not in step, "6 items have no interval, and none is shown as 0"
-            assert {"behavior/p_balanced", "behavior/n", "open_ended/score", "open_ended/n"} <= step.keys()
+            assert {"behavior/p_balanced", "behavior/n", "open_ended/n"} <= step.keys()
+            assert "open_ended/score" not in step, "the classifier abstains on so few texts, and missing is missing"
 
 
 def media_of(run: OfflineRun, tracked: Path) -> Path:
@@ -114,7 +116,7 @@ def test_the_summary_holds_the_cells_as_a_table_and_every_curve_in_one_chart(
         assert shown[column].astype(float).tolist() == pytest.approx(cells[column].tolist(), nan_ok=True)
     for chart in ("curves_table", "curves_in_words_table"):
         lines = table_of(runs["summary"], tracked, chart)
-        assert len(lines) == 8 * 4
+        assert len(lines) == 6 * 4
         assert set(lines["lineKey"]) == runs.keys() - {"summary"}
 
 
@@ -167,7 +169,7 @@ def test_the_table_of_runs_shows_the_headline(runs: dict[str, OfflineRun], track
         assert stacking.loc[dose, "verdict"] in shown[f"{place}/verdict"]
         assert shown[f"{place}/n"] == 6
         assert f"{place}/p_balanced_low" not in shown, "6 items have no interval"
-        assert f"{place}/score" in shown
+        assert f"{place}/score" not in shown, "the classifier abstains on so few texts"
     cells = pd.read_csv(tracked / "cells.csv")
     alone = cells[(cells["multiplier"] == 0) & (cells["evaluator"] == "answer_probability")].set_index("base")
     for base in ("none", "system_prompt_positive"):

@@ -15,13 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from caa_bench.interventions.fitting import Fitting, current
 from caa_bench.storage.atomic import append_synced, write_synced
 from caa_bench.storage.files import content_key, read_json, to_json
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +49,8 @@ class PairActivations:
 
     def layer(self, number: int, side: int) -> np.ndarray:
         """One side's activations at one layer. [P, D]"""
+        import numpy as np
+
         count, _, layers, hidden = self.shape
         found = np.empty((count, hidden), dtype=np.float32)
         for record, place in enumerate(self._places):
@@ -76,6 +77,7 @@ class PairActivations:
             rows: the pairs to average, one as often as it stands there; all where not given.
             signs: what each pair's difference is multiplied by. [P]
         """
+        import numpy as np
         import torch
 
         means = []

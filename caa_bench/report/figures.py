@@ -5,6 +5,7 @@ A kind of arm has one color in every figure of every run; marker and dash tell i
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -243,7 +244,8 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
             place.plot([full], [at], markerfacecolor="none", markeredgecolor=GREY, **ring)
             titles[f"full-{line['cell']}"] = f"{base}: {vector} {dose} in full would land at {scale.form(full)}"
         kind = GREY if "no room" in line["told"] else KINDS.get(words.verdict_kind(line["told"]), GREY)
-        told = f"{dose} {line['told'].split(';')[0]}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
+        said = re.sub(r"^(beyond|within)\b.*placebos.*", r"\1 placebos", line["told"].split(";")[0])
+        told = f"{dose} {said}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
         place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind)
         _cost(place, line, "capability", at)
     mark: dict[str, Any] = {"marker": look["marker"], "markersize": 6, "gid": f"base-{rows[0]['base_cell']}"}
