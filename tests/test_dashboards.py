@@ -128,7 +128,7 @@ def test_trackios_page_overlays_the_curves_against_the_multiplier(tab: Page, ser
     _until(lambda: len(tab.run(COLORS)) == 2 and all(tab.run(DRAWN)))
     view = tab.run("window.trackio.getViewState()")
     assert (view["x_axis"], view["smoothing"], view["latest_x"]) == ("multiplier", 0, 8)
-    assert view["metrics"] == ["behavior/p_balanced", "open_ended/score"]
+    assert view["metrics"] == ["behavior/p_balanced"]
     assert "behavior/p_balanced" in view["metrics_on_screen"]
     names = tab.run("document.querySelector('.plot-container').innerText")
     assert "none + caa, layer " in names

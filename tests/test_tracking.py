@@ -114,7 +114,7 @@ def test_the_summary_holds_the_cells_as_a_table_and_every_curve_in_one_chart(
     assert list(shown) == list(cells)
     for column in ("p_balanced", "score"):
         assert shown[column].astype(float).tolist() == pytest.approx(cells[column].tolist(), nan_ok=True)
-    for chart in ("curves_table", "curves_in_words_table"):
+    for chart in ("curves_table",):
         lines = table_of(runs["summary"], tracked, chart)
         assert len(lines) == 6 * 4
         assert set(lines["lineKey"]) == runs.keys() - {"summary"}

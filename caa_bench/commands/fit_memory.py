@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.interventions import CAA, FullSFT, Intervention, LoraSFT
+from caa_bench.recipe import BenchmarkArguments
 from caa_bench.storage.files import read_json
 
 if TYPE_CHECKING:
@@ -88,13 +89,12 @@ def fit_needs(intervention: Intervention, shape: Shape, *, tokens: Sequence[int]
         tokens: of each pair's prompt. [P], P pairs
         items: how many items the pairs are of.
     """
-    from caa_bench.analysis.estimates import DRAWS  # brings pandas, which --help does not wait for
 
     pairs, longest = len(tokens), max(tokens, default=0)
     if isinstance(intervention, CAA):
         forward = shape.number * longest * min(PAIRS_A_FORWARD, pairs) * _forward(shape)
         # sums and projections of one layer in double; four arrays of as many resamples as there are items
-        analysis = 48 * pairs * shape.hidden + 4 * 8 * DRAWS * items
+        analysis = 48 * pairs * shape.hidden + 4 * 8 * BenchmarkArguments.draws * items
         return FitNeeds(
             memory=ANALYSIS_LIBRARIES + forward + analysis, disk=2 * 4 * pairs * shape.layers * shape.hidden
         )

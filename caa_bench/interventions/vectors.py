@@ -83,6 +83,7 @@ class SteeringVector(Intervention):
 
     def edits(self, condition: Condition) -> list[Edit] | None:
         """One edit: the vector at the condition's layer (paper section 3: added from the instruction's end on)."""
+        self.fitted()  # first: a dry run asks before there is anything, and must not import the engine
         from caa_bench.engine.changes import Add
         from caa_bench.engine.edit import Edit
 
