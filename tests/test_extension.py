@@ -144,7 +144,7 @@ def test_their_mistakes_are_told_like_any_other(copy: Path, tmp_path: Path) -> N
 
 def test_a_recipe_runs_them_with_everything_else(copy: Path, small: Small, tmp_path: Path) -> None:
     """As bases, in stacks, on top of others, fitted, kept, reported."""
-    command = ["compare", "--recipe", "polite", "--output", "run", f"model={small.model}"]
+    command = ["compare", "--recipe", "polite", "--output", "run", f"model={small.model}", "data=own"]
     done = python(copy, "-m", "caa_bench", *command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "run/cells.csv").open(newline="") as file:
@@ -177,7 +177,8 @@ PLANS = """
 import sys
 from caa_bench import Benchmark, load_recipe
 for behavior in ("politeness", "mine/politeness"):
-    recipe = load_recipe(None, [f"behavior={behavior}", "bases=[none, reminder_kind]", "vectors=[]", *sys.argv[1:]])
+    chosen = [f"behavior={behavior}", "data=own", "bases=[none, reminder_kind]", "vectors=[]", *sys.argv[1:]]
+    recipe = load_recipe(None, chosen)
     print(*(batch.key for batch in Benchmark.from_recipe(recipe).plan().batches))
 """
 

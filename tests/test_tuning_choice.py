@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from analysis_frames import cell, frame
-from caa_bench.analysis.warn_dose import not_felt, steered_too_far
-from caa_bench.analysis.warn_facts import RunFacts, Tables
 
 from caa_bench.analysis.choice import Candidate, chance, choose, weigh
 from caa_bench.analysis.estimates import Resampling
+from caa_bench.analysis.warn import RunFacts
+from caa_bench.analysis.warn_vectors import Method, not_felt, steered_too_far
 
 N = 40
 NOISE = np.random.default_rng(0).normal(0, 0.3, N)
@@ -176,14 +176,18 @@ def test_one_that_does_something_is_seen_among_fifty() -> None:
     assert np.delete(p, 7).min() > 0.05
 
 
-def tables(lines: list[tuple[dict, float, tuple[float, float]]]) -> Tables:
+def tables(lines: list[tuple[dict, float, tuple[float, float]]]) -> Method:
     """Shift lines of cells with their option mass and interval."""
     made = frame([one for one, _, _ in lines]).reset_index()
     made["option_mass"] = [mass for _, mass, _ in lines]
     made["shift_low"], made["shift_high"] = zip(*(ends for _, _, ends in lines), strict=True)
     made["n"] = N
     nothing = pd.DataFrame()
-    return Tables(cells=nothing, stacking=nothing, shifts=made, reliability=nothing)
+    plain = made[made["multiplier"] == 0]
+    return Method(
+        vector="caa", name="caa", shifts=made[made["vector"] == "caa"], stacking=nothing, reliability=nothing,
+        bases=plain[plain["base"] != "none"], unsteered=plain,
+    )  # fmt: skip
 
 
 def test_steered_too_far_names_the_dose_and_both_masses() -> None:
@@ -199,7 +203,7 @@ def test_steered_too_far_names_the_dose_and_both_masses() -> None:
     assert found is not None
     assert found.count == 2
     assert found.text.startswith(
-        "Steered too far: caa +8 at layer 3 on none leaves 0.13 of the option mass, which is 0.77"
+        "Steered too far: caa on none at +8 (layer 3) leaves 0.13 of the option mass, which is 0.77"
     )
     assert steered_too_far(tables(lines[:2]), RunFacts()) is None
 

@@ -93,6 +93,8 @@ def curves(report: Report) -> list[Curve]:
         own = cells[(cells["base"] == base) & (cells["base_dose"] == base_dose)]
         ids = [*own[own["multiplier"] == 0]["cell"], *at_headline(own, chosen)["cell"]]
         points = own[own["cell"].isin(ids)].sort_values("multiplier", kind="stable")
+        if points.empty:
+            continue
         points = points.merge(at[[*place, "placebo_low", "placebo_high"]], on=place, how="left")
         still = points["multiplier"] == 0  # a placebo of dose 0 is the base itself
         if points["placebo_low"].notna().any():
