@@ -12,6 +12,14 @@ import pytest
 from small_runs import Small, write_small_model
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_user_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees what this machine's user downloaded or registered: it passes here and on a bare machine alike."""
+    root: Path = tmp_path_factory.mktemp("user")
+    os.environ["CAA_BENCH_CACHE"] = str(root / "cache")
+    os.environ["XDG_CONFIG_HOME"] = str(root / "config")
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """The model, the behavior and the settings of a small comparison."""

@@ -101,7 +101,7 @@ def test_a_damaged_file_is_one_line(data: bytes, tmp_path: Path, capsys) -> None
     file = tmp_path / "model.gguf"
     file.write_bytes(data)
     capsys.readouterr()
-    assert main(["check", f"model={file}", "vectors=[caa]", "bases=[none]", "report_to=[]"]) == 2
+    assert main(["check", f"model={file}", "data=own", "vectors=[caa]", "bases=[none]", "report_to=[]"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "model.gguf: not a complete GGUF file" in line
 
