@@ -261,25 +261,7 @@ class Benchmark:
             plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]
             rows.refuse_strangers(keys)
-            run.record(
-                **run_facts(
-                    plan,
-                    args=self.args,
-                    behavior=self.behavior,
-                    evaluators=self.evaluators,
-                    interventions=self.interventions,
-                    model_key=self.model_key,
-                    layers=self.chat.loaded_layers(),
-                    artifacts=self.fits.artifacts,
-                    unfit=self.fits.unfit,
-                    embedded=self.chat.embedded,
-                )
-            )
-            if self.args.split == "test":
-                run.open_test(content_key(keys))
-                split = content_key([self.model_key, sorted(run.manifest["facts"]["items"].values())])
-                output = Path(self.args.output_dir)
-                run.record(test_opening=opening(output, split=split, plan=content_key(keys), run=self.folder.name))
+            self._record(run, plan, keys)
             waiting = [batch for batch in plan.batches if batch.key not in rows.done]
             self.callbacks.tell("on_compare_begin", plan=plan, waiting=waiting, folder=self.folder)
             self.callbacks.tell("on_costs", lines=self.costs(Counter(cell.evaluator for cell in plan.cells)))
@@ -312,6 +294,29 @@ class Benchmark:
             items = len(one.items(self.behavior, split=self.args.split)[: self.args.limit])
             said += one.costs(self.behavior, self.chat, items=items, cells=cells.get(one.name, 0))
         return said
+
+    def _record(self, run: RunFolder, plan: Plan, keys: list[str]) -> None:
+        """What the manifest says of the comparison before its first batch; the test split is opened here."""
+        run.record(
+            **run_facts(
+                plan,
+                args=self.args,
+                behavior=self.behavior,
+                evaluators=self.evaluators,
+                interventions=self.interventions,
+                model_key=self.model_key,
+                layers=self.chat.loaded_layers(),
+                artifacts=self.fits.artifacts,
+                unfit=self.fits.unfit,
+                embedded=self.chat.embedded,
+            )
+        )
+        if self.args.split == "test":
+            plan_key, items = content_key(keys), run.manifest["facts"]["items"]
+            run.open_test(plan_key)
+            split = content_key([self.model_key, sorted(items.values())])
+            output = Path(self.args.output_dir)
+            run.record(test_opening=opening(output, split=split, plan=plan_key, run=self.folder.name))
 
     def _tune(self, run: RunFolder, stop: Stop) -> None:
         """The search, where the recipe and the model's config leave something to be searched for."""
