@@ -110,6 +110,33 @@ def test_tensors_that_no_shard_holds_are_named(tmp_path: Path) -> None:
     refused(folder, r"lack .*model\.layers\.\S+.*, which would be random")
 
 
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path, capsys) -> None:
+    """transformers takes one of the two, by the shards' order and not by the index."""
+    folder = write(tmp_path / "model", shard="20KB")
+    last = sorted(folder.glob("model-*.safetensors"))[-1]
+    doubled = load_file(last) | {"model.layers.1.mlp.up_proj.weight": torch.zeros(64, 32)}
+    save_file(doubled, last, metadata={"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.weight stands in two shards" in check(folder, capsys)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool])
+def test_whole_numbers_without_a_quantization_are_refused(dtype: torch.dtype, tmp_path: Path, capsys) -> None:
+    """transformers would take them for the weights themselves."""
+    folder = write(tmp_path / "model")
+    rename(folder, lambda found: {n: (50 * t).to(dtype) if "up_proj" in n else t for n, t in found.items()})
+    assert "layers.0.mlp.up_proj.weight is stored as whole numbers" in check(folder, capsys)
+
+
+@pytest.mark.parametrize("start", ["", "model."])
+def test_names_with_one_beginning_more_or_less_are_the_models_own(start: str, tmp_path: Path) -> None:
+    """transformers adds and takes away the one name it knows; the weights are those that were saved."""
+    folder = write(tmp_path / "model")
+    rename(folder, lambda found: {start + (n if start else n.removeprefix("model.")): t for n, t in found.items()})
+    saved, ids = random_model("llama", layers=3, hidden=32, vocab=len(chatml_tokenizer())), torch.arange(3, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(ChatModel.find(str(folder)).model(ids).logits, saved(ids).logits)
+
+
 def test_more_layers_than_weights_are_refused_without_loading(tmp_path: Path, capsys) -> None:
     folder = write(tmp_path / "model")
     reconfigure(folder, num_hidden_layers=4)
@@ -293,7 +320,15 @@ def test_a_fifo_in_a_files_place_is_not_waited_for(name: str, tmp_path: Path, ca
     assert f"{name}: is no regular file" in check(folder, capsys)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"weight_map": 3}', '{"weight_map": {"a": "../b.safetensors"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"weight_map": 3}',
+        *(json.dumps({"weight_map": {"a": name}}) for name in ("../b.safetensors", "", ".", "\x1b[31m", "b.bin")),
+    ],
+)
 def test_a_damaged_index_is_one_line(text: str, tmp_path: Path, capsys) -> None:
     folder = write(tmp_path / "model", shard="20KB")
     (folder / "model.safetensors.index.json").write_text(text)
