@@ -35,6 +35,14 @@ def without_thoughts(reply: str) -> str | None:
     return None if _THOUGHT_BEGINS.search(said) else said
 
 
+def thought_in_front(text: str) -> int | None:
+    """How many characters of a text are a thought that it begins with: 0 for none, None where it does not end."""
+    if not (begun := re.compile(rf"\s*{_BEGINS}", re.IGNORECASE).match(text)):
+        return 0
+    ends = re.compile(_ENDS, re.IGNORECASE).search(text, begun.end())
+    return ends.end() if ends else None
+
+
 def parse_score(reply: str) -> float | None:
     """The score in a reply as 0-1; None where it holds none, more than one, or one that is not from 0 to 10.
 
