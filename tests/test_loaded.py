@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
+from families import MORE
 from random_models import random_model
 from safetensors.torch import load_file, save_file
 
 from caa_bench.__main__ import main
 from caa_bench.errors import UserError
+from caa_bench.models.loaded import LoadedModel
 from caa_bench.models.model import ChatModel
 from caa_bench.models.weights import refuse_looking_ahead
 
@@ -370,3 +373,30 @@ def test_float16_that_overflows_says_bfloat16_before_anything_is_fitted(tmp_path
     assert len(error.value.lines) == 1
     whole = write(tmp_path / "whole")
     assert ChatModel.find(str(whole), changes={"dtype": "float16"}).model.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("xlnet", "lets earlier tokens see later ones: it is an encoder"),
+        ("roberta", "counts a prompt's positions in its own way"),
+        ("t5", r"\(T5ForConditionalGeneration\) cannot read a prompt of its own"),
+        ("small", r"has \d+ tokens and its embedding 200"),
+    ],
+)
+def test_a_model_that_is_loaded_already_is_tried_too(family: str, said: str) -> None:
+    """Nobody has asked before whether it is causal: its numbers would mean nothing, without a word."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = chatml_tokenizer()
+    vocab = len(tokenizer)
+    if family == "t5":
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+        model = T5ForConditionalGeneration(T5Config(vocab_size=vocab, **sizes))
+    elif family == "small":
+        model = random_model("llama", layers=2, hidden=32, vocab=200)
+    else:
+        model = random_model(family, layers=2, hidden=64, vocab=vocab, **MORE[family])
+    (line,) = LoadedModel.of(model, tokenizer).check()
+    assert re.search(said, line) and "\n" not in line
+    assert LoadedModel.of(random_model("llama", layers=2, hidden=32, vocab=vocab), tokenizer).check() == []
