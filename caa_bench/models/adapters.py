@@ -5,6 +5,7 @@ Merged and not wrapped, so that vectors, prompts and further finetunes stand on 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,9 @@ def with_adapter(model: PreTrainedModel, source: str) -> PreTrainedModel:
     from peft.utils import get_peft_model_state_dict
 
     try:
-        wrapped: Any = PeftModel.from_pretrained(model, source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it misses is said below in a line
+            wrapped: Any = PeftModel.from_pretrained(model, source)
     except Exception as error:
         why = terminal_safe((str(error).strip() or type(error).__name__).splitlines()[0])
         raise UserError(
