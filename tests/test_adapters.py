@@ -59,6 +59,17 @@ def test_an_update_that_has_no_place_is_refused(tmp_path: Path) -> None:
         _ = ChatModel.find(str(tmp_path / "adapter")).model
 
 
+@pytest.mark.parametrize("lost", ["layers.1.", "lora_B", ""], ids=["a block", "every B", "all"])
+def test_an_update_that_is_not_all_there_is_refused(lost: str, tmp_path: Path) -> None:
+    """peft makes up the rest, mostly as zeros: the base's own numbers under the adapter's name."""
+    write(tmp_path)
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if lost not in name}
+    save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks \S+lora_[AB]\.weight, which its adapter_config\.json asks for"):
+        _ = ChatModel.find(str(tmp_path / "adapter")).model
+
+
 def test_an_adapter_without_a_base_is_one_line(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')

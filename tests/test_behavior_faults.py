@@ -186,6 +186,7 @@ SAME = {
     "other case": {"head": str.upper},
     "other spaces": {"head": lambda head: head.replace(" ", "  ") + "\n"},
     "a hard space": {"head": lambda head: head.replace(" ", "\u00a0")},
+    "no shape": {"head": lambda head: head.replace(" ", "\u200b \u00ad")},
     "options swapped": {"swapped": True},
     "case of an option": {"options": str.lower},
     "all of it": {"head": str.title, "options": lambda option: f" {option.upper()} ", "swapped": True},

@@ -293,7 +293,10 @@ def test_a_tensor_that_is_not_finite_is_neither_written_nor_read(tmp_path: Path,
     problem = "holds NaN or infinity"
     tensors = {"vectors": torch.tensor([1.0, value])}
     line = refused(lambda: write_artifact(folder, tensors=tensors, meta={}))
-    assert line.startswith(f"{folder / 'tensors.safetensors'}: tensor 'vectors' {problem}; ")
+    assert line.startswith(
+        f"{folder / 'tensors.safetensors'}: tensor 'vectors' {problem}; nothing is kept, and another fit"
+    )
+    assert "fit again" not in line
     assert folder_fingerprint(folder) == before
     assert names(tmp_path) == ["a"]
     # One that another program wrote, checksum and all.

@@ -125,11 +125,39 @@ def test_scores_in_replies() -> None:
         '<think>{"score": 3}</think>\n{"score": 7}': 0.7,
         "so 3 it is </think> Score: 7": 0.7,
         "<Thinking>2</Thinking> 7": 0.7,
+        '[THINK] {"score": 3} [/THINK] {"score": 7}': 0.7,
+        "<seed:think>Score: 3</seed:think>7": 0.7,
+        '<|START_THINKING|>{"score": 3}<|END_THINKING|>{"score": 7}': 0.7,
+        '◁think▷{"score": 3}◁/think▷7': 0.7,
+        "<think type='x'>Score: 3</think> Score: 7": 0.7,
+        "<scratchpad>Score: 3</scratchpad>\nScore: 7": 0.7,
+        '<|channel|>analysis<|message|>{"score": 3}<|end|><|channel|>final<|message|>{"score": 7}': 0.7,
+        "Score: 7 on a scale of 0 to 10": 0.7,
+        "Score: 7 out of 10.": 0.7,
+        "Score: 7, because it declines.": 0.7,
     }
     assert {text: parse_score(text) for text in good} == good
     bad = ["", "seven", "-1", "11", "7 or 8", '{"score": -1}', '{"score": 1e9}', '{"score": NaN}', "{}", "nan", "{"]
     bad += ["Score: 7 or Score: 8", '{"score": 3} or {"score": 4}', "7/100", "Score: 7/5", "Score: 70", "1.2.3"]
     bad += ["Score: -1", "<think>a</think><think>7"]
+    # another scale, a range, or a fraction
+    bad += [
+        "Score: 8 out of 100",
+        "Score: 3 out of 5",
+        "Rating: 4 stars out of 5",
+        "Score: 7 (out of 100)",
+        "Score: 7%",
+    ]
+    bad += [
+        "Score: 7 on a scale of 1 to 20",
+        "Score: 7-8",
+        "Score: 7 – 8",
+        "Score: 7 or 8",
+        "Score: 5 to 6",
+        "Score: 7,5",
+    ]
+    bad += ['{"score": 0.7}', "Score: 0.7", "10 out of 100", "Score: 7.5 or 8"]
+    bad += ['[THINK]{"score": 3}', '<|channel|>analysis<|message|>{"score": 3}', '◁think▷{"score": 3}']
     bad += ["<think>Score: 7", '<think>{"score": 7}', "3</think>", '<think>{"score": 7}</think>']
     assert [parse_score(text) for text in bad] == [None] * len(bad)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
+from families import MORE
 from random_models import random_model
 from safetensors.torch import load_file, save_file
 
 from caa_bench.__main__ import main
 from caa_bench.errors import UserError
+from caa_bench.models.loaded import LoadedModel
 from caa_bench.models.model import ChatModel
 from caa_bench.models.weights import refuse_looking_ahead
 
@@ -108,6 +111,33 @@ def test_tensors_that_no_shard_holds_are_named(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / lost).unlink()
     refused(folder, r"lack .*model\.layers\.\S+.*, which would be random")
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path, capsys) -> None:
+    """transformers takes one of the two, by the shards' order and not by the index."""
+    folder = write(tmp_path / "model", shard="20KB")
+    last = sorted(folder.glob("model-*.safetensors"))[-1]
+    doubled = load_file(last) | {"model.layers.1.mlp.up_proj.weight": torch.zeros(64, 32)}
+    save_file(doubled, last, metadata={"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.weight stands in two shards" in check(folder, capsys)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool])
+def test_whole_numbers_without_a_quantization_are_refused(dtype: torch.dtype, tmp_path: Path, capsys) -> None:
+    """transformers would take them for the weights themselves."""
+    folder = write(tmp_path / "model")
+    rename(folder, lambda found: {n: (50 * t).to(dtype) if "up_proj" in n else t for n, t in found.items()})
+    assert "layers.0.mlp.up_proj.weight is stored as whole numbers" in check(folder, capsys)
+
+
+@pytest.mark.parametrize("start", ["", "model."])
+def test_names_with_one_beginning_more_or_less_are_the_models_own(start: str, tmp_path: Path) -> None:
+    """transformers adds and takes away the one name it knows; the weights are those that were saved."""
+    folder = write(tmp_path / "model")
+    rename(folder, lambda found: {start + (n if start else n.removeprefix("model.")): t for n, t in found.items()})
+    saved, ids = random_model("llama", layers=3, hidden=32, vocab=len(chatml_tokenizer())), torch.arange(3, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(ChatModel.find(str(folder)).model(ids).logits, saved(ids).logits)
 
 
 def test_more_layers_than_weights_are_refused_without_loading(tmp_path: Path, capsys) -> None:
@@ -293,7 +323,15 @@ def test_a_fifo_in_a_files_place_is_not_waited_for(name: str, tmp_path: Path, ca
     assert f"{name}: is no regular file" in check(folder, capsys)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"weight_map": 3}', '{"weight_map": {"a": "../b.safetensors"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"weight_map": 3}',
+        *(json.dumps({"weight_map": {"a": name}}) for name in ("../b.safetensors", "", ".", "\x1b[31m", "b.bin")),
+    ],
+)
 def test_a_damaged_index_is_one_line(text: str, tmp_path: Path, capsys) -> None:
     folder = write(tmp_path / "model", shard="20KB")
     (folder / "model.safetensors.index.json").write_text(text)
@@ -335,3 +373,30 @@ def test_float16_that_overflows_says_bfloat16_before_anything_is_fitted(tmp_path
     assert len(error.value.lines) == 1
     whole = write(tmp_path / "whole")
     assert ChatModel.find(str(whole), changes={"dtype": "float16"}).model.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("xlnet", "lets earlier tokens see later ones: it is an encoder"),
+        ("roberta", "counts a prompt's positions in its own way"),
+        ("t5", r"\(T5ForConditionalGeneration\) cannot read a prompt of its own"),
+        ("small", r"has \d+ tokens and its embedding 200"),
+    ],
+)
+def test_a_model_that_is_loaded_already_is_tried_too(family: str, said: str) -> None:
+    """Nobody has asked before whether it is causal: its numbers would mean nothing, without a word."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = chatml_tokenizer()
+    vocab = len(tokenizer)
+    if family == "t5":
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+        model = T5ForConditionalGeneration(T5Config(vocab_size=vocab, **sizes))
+    elif family == "small":
+        model = random_model("llama", layers=2, hidden=32, vocab=200)
+    else:
+        model = random_model(family, layers=2, hidden=64, vocab=vocab, **MORE[family])
+    (line,) = LoadedModel.of(model, tokenizer).check()
+    assert re.search(said, line) and "\n" not in line
+    assert LoadedModel.of(random_model("llama", layers=2, hidden=32, vocab=vocab), tokenizer).check() == []

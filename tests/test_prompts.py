@@ -210,6 +210,24 @@ def test_show_tokens_marks_what_is_steered() -> None:
     assert lines[2] == "answers: 29909 'A', 29933 'B'"
 
 
+def test_show_tokens_keeps_a_prompt_on_one_line() -> None:
+    """Gemma's vocabulary holds the line break itself, where others have a sign for it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["(", ")", "A", "B", "\n", "\n\n", "Q", "Response", "Input", ":", " ", "?"]
+    backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="?"))  # noqa: S106
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(" ", "isolated"), pre_tokenizers.Punctuation()]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")  # noqa: S106
+    apply_template(tokenizer, "caa_base")
+    lines = show_tokens(tokenizer, choice_prompt(tokenizer, [{"role": "user", "content": "Q"}], "AB")).splitlines()
+    assert lines[0] == "Input :   Q \\n Response «:» « » «(»"
+    assert len(lines) == 3
+
+
 @needs_data
 @pytest.mark.parametrize(("make", "step"), [(llama2_tokenizer, 1), (chatml_tokenizer, 10)])
 def test_every_published_item_ends_at_its_letter(make: Callable[[], PreTrainedTokenizerBase], step: int) -> None:

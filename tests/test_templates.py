@@ -19,6 +19,7 @@ from small_behavior import write_behavior
 from caa_bench.__main__ import main
 from caa_bench.errors import UserError
 from caa_bench.interventions import SystemPrompt
+from caa_bench.models import templates
 from caa_bench.models.model import ChatModel
 from caa_bench.models.prompts import (
     answered_prompt,
@@ -192,12 +193,80 @@ def test_a_template_that_knows_the_date_says_the_same_on_every_day(monkeypatch: 
     assert "The chat template knows the date; it was told 2024-07-26 in every prompt." in notes.lines()
 
 
+@pytest.mark.parametrize("directive", sorted(templates._TIMES))
+def test_each_part_of_the_date_is_what_strftime_writes(directive: str) -> None:
+    assert templates._TIMES[directive] == templates.CLOCK.strftime(directive)
+
+
 @pytest.mark.parametrize(
-    ("random", "named"), [("{{ ['a', 'b'] | random }}", "the filter `random`"), ("{{ lipsum() }}", "`lipsum`")]
+    ("random", "named"),
+    [
+        ("{{ ['a', 'b'] | random }}", "the filter `random`"),
+        ("{{ lipsum() }}", "`lipsum`"),
+        ("{% generation %}{{ ['a', 'b'] | random }}{% endgeneration %}", "the filter `random`"),
+    ],
 )
 def test_a_template_that_draws_at_random_is_refused(random: str, named: str) -> None:
     with pytest.raises(UserError, match=f"draws at random .{named}"):
         chat_prompt(chatml_tokenizer(template=random + CHATML_TEMPLATE), USER)
+
+
+def test_a_template_that_writes_an_address_of_the_process_is_refused() -> None:
+    with pytest.raises(UserError, match=r"raise_exception at 0x.*is another in each process") as error:
+        chat_prompt(chatml_tokenizer(template="{{ raise_exception }}" + CHATML_TEMPLATE), USER)
+    assert len(error.value.lines) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "('Hello' if m['role'] == 'user' else m['content'])",
+        "m['content'].split('\n')[0]",
+        "m['content'] | replace('(A) Y', '(A) y')",
+    ],
+    ids=["nothing", "one line", "another letter"],
+)
+def test_a_template_that_leaves_out_what_the_user_says_is_refused(said: str) -> None:
+    """Every item would be the same question, or half of it, with a number for each."""
+    with pytest.raises(UserError, match=r"leaves out or changes what the user says \('Can you help") as error:
+        choice_prompt(chatml_tokenizer(template=CHATML_TEMPLATE.replace("m['content']", said)), USER, "AB")
+    assert len(error.value.lines) == 1
+
+
+def test_space_around_the_users_words_may_go() -> None:
+    stripped = CHATML_TEMPLATE.replace("m['content']", "m['content'].strip()")
+    asked = [{"role": "user", "content": f"\n {QUESTION} "}]
+    assert conversation_text(chatml_tokenizer(template=stripped), asked).count(QUESTION) == 1
+
+
+def test_a_system_text_that_the_user_says_too_is_not_taken_for_written() -> None:
+    """The template leaves the system's out: the user's own `Yes` does not stand for it."""
+    drops = "{% for m in messages if m['role'] != 'system' %}" + CHATML_TEMPLATE.split("%}", 1)[1]
+    said = conversation_text(chatml_tokenizer(template=drops), [{"role": "system", "content": "Yes"}, *USER])
+    assert f"<|im_start|>user\nYes\n\n{QUESTION}<|im_end|>" in said
+
+
+def test_several_templates_without_a_default_are_one_line() -> None:
+    tokenizer = chatml_tokenizer()
+    tokenizer.chat_template = {"rag": CHATML_TEMPLATE, "tool_use": CHATML_TEMPLATE}
+    with pytest.raises(UserError, match="several chat templates and none is the default") as error:
+        chat_prompt(tokenizer, USER)
+    assert len(error.value.lines) == 1
+    tokenizer.chat_template = {"default": CHATML_TEMPLATE, "tool_use": NO_SYSTEM_TEMPLATE}
+    assert chat_prompt(tokenizer, USER) == chat_prompt(chatml_tokenizer(), USER)
+
+
+def test_a_default_that_an_empty_system_text_does_not_replace_is_said() -> None:
+    stays = DEFAULT_SYSTEM.replace("messages[0]['role'] != 'system'", "not messages[0]['role'] == 'system' or not s")
+    tokenizer = chatml_tokenizer(
+        template="{% set s = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
+        + stays.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' or m['content'] %}")
+    )
+    assert conversation_text(tokenizer, SystemPrompt(variant="empty").rewrite(USER)) == conversation_text(
+        tokenizer, USER
+    )
+    (said,) = template_notes(tokenizer).lines()
+    assert said.endswith("replaces it but an empty one, so that `system_prompt_empty` is the same as `none`.")
 
 
 def test_what_the_template_says_by_itself_is_noted(tmp_path: Path) -> None:
@@ -221,8 +290,6 @@ def test_where_a_system_text_goes_is_noted() -> None:
 
 def test_the_prompt_as_rendered_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files stay as they are: whatever else changes what the template writes changes the key."""
-    from caa_bench.models import templates
-
     saved(tmp_path / "model", chatml_tokenizer(template=DATED))
     before = ChatModel.find(str(tmp_path / "model")).fingerprint()
     assert ChatModel.find(str(tmp_path / "model")).fingerprint() == before

@@ -13,6 +13,11 @@ from small_behavior import write_behavior
 from small_runs import manifest
 
 from caa_bench.__main__ import main
+from caa_bench.engine.generate import Continuation
+from caa_bench.evaluators.judging import answers_to_judge, only_thoughts
+from caa_bench.evaluators.spoken import Said
+from caa_bench.judges import Asked
+from caa_bench.models.loading import Loading
 from caa_bench.models.model import ChatModel
 from caa_bench.models.prompts import chat_prompt, thinking_prompt
 from caa_bench.runs.rows import RowStore
@@ -122,6 +127,39 @@ def test_without_a_budget_the_thought_is_closed_at_once(tmp_path: Path) -> None:
         while len(ids) - len(prompt.ids) < WORDS and (token := greedy(chat.model, ids)) not in chat.stop_ids:
             ids.append(token)
         assert row["text"] == chat.text_of(ids[len(prompt.ids) :])
+
+
+@pytest.mark.parametrize(
+    ("said", "thought", "text"),
+    [
+        ("Yes, gladly.", None, "Yes, gladly."),
+        ("<think>\nIt is asked.\n</think>\n\nYes, gladly.", "<think>\nIt is asked.\n</think>", "Yes, gladly."),
+        ("<think>\nIt is asked, so I", "<think>\nIt is asked, so I", ""),
+        (" [THINK]a[/THINK]No <think> of it", "[THINK]a[/THINK]", "No <think> of it"),
+        ("I <think>so</think>.", None, "I <think>so</think>."),
+        ("<think></think>", "<think></think>", ""),
+    ],
+)
+def test_a_thought_that_a_model_opens_by_itself_is_no_part_of_its_answer(
+    said: str, thought: str | None, text: str
+) -> None:
+    """A judge would rate the first words of the thought as the answer."""
+    tokenizer = chatml_tokenizer()
+    chat = ChatModel(name="here", loading=Loading(), _tokenizer=tokenizer)
+    ids = tuple(tokenizer(said, add_special_tokens=False)["input_ids"])
+    answer = Continuation(ids=ids, ended="length", log_probs=(0.0,) * len(ids))
+    found = Said(thought=None, answer=answer).texts(chat)
+    assert (found.get("thought"), found["text"]) == (thought, text)
+
+
+def test_answers_that_are_nothing_but_a_thought_are_counted() -> None:
+    rows = [{"text": "Yes."}, {"text": "", "thought": "<think> Hm"}, {"text": None}, {"text": "", "thought": "<think>"}]
+    assert only_thoughts(rows, most=60) == (
+        "open_ended: 2 of 4 answers are a thought that 60 tokens did not end, so there is nothing to judge in them; "
+        "raise open_ended.max_new_tokens"
+    )
+    assert only_thoughts(rows[:1], most=60) == ""
+    assert answers_to_judge([row | {"question": "Why?"} for row in rows]) == [Asked(question="Why?", text="Yes.")]
 
 
 @pytest.mark.parametrize(

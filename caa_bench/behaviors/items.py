@@ -222,8 +222,9 @@ def _pair(item: Item, number: int, order: Sequence[int]) -> Pair:
 
 
 def same_text(text: str) -> str:
-    """The text up to case and spaces: equal where a reader would call two texts the same."""
-    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
+    """The text up to case, spaces and what has no shape: equal where a reader would call two texts the same."""
+    shown = "".join(one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one) != "Cf")
+    return " ".join(shown.split()).casefold()
 
 
 def same_key(item: Item) -> tuple[str, ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from caa_bench.evaluators.base import Aftermath, Row
 from caa_bench.judges import Asked, Judge, Judgement
 from caa_bench.judges.judgements import FILE, Judgements, judgement_key
+from caa_bench.storage.row_kinds import THOUGHT
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,22 @@ def answers_to_judge(rows: Sequence[Row]) -> list[Asked]:
     """Every different answer, in the rows' order. An empty one says nothing that could be judged."""
     found = (Asked(question=row["question"], text=row["text"]) for row in rows if row["text"])
     return list(dict.fromkeys(found))
+
+
+def only_thoughts(rows: Iterable[Row], *, most: int) -> str:
+    """A line where answers are nothing but a thought, in which there is nothing to judge; "" elsewhere.
+
+    Args:
+        most: tokens that an answer may have.
+    """
+    texts = [(row["text"], row.get(THOUGHT)) for row in rows]
+    cut = sum(bool(thought) and text == "" for text, thought in texts)
+    if not cut:
+        return ""
+    return (
+        f"open_ended: {cut} of {len(texts)} answers are a thought that {most} tokens did not end, so there is nothing "
+        "to judge in them; raise open_ended.max_new_tokens"
+    )
 
 
 def _judge(judge: Judge, waiting: Sequence[tuple[str, Asked]], kept: Judgements, work: Aftermath) -> Iterator[str]:

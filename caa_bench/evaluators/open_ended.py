@@ -6,6 +6,7 @@ the finished rows, so that another try at a judge generates nothing again.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,13 +20,14 @@ from caa_bench.judges import Judge, registry
 from caa_bench.models.prompts import after_thought, chat_prompt, thinking_prompt
 from caa_bench.models.turns import answer_form
 from caa_bench.storage.files import content_seed
-from caa_bench.storage.row_kinds import THOUGHT
 
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior, OpenQuestion
     from caa_bench.behaviors.items import Protocol
     from caa_bench.models.model import ChatModel
     from caa_bench.models.prompts import Prompt
+
+logger = logging.getLogger(__name__)
 
 DEFAULT = "default"
 MOST_NEW_TOKENS = 32_768
@@ -184,8 +186,10 @@ class OpenEnded(Evaluator):
 
     def afterwards(self, work: Aftermath) -> list[str]:
         """Let the judges score what they have not scored yet."""
-        from caa_bench.evaluators.judging import judge_answers
+        from caa_bench.evaluators.judging import judge_answers, only_thoughts
 
+        if line := only_thoughts(work.rows.answers(), most=self.decoded()):
+            logger.warning(line)
         return judge_answers(self._judges(work.behavior, work.chat), work)
 
     def _judges(self, behavior: Behavior, chat: ChatModel) -> list[Judge]:
@@ -214,13 +218,11 @@ class OpenEnded(Evaluator):
     def _row(self, item: OpenQuestion, treatment: Treatment, said: Said, *, seed: int, chat: ChatModel) -> Row:
         answer, log_prob = said.answer, _sum(said.answer.log_probs)
         finite = log_prob is not None
-        thought = {} if said.thought is None else {THOUGHT: chat.text_of(said.thought)}
-        return thought | {
+        return (said.texts(chat) if finite else {"text": None}) | {
             "cell": treatment.cell,
             "item": item.id,
             "cluster": item.cluster,
             "question": item.question,
-            "text": chat.text_of(answer.ids) if finite else None,
             "tokens": len(answer.ids),
             "ended": answer.ended,
             "temperature": self.config.temperature,

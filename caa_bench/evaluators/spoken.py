@@ -1,7 +1,7 @@
 """What a model says in its own words under each condition: a thought where it may have one, then the answer.
 
-A thought is for templates whose prompt opens `<think>`. It is ended within its budget and kept apart from the answer;
-vectors steer it as they steer the answer. Shapes: N prompts, C conditions.
+A thought is for templates whose prompt opens `<think>`. It is ended within its budget and kept apart from the answer,
+as is one that a model opens by itself; vectors steer it as they steer the answer. Shapes: N prompts, C conditions.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from caa_bench.judges.replies import thought_in_front
 from caa_bench.models.prompts import Prompt, after_thought
 from caa_bench.models.turns import THOUGHT_ENDS
 from caa_bench.storage.files import content_seed
+from caa_bench.storage.row_kinds import THOUGHT
 
 if TYPE_CHECKING:
     from caa_bench.engine.edit import Edit
@@ -49,6 +51,22 @@ class Said:
 
     thought: tuple[int, ...] | None
     answer: Continuation
+
+    def texts(self, chat: ChatModel) -> dict[str, str]:
+        """The answer as `text`, and the thought, where there is one, as THOUGHT.
+
+        Some models open a thought without being asked. It is no answer either, and where the limit cuts it off there
+        is none: judges get an empty text, which is missing.
+        """
+        if self.thought is not None:
+            return {THOUGHT: chat.text_of(self.thought), "text": chat.text_of(self.answer.ids)}
+        ids = self.answer.ids
+        size = thought_in_front(chat.tokenizer.decode(list(ids)))
+        if size == 0:
+            return {"text": chat.text_of(ids)}
+        lengths = (len(chat.tokenizer.decode(list(ids[:count]))) for count in range(len(ids) + 1))
+        first = len(ids) if size is None else next(count for count, length in enumerate(lengths) if length >= size)
+        return {THOUGHT: chat.text_of(ids[:first]), "text": chat.text_of(ids[first:])}
 
 
 def spoken(

@@ -7,13 +7,22 @@ import math
 import re
 from collections.abc import Iterator
 
-_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_THOUGHT_BEGINS = re.compile(r"<(think|thinking|thought|reasoning)>", re.IGNORECASE)
-_THOUGHT_ENDS = re.compile(r".*</(think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
+# How families write where a thought begins and ends: tags, Mistral, Cohere, Kimi, and the channels of gpt-oss.
+_TAG = r"(?:seed:)?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis)"
+_BEGINS = rf"(?:<{_TAG}(?:\s[^<>]*)?>|\[THINK\]|<\|START_THINKING\|>|◁think▷|<\|channel\|>(?:analysis|commentary))"
+_ENDS = rf"(?:</{_TAG}>|\[/THINK\]|<\|END_THINKING\|>|◁/think▷|<\|channel\|>final(?:<\|message\|>)?)"
+_THOUGHT = re.compile(f"{_BEGINS}.*?{_ENDS}", re.DOTALL | re.IGNORECASE)
+_THOUGHT_BEGINS = re.compile(_BEGINS, re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(f".*{_ENDS}", re.DOTALL | re.IGNORECASE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
-_NUMBER = r"(\d{1,2}(?:\.\d+)?)(?:\s*/\s*10|\s+out\s+of\s+10)?(?![\d/])"
+# What may not follow: more of the number, a range, or another scale than 0-10.
+_OTHERWISE = (
+    r"[\d/%]|\.\d|\s*(?:%|percent|[-–—~,]\s*\d|(?:or|to)\s+\d)"
+    r"|\s*(?:\w+\s+)?\(?out\s+of|\s+on\s+a\s+scale\s+(?:of|from)\s+(?!0\s*(?:to|-|–)\s*10\b)"
+)
+_NUMBER = rf"(\d{{1,2}}(?:\.\d+)?)(?:\s*/\s*10|\s+out\s+of\s+10)?(?!{_OTHERWISE})"
 _ALONE = re.compile(rf"\s*(?:{_NUMBER})\s*\.?\s*")
-_NAMED = re.compile(rf"\b(?:score|rating)\b\s*(?:is|:|=)\s*{_NUMBER}(?!\.\d)", re.IGNORECASE)
+_NAMED = re.compile(rf"\b(?:score|rating)\b\s*(?:is|:|=)\s*{_NUMBER}", re.IGNORECASE)
 _MARKUP = re.compile(r"[*_`\"'“”]+")
 
 
@@ -24,6 +33,14 @@ def without_thoughts(reply: str) -> str | None:
     """
     said = _THOUGHT_ENDS.sub("", _THOUGHT.sub("", reply))
     return None if _THOUGHT_BEGINS.search(said) else said
+
+
+def thought_in_front(text: str) -> int | None:
+    """How many characters of a text are a thought that it begins with: 0 for none, None where it does not end."""
+    if not (begun := re.compile(rf"\s*{_BEGINS}", re.IGNORECASE).match(text)):
+        return 0
+    ends = re.compile(_ENDS, re.IGNORECASE).search(text, begun.end())
+    return ends.end() if ends else None
 
 
 def parse_score(reply: str) -> float | None:
@@ -64,7 +81,7 @@ def _in_objects(said: str) -> Iterator[float]:
 
 
 def _scaled(values: list[float]) -> float | None:
-    """Their one value over 10; None where there are several, or it is out of range."""
-    if len(set(values)) != 1 or not 0 <= values[0] <= 10:
+    """Their one value over 10; None where there are several, or it is out of range; .7 may be 7 of 10 or .7 of 10."""
+    if len(set(values)) != 1 or not 0 <= values[0] <= 10 or 0 < values[0] < 1:
         return None
     return values[0] / 10

@@ -5,11 +5,12 @@ Merged and not wrapped, so that vectors, prompts and further finetunes stand on 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import UserError
-from caa_bench.models.model_files import CONFIG, tensor_shapes
+from caa_bench.models.model_files import CONFIG, tensors
 from caa_bench.storage.files import read_json
 from caa_bench.storage.paths import is_file, is_folder
 from caa_bench.storage.safe_text import terminal_safe
@@ -41,26 +42,35 @@ def base_of(source: str) -> str | None:
 
 
 def with_adapter(model: PreTrainedModel, source: str) -> PreTrainedModel:
-    """The base model with an adapter's update added to its weights, every tensor of it used.
+    """The base model with an adapter's update added to its weights, every tensor of it used and none made up.
 
     Raises:
-        UserError: it is no LoRA, or a tensor of it has no place in the base model.
+        UserError: it is no LoRA, a tensor of it has no place in the base model, or one that its settings ask for is not
+            there.
     """
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
     try:
-        wrapped: Any = PeftModel.from_pretrained(model, source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it misses is said below in a line
+            wrapped: Any = PeftModel.from_pretrained(model, source)
     except Exception as error:
         why = terminal_safe((str(error).strip() or type(error).__name__).splitlines()[0])
         raise UserError(
             f"model: peft cannot put the adapter {source!r} onto its base ({why}); give the base that it was trained on"
         ) from error
-    stored = set(tensor_shapes(Path(source) / WEIGHTS))
-    if unused := sorted(stored - set(get_peft_model_state_dict(wrapped))):
+    stored, placed = set(tensors(Path(source) / WEIGHTS)), set(get_peft_model_state_dict(wrapped))
+    if unused := sorted(stored - placed):
         raise UserError(
             f"model: the adapter {source!r} holds {unused[0]}, which its base has no place for; give the base that it "
             "was trained on"
+        )
+    # peft makes up what is not there, mostly as an update of zeros
+    if missing := sorted(name for name in placed - stored if "lora_" in name):
+        raise UserError(
+            f"model: the adapter {source!r} lacks {missing[0]}, which its {SETTINGS} asks for; save the adapter again "
+            "with save_pretrained"
         )
     if not hasattr(wrapped, "merge_and_unload"):
         raise UserError(f"model: the adapter {source!r} cannot be merged into its base; give a LoRA adapter")

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from caa_bench.errors import UserError
+from caa_bench.models.hub import first_line
 from caa_bench.models.loading import PLAIN_TEMPLATE, Loading
 from caa_bench.models.model import ChatModel
 from caa_bench.models.templates import apply_template
 from caa_bench.models.turns import answer_form
+from caa_bench.models.weights import refuse_untried
 from caa_bench.storage.files import content_key
+from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,11 +51,21 @@ class LoadedModel(ChatModel):
         return cls(name=name, loading=loading, _model=model, _tokenizer=own)
 
     def check(self) -> list[str]:
-        """One line where nothing says at which token an answer begins."""
+        """One line where nothing says at which token an answer begins, or the model is none that answers by itself.
+
+        The same trials as of a model by name: nobody else has asked whether it is causal, counts positions from 0 and
+        knows the tokenizer's tokens.
+        """
         try:
             answer_form(self.tokenizer)
+            refuse_untried(self.name, self.model, self.tokenizer)
         except UserError as error:
             return list(error.lines)
+        except Exception as error:  # a decoder that waits for an encoder, say
+            return [
+                f"model: {self.name!r} ({type(self.model).__name__}) cannot read a prompt of its own "
+                f"({terminal_safe(first_line(error))}); give a causal language model"
+            ]
         return []
 
     def free(self) -> None:

@@ -16,12 +16,7 @@ from caa_bench.models.adapters import with_adapter
 from caa_bench.models.memory import out_of_memory
 from caa_bench.models.templates import apply_template
 from caa_bench.models.turns import PROBE_QUESTION, answer_form
-from caa_bench.models.weights import (
-    refuse_looking_ahead,
-    refuse_other_positions,
-    refuse_other_weights,
-    refuse_unknown_tokens,
-)
+from caa_bench.models.weights import refuse_other_weights, refuse_untried
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
@@ -106,17 +101,15 @@ def load_model(chat: ChatModel) -> PreTrainedModel:
         # bitsandbytes repacks 4-bit weights on such CPUs in eval mode; every later QLoRA gradient would be exactly 0
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    rows = model.get_input_embeddings().num_embeddings
-    refuse_unknown_tokens(chat.source, chat.tokenizer, rows=rows)
-    if (chat.tokenizer.pad_token_id or 0) >= rows:  # a tokenizer's class may bring its own, which training pads with
-        chat.tokenizer.pad_token = chat.tokenizer.eos_token
     try:
-        refuse_looking_ahead(chat.source, model.eval())
-        refuse_other_positions(chat.source, model)
+        refuse_untried(chat.source, model.eval(), chat.tokenizer)
     except UserError:
         raise
     except Exception as error:
         raise _unloadable(chat, error) from error
+    rows = model.get_input_embeddings().num_embeddings
+    if (chat.tokenizer.pad_token_id or 0) >= rows:  # a tokenizer's class may bring its own, which training pads with
+        chat.tokenizer.pad_token = chat.tokenizer.eos_token
     return model
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ _MOST = {**dict.fromkeys(_COUNTED, 10**7), **dict.fromkeys(LAYERS, 10**4), **dic
 # Quantized files pack up to 8 weights into a number; one matrix this many times larger than the file is a mistake that
 # transformers would first fill with random values.
 _PACKED = 32
+_SHARD = re.compile(r"[\w.-]+\.safetensors")
+_WHOLE_NUMBERS = re.compile(r"[IU]\d+|BOOL")
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 _OTHER_HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MaskedLM", "RewardModel")
 
@@ -83,7 +86,9 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS] if is_file(folder / WEIGHTS) else []
     index = read_json(folder / INDEX)
     table = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(table, dict) or not all(isinstance(name, str) and "/" not in name for name in table.values()):
+    if not isinstance(table, dict) or not all(
+        isinstance(name, str) and _SHARD.fullmatch(name) for name in table.values()
+    ):
         raise UserError(f"{terminal_safe(str(folder / INDEX))}: names no shards; download the model again")
     return [folder / name for name in sorted(set(table.values()))]
 
@@ -133,8 +138,24 @@ def folder_mistakes(folder: Path) -> list[str]:
 
 
 def _against_weights(shown: str, config: dict[str, Any], files: list[Path]) -> list[str]:
-    """What config.json says against the tensors' names and shapes."""
-    shapes = {name: shape for path in files for name, shape in tensor_shapes(path).items()}
+    """What config.json says against the tensors' names, types and shapes."""
+    stored: dict[str, Stored] = {}
+    for path in files:
+        held = tensors(path)
+        if twice := sorted(stored.keys() & held):  # which of the two is read depends on the shards' order
+            return [f"model: {shown}: {terminal_safe(twice[0])} stands in two shards; download the model again"]
+        stored |= held
+    whole = sorted(name for name, one in stored.items() if len(one.shape) == 2 and _WHOLE_NUMBERS.match(one.dtype))
+    if whole and not config.get("quantization_config"):
+        return [
+            f"model: {shown}: {terminal_safe(whole[0])} is stored as whole numbers, and config.json names no "
+            "quantization that says what they stand for; give the model's own config.json"
+        ]
+    return _against_shapes(shown, config, {name: one.shape for name, one in stored.items()})
+
+
+def _against_shapes(shown: str, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """The same of names and shapes alone."""
     numbers = {int(found[1]) for name in shapes if (found := _BLOCK.search(name))}
     count = size_in(config, LAYERS)
     if count is not None and numbers and count > max(numbers) + 1:
@@ -156,8 +177,21 @@ def _against_weights(shown: str, config: dict[str, Any], files: list[Path]) -> l
     return []
 
 
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor in a safetensors file, from its header.
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A tensor as a safetensors file's header describes it.
+
+    Args:
+        dtype: as safetensors calls it: F32, BF16, I8, ...
+        shape: its sizes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def tensors(path: Path) -> dict[str, Stored]:
+    """Each tensor in a safetensors file by name, from its header.
 
     Raises:
         UserError: it is not such a file.
@@ -168,7 +202,11 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             if not 0 < size < min(path.stat().st_size, 10**8):
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(size))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        return {
+            name: Stored(dtype=str(entry["dtype"]), shape=tuple(entry["shape"]))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise UserError(
             f"{terminal_safe(str(path))}: not a complete safetensors file ({terminal_safe(str(error))}); "

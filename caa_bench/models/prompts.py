@@ -160,9 +160,9 @@ def choice_prompt(
 
 def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     """The prompt token by token, the steered ones marked as `«token»`, then these and the answer's tokens with ids."""
-    tokens = tokenizer.convert_ids_to_tokens(list(prompt.ids))
+    tokens = [_shown(token) for token in tokenizer.convert_ids_to_tokens(list(prompt.ids))]
     first = prompt.first_position
-    steered = [f"{i} {token!r}" for i, token in zip(prompt.ids[first:], tokens[first:], strict=True)]
+    steered = [f"{i} '{token}'" for i, token in zip(prompt.ids[first:], tokens[first:], strict=True)]
     lines = [
         " ".join([*tokens[:first], *(f"«{token}»" for token in tokens[first:])]),
         f"steered from position {first} of {len(tokens)} on: {', '.join(steered)}",
@@ -172,9 +172,14 @@ def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
         lines.append("answers: " + ", ".join(f"{i} {name!r}" for i, name in zip(prompt.candidates, names, strict=True)))
     if isinstance(prompt, AnsweredPrompt):
         begins = prompt.answer_position
-        said = [f"{i} {token!r}" for i, token in zip(prompt.ids[begins:], tokens[begins:], strict=True)]
+        said = [f"{i} '{token}'" for i, token in zip(prompt.ids[begins:], tokens[begins:], strict=True)]
         lines.append(f"measured from position {begins} on: {', '.join(said)}")
     return "\n".join(lines)
+
+
+def _shown(token: str) -> str:
+    """A token on one line: some vocabularies hold the line break itself."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in token)
 
 
 def _instruction_end(tokenizer: PreTrainedTokenizerBase, text: AnsweredText, ids: Sequence[int]) -> int:

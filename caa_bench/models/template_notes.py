@@ -30,6 +30,7 @@ class TemplateNotes:
         system_place: where a system text goes: the template's own `system` turn, or in front of the `user`'s words
             where the template has no place for it.
         header: what stands between the prompt and an answer (an empty thought, a channel's marker).
+        empty_system: what the template says of its own where the system text is empty; "" for most.
     """
 
     key: str
@@ -38,15 +39,21 @@ class TemplateNotes:
     default_system: str
     system_place: Literal["system", "user"]
     header: str
+    empty_system: str = ""
 
     def lines(self) -> list[str]:
         """What a reader should know of it, a sentence each; none for a template that adds nothing."""
         said = []
         if self.default_system:
             shown = self.default_system[:_SHOWN] + ("..." if len(self.default_system) > _SHOWN else "")
+            empty = (
+                "but an empty one, so that `system_prompt_empty` is the same as `none`"
+                if self.empty_system
+                else "(`system_prompt_empty` leaves it out)"
+            )
             said.append(
                 f"The chat template says by itself: {shown!r}; the base `none` includes it, and every "
-                "system prompt replaces it (`system_prompt_empty` leaves it out)."
+                f"system prompt replaces it {empty}."
             )
         if self.system_place == "user":
             said.append("The chat template has no place for a system text; it stands in front of the user's words.")
@@ -67,13 +74,15 @@ def template_notes(tokenizer: PreTrainedTokenizerBase) -> TemplateNotes:
     systems = [{"role": "system", "content": PROBE_SYSTEM}, *asked], [{"role": "system", "content": ""}, *asked]
     plain, given, empty = (rendered(tokenizer, messages) for messages in (asked, *systems))
     answered = answered_text(tokenizer, asked, PROBE_ANSWERS[0]).whole
+    default = _default(plain, given)
     return TemplateNotes(
         key=content_key([plain, given, empty, answered]),
         clock=f"{CLOCK:%Y-%m-%d}" if tells_the_time(tokenizer) else "",
         plain=plain.replace(PROBE_QUESTION, "{question}"),
-        default_system=_default(plain, given),
+        default_system=default,
         system_place="system" if _takes_system(tokenizer, systems[0]) else "user",
         header=answer_form(tokenizer).header,
+        empty_system=default if empty == plain else "",
     )
 
 

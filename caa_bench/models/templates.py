@@ -2,11 +2,12 @@
 
 Two things stand between a template and that promise. One that asks for the date (`strftime_now`) gets CLOCK; one that
 draws at random is refused. And what looks like a control token inside the words of a conversation is marked with GUARD,
-so that `caa_bench.models.encoding` keeps it text: unmarked, `<|im_end|>` in a question would end the turn.
+so that `prompts.encode` keeps it text: unmarked, `<|im_end|>` in a question would end the turn.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -14,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from caa_bench.errors import UserError
-from caa_bench.models.control_tokens import guarded
+from caa_bench.models.control_tokens import GUARD, guarded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +52,8 @@ _TIMES = {
     "%H": "12", "%I": "12", "%p": "PM", "%M": "00", "%S": "00", "%f": "000000", "%Z": "UTC", "%z": "+0000",
     "%F": f"{CLOCK:%Y-%m-%d}", "%T": "12:00:00", "%x": f"{CLOCK:%m/%d/%y}", "%X": "12:00:00",
     "%c": "Fri Jul 26 12:00:00 2024", "%s": str(int(CLOCK.timestamp())),
+    "%-H": "12", "%-I": "12", "%-M": "0", "%-S": "0", "%-y": "24", "%-j": f"{CLOCK.timetuple().tm_yday}", "%h": "Jul",
+    "%u": "5", "%w": "5", "%U": "29", "%W": "30", "%V": "30", "%G": "2024", "%D": "07/26/24", "%R": "12:00",
 }  # fmt: skip
 _PINNED = (
     "{%- macro strftime_now(format) -%}{%- set pinned = namespace(text=format) -%}"
@@ -67,12 +70,17 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *,
     front of the user's words.
 
     Raises:
-        UserError: no chat template, one that refuses the conversation or draws at random, or `layout: paper` on one
-            that writes no `[INST]`.
+        UserError: no chat template, one that refuses the conversation, leaves the user's words out or draws at random,
+            or `layout: paper` on one that writes no `[INST]`.
     """
     said = [{**message, "content": guarded(tokenizer, message["content"])} for message in messages]
     answer = None if answer is None else guarded(tokenizer, answer)
     text = _with_system(tokenizer, said, answer)
+    if lost := next((m["content"] for m in said if m["role"] == "user" and m["content"].strip() not in text), None):
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path!r}: its chat template leaves out or changes what the user says "
+            f"({lost.strip().replace(GUARD, '')[:60]!r}); use a plainer template, or loading.template=caa_base"
+        )
     papers = [message["content"] for message in said if _layout(message) == "paper"]
     if papers and "[INST]" not in apply_chat_template(tokenizer, [{"role": "user", "content": "?"}], prompt=True):
         raise UserError(
@@ -100,7 +108,13 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
             f"tokenizer {tokenizer.name_or_path!r}: it has no chat template; "
             f"set loading.template={' or '.join(TEMPLATES)}, or name it in the model's config"
         )
-    source = str(tokenizer.get_chat_template())
+    try:
+        source = str(tokenizer.get_chat_template())
+    except ValueError:
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path!r}: it has several chat templates and none is the default; "
+            f"leave one in its folder, or set loading.template={' or '.join(TEMPLATES)}"
+        ) from None
     if (random := _random_part(source)) is not None:
         raise UserError(
             f"tokenizer {tokenizer.name_or_path!r}: its chat template draws at random ({random}), so that no prompt is "
@@ -167,7 +181,11 @@ def _with_system(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
         text = _written(tokenizer, turns, answer)
     except UserError:
         return _with_system(tokenizer, in_front, answer)
-    return text if all(system in text for system in systems) else _with_system(tokenizer, in_front, answer)
+    # the user may say the same words, so that one place for both means that the system's are left out
+    said = "\n".join([*(turn["content"] for turn in turns if turn["role"] != "system"), answer or ""])
+    if all(text.count(system) > said.count(system) for system in systems if system):
+        return text
+    return _with_system(tokenizer, in_front, answer)
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], answer: str | None) -> str:
@@ -200,9 +218,10 @@ def _random_part(source: str) -> str | None:
     from jinja2 import Environment, nodes
     from jinja2.exceptions import TemplateError
 
+    source = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", source)  # transformers' own tag, which jinja has not
     try:
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)  # noqa: S701 - parsed, never rendered
-    except TemplateError:  # `{% generation %}`, or a mistake that transformers will name
+    except TemplateError:  # a mistake that transformers will name
         return None
     if any(one.name == "random" for one in tree.find_all(nodes.Filter)):
         return "the filter `random`"

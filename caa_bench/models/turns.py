@@ -32,6 +32,7 @@ PROBE_ANSWERS = ("(A)", "No words at all.")
 _OPEN, _CLOSE = "<think>", "</think>"
 THOUGHT_ENDS = _CLOSE
 _EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
+_ADDRESS = re.compile(r"\w+ at 0x[0-9a-f]{6,}>")
 _forms: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, AnswerForm]] = WeakKeyDictionary()
 
 
@@ -124,6 +125,11 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
     asked = [{"role": "user", "content": PROBE_QUESTION}]
     prompt = apply_chat_template(tokenizer, asked, prompt=True)
+    if address := _ADDRESS.search(prompt):
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path!r}: its chat template writes {address[0]!r}, which is another in "
+            "each process; use a template without it"
+        )
     forms = set()
     for answer in PROBE_ANSWERS:
         turns = [*asked, {"role": "assistant", "content": answer}]

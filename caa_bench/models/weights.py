@@ -65,6 +65,17 @@ def refuse_other_weights(source: str, info: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_untried(source: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The three trials of a model and its tokenizer: tokens, causality, positions.
+
+    Raises:
+        UserError: see each of them.
+    """
+    refuse_unknown_tokens(source, tokenizer, rows=model.get_input_embeddings().num_embeddings)
+    refuse_looking_ahead(source, model)
+    refuse_other_positions(source, model)
+
+
 def refuse_unknown_tokens(source: str, tokenizer: PreTrainedTokenizerBase, *, rows: int) -> None:
     """Refuse a tokenizer with tokens that the embedding has no row for.
 

@@ -35,6 +35,13 @@ class Artifact:
     meta: dict[str, Any]
 
 
+_FITTED_SO = (
+    "nothing is kept, and another fit would end the same: check the model's weights and loading.dtype, or lower the "
+    "learning rate"
+)
+"""Of what was fitted just now: the numbers come from the model or the settings, and not from a damaged file."""
+
+
 def write_artifact(
     folder: Path,
     *,
@@ -65,7 +72,7 @@ def write_artifact(
         described = {}
         for name, data in _contents(staged, shown=folder):
             # Sorted, because safetensors loads them in no fixed order and equal artifacts must have equal bytes.
-            for tensor_name, tensor in sorted(_tensors(folder / name, data).items()):
+            for tensor_name, tensor in sorted(_tensors(folder / name, data, hint=_FITTED_SO).items()):
                 if name == _TENSORS:
                     described[tensor_name] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype)}
         files = folder_fingerprint(staged)
@@ -157,8 +164,12 @@ def _contents(folder: Path, *, shown: Path) -> Iterator[tuple[str, bytes]]:
             yield name, path.read_bytes()
 
 
-def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
-    """The finite tensors in a safetensors file; nothing for any other file."""
+def _tensors(path: Path, data: bytes, *, hint: str = "") -> dict[str, Tensor]:
+    """The finite tensors in a safetensors file; nothing for any other file.
+
+    Args:
+        hint: what to do about one that is not finite; "" to fit again.
+    """
     if path.suffix != ".safetensors":
         return {}
     from safetensors import SafetensorError
@@ -170,7 +181,7 @@ def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
         raise _damaged(path, f"not a safetensors file ({error})") from None
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise _damaged(path, f"tensor {name!r} holds NaN or infinity")
+            raise _damaged(path, f"tensor {name!r} holds NaN or infinity", hint)
     return tensors
 
 
@@ -193,6 +204,7 @@ def _rendered(manifest: dict[str, Any]) -> str:
     return to_json(manifest | {"sha256": content_key(manifest)}, indent=2) + "\n"
 
 
-def _damaged(path: Path, problem: str) -> UserError:
+def _damaged(path: Path, problem: str, hint: str = "") -> UserError:
     shown, problem = terminal_safe(str(path)), terminal_safe(problem)
-    return UserError(f"{shown}: {problem}; delete the folder {terminal_safe(str(path.parent))} and fit again")
+    hint = hint or f"delete the folder {terminal_safe(str(path.parent))} and fit again"
+    return UserError(f"{shown}: {problem}; {hint}")
