@@ -40,6 +40,33 @@ def lock_folder(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process works in a folder: a living one here, or one that another machine's note names.
+
+    What a killed process of this machine left behind does not count; of another machine's nobody can tell from here.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        known = json.loads((folder / ".lock-holder.json").read_bytes())
+        host, pid = str(known["host"]), int(known["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    try:  # the number may be another process's by now: then nobody holds the lock
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
 def _holder(path: Path) -> str:
     try:
         known = json.loads(path.read_bytes())
