@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -54,17 +56,36 @@ def is_held(folder: Path) -> bool:
         return False
     if host != socket.gethostname():
         return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if not is_alive(pid):
         return False
-    except PermissionError:
-        pass
     try:  # the number may be another process's by now: then nobody holds the lock
         with FileLock(folder / ".lock", timeout=0):
             return False
     except (Timeout, OSError):
         return True
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def place_of_process(folder: Path) -> Path:
+    """Where this process alone makes a folder that it then renames; what a dead one left in its own is cleared away.
+
+    On a file system whose locks do not hold, two that make the same must not mix their files.
+    """
+    host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())
+    for left in folder.parent.glob(f".{folder.name}.{host}.*.unfinished"):
+        if not is_alive(int(left.name.split(".")[-2])):
+            shutil.rmtree(left, ignore_errors=True)
+    return folder.parent / f".{folder.name}.{host}.{os.getpid()}.unfinished"
 
 
 def _holder(path: Path) -> str:
