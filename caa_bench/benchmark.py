@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from caa_bench.report import Report
+    from caa_bench.runs.replicas import Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Benchmark:
         fits: what is fitted (`artifacts`) and what could not be (`unfit`); the comparison goes on without the latter.
         search: how finely `tune` searches.
         tuning: what `tune` found; empty before.
+        replicas: copies of the model that share the batches (`runs/replicas.py`), where there are any.
 
     Raises:
         UserError: what a recipe of the same run would be refused for.
@@ -139,6 +141,7 @@ class Benchmark:
         self._checked = False
         self.search = Search()
         self.tuning: dict[str, Any] = {}
+        self.replicas: Replicas | None = None
 
     @classmethod
     def from_recipe(
@@ -284,7 +287,9 @@ class Benchmark:
             self.callbacks.tell("on_compare_begin", plan=plan, waiting=waiting, folder=self.folder)
             self.callbacks.tell("on_costs", lines=self.costs(Counter(cell.evaluator for cell in plan.cells)))
             chat = self.checks.ready() if waiting else self.chat
-            measurement = Measurement(chat, args=self.args, run=run, rows=rows, callbacks=self.callbacks)
+            measurement = Measurement(
+                chat, args=self.args, run=run, rows=rows, callbacks=self.callbacks, replicas=self.replicas
+            )
             failed = measurement.of(waiting, stop=stop)
             rows.rewrite_in_order(keys)
             work = Aftermath(chat=self.chat, behavior=self.behavior, run=run, rows=rows, stop=stop)
@@ -328,6 +333,7 @@ class Benchmark:
             run=run,
             callbacks=self.callbacks,
             stop=stop,
+            replicas=self.replicas,
         )
         vectors, bases = self.fits.possible(self.vectors), self.fits.possible(self.bases)
         self.tuning = tuned(bench, vectors, bases, loading=self.chat.loading, search=self.search)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from caa_bench.commands.base import Command, add_set, all_behaviors, overrides_of
 from caa_bench.errors import UserError
-from caa_bench.runs.jobs_matrix import AXES, Launch, cells, job_names, launch_key, make_job
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
+    from caa_bench.runs.jobs_matrix import Launch
 
 
 class LaunchCommand(Command):
@@ -89,6 +89,7 @@ def axes_of(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         UserError: an axis that is empty, given twice, or names something twice; a word that is no `key=value`.
     """
     from caa_bench.config.yaml_lines import parse
+    from caa_bench.runs.jobs_matrix import AXES
 
     axes: dict[str, list[str]] = {}
     rest = []
@@ -118,6 +119,7 @@ def prepare(axes: Mapping[str, Sequence[str]], *, recipe: str, overrides: Sequen
     """
     from caa_bench.benchmark import Benchmark
     from caa_bench.recipe import load_recipe
+    from caa_bench.runs.jobs_matrix import AXES, Launch, cells, job_names, launch_key, make_job
 
     plain = load_recipe(recipe, overrides)
     matrix: list[dict[str, str]] = []

@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from caa_bench.commands.launch_status import join
 from caa_bench.errors import UserError
-from caa_bench.runs.jobs import Job
-from caa_bench.runs.jobs_matrix import Launch
+
+if TYPE_CHECKING:
+    from caa_bench.runs.jobs import Job
+    from caa_bench.runs.jobs_matrix import Launch
 
 POLL_S = 0.2
 LEAVING_S = 120.0
@@ -81,6 +82,8 @@ def here(launch: Launch, where: Sequence[Place]) -> int:
             _leave(list(running.values()))
             print("\nstopped; what is finished is kept: run the same command again to continue", file=sys.stderr)
             return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    from caa_bench.commands.launch_status import join
+
     return join(launch)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caa_bench.commands.launch_status import join
 from caa_bench.errors import UserError
-from caa_bench.runs.jobs_matrix import Launch
 from caa_bench.storage.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from caa_bench.runs.jobs_matrix import Launch
 
 SUBMITTED = "slurm.json"
 REQUEUES = 50

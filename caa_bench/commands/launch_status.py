@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caa_bench.errors import UserError
-from caa_bench.runs.jobs_matrix import Launch
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.commands.launch import Prepared
+    from caa_bench.runs.jobs_matrix import Launch
 
 
 def status(words: list[str]) -> int:
@@ -20,9 +20,11 @@ def status(words: list[str]) -> int:
     Raises:
         UserError: no folder, or one that holds no launch.
     """
+    from caa_bench.runs import jobs_matrix
+
     if len(words) != 1:
         raise UserError("launch status: give the folder of one launch, as launch printed it")
-    launch = Launch.load(Path(words[0]))
+    launch = jobs_matrix.Launch.load(Path(words[0]))
     states = {job.name: job.state for job in launch.jobs}
     width = max(map(len, states))
     for job in launch.jobs:
