@@ -18,6 +18,7 @@ from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
+    from caa_bench.models.model import ChatModel
     from caa_bench.runs.jobs_matrix import Launch
 
 
@@ -131,9 +132,11 @@ def prepare(axes: Mapping[str, Sequence[str]], *, recipe: str, overrides: Sequen
         matrix += cells({"model": [model], "behavior": behaviors, "seed": seeds})
     folder = Path(plain.args.output_dir) / "launches" / launch_key(matrix, recipe=recipe, overrides=overrides)
     made, jobs = [], []
+    chats: dict[str, ChatModel] = {}
     for cell, name in zip(matrix, job_names(matrix), strict=True):
         own = load_recipe(recipe, [*overrides, *(f"{axis}={cell[axis]}" for axis in AXES)])
-        benchmark = Benchmark.from_recipe(own, progress=False)
+        benchmark = Benchmark.from_recipe(own, chat=chats.get(cell["model"]), progress=False)
+        chats[cell["model"]] = benchmark.chat
         made.append(benchmark)
         jobs.append(make_job(cell, name=name, run=benchmark.folder, folder=folder, recipe=recipe, overrides=overrides))
     return Prepared(launch=Launch(folder=folder, jobs=tuple(jobs)), benchmarks=tuple(made))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,14 @@ from caa_bench.storage.safe_text import terminal_safe
 if TYPE_CHECKING:
     from caa_bench.commands.launch import Prepared
     from caa_bench.runs.jobs_matrix import Launch
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cost:
+    """What one job would cost: lines to show, and operations where the model's size is known."""
+
+    lines: tuple[str, ...]
+    flops: float | None
 
 
 def status(words: list[str]) -> int:
@@ -41,13 +50,18 @@ def dry_run(prepared: Prepared) -> int:
     from caa_bench.commands.dry_run import dry_run_text, estimated_flops, time_text
 
     launch = prepared.launch
+    told: dict[tuple[str, str], _Cost] = {}  # seeds cost the same
+    costs = []
     for job, benchmark in zip(launch.jobs, prepared.benchmarks, strict=True):
-        lines = dry_run_text(benchmark).splitlines()
-        told = [line for line in lines if line.startswith(("cells:", "tuning:", "time:", "memory:"))] or lines
-        print("\n".join([f"{job.name}: {job.run}", *(f"  {line}" for line in told)]))
-    costs = [estimated_flops(benchmark) for benchmark in prepared.benchmarks]
+        kind = (benchmark.chat.name, benchmark.behavior.id)
+        if kind not in told:
+            lines = dry_run_text(benchmark).splitlines()
+            shown = [line for line in lines if line.startswith(("cells:", "tuning:", "time:", "memory:"))]
+            told[kind] = _Cost(lines=tuple(shown or lines), flops=estimated_flops(benchmark))
+        costs.append(told[kind].flops)
+        print("\n".join([f"{job.name}: {job.run}", *(f"  {line}" for line in told[kind].lines)]))
     known = [cost for cost in costs if cost is not None]
-    unknown = f" and {len(costs) - len(known)} that cannot be estimated" if len(known) < len(costs) else ""
+    unknown = f", without {len(costs) - len(known)} that cannot be estimated" if len(known) < len(costs) else ""
     print(f"one after another{unknown}: {time_text(sum(known))} of each")
     print(f"{len(launch.jobs)} jobs; nothing was run")
     return 0

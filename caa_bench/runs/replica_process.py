@@ -120,7 +120,7 @@ def _answered(received: bytes, chat: ChatModel, known: list[Intervention]) -> An
             known.clear()
         known += pickle.loads(work.new)  # noqa: S301
         unpickler = pickle.Unpickler(io.BytesIO(work.job))  # noqa: S301
-        unpickler.persistent_load = known.__getitem__  # type: ignore[method-assign, assignment]
+        unpickler.persistent_load = known.__getitem__  # type: ignore[method-assign]
         evaluator, job = unpickler.load()
     except Exception as error:
         return Answer(unread=error)

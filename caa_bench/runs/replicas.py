@@ -56,7 +56,7 @@ class Replicas:
         if gpus and count > len(gpus):
             raise UserError(f"--replicas: {count} asked for, {len(gpus)} GPUs visible; give fewer")
         self._chat, self._plugins = chat, tuple(plugins)
-        self._gpus = [*gpus] or [None] * count
+        self._gpus: list[str | None] = [*gpus] if gpus else [None] * count
         self._count = count
         self._others: list[Other] = []
         self._rank: dict[str, int] = {}
