@@ -152,11 +152,13 @@ class Benchmark:
         callbacks: Sequence[Callback] = (),
         folder: str | Path | None = None,
         progress: bool = True,
+        check: bool = True,
     ) -> Benchmark:
         """The benchmark that a recipe describes, everything checked that can be without loading the model.
 
         Args:
             chat: the recipe's model, where another behavior's benchmark has it already; loaded once for all.
+            check: False leaves the checks of data and prompts to `compare`, where one alike passed them already.
 
         Raises:
             UserError: one line a mistake.
@@ -178,7 +180,10 @@ class Benchmark:
                 progress=progress,
                 recipe=recipe,
             )
-            benchmark.check()
+            if check:
+                benchmark.check()
+            elif mistakes := benchmark.args.mistakes():
+                raise UserError(*mistakes)
         except UserError as error:
             raise UserError(*map(recipe.located, error.lines)) from None
         return benchmark

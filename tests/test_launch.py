@@ -88,6 +88,7 @@ def test_names_of_jobs_never_clash() -> None:
         (["status", "nowhere"], "nowhere: no jobs.json"),
         (["model=[tiny,/not/here]", "data=own"], "/not/here"),
         (["limitt=5"], "limitt: unknown key; did you mean 'limit'?"),
+        (["model=tiny", "seeds=[0,-1]"], "seed: "),
     ],
 )
 def test_a_mistake_costs_one_line_before_anything_runs(

@@ -199,6 +199,18 @@ def test_a_run_of_one_process_imports_nothing_of_this(small: Small, tmp_path: Pa
     process.join()
 
 
+def test_torchrun_is_refused_in_one_line(
+    small: Small, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of the same command would train one LoRA together, on batches of twice the size under the same key."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(small.compare()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("caa-bench: WORLD_SIZE is 2: a run is one process; start it without torchrun")
+    assert said.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_real_processes_give_the_bytes_of_one_and_end_with_it(small: Small, tmp_path: Path) -> None:
     """1, 2 and 3 ranks, tuning included; killed in the middle, no process is left, and the run goes on."""

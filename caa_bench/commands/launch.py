@@ -133,9 +133,12 @@ def prepare(axes: Mapping[str, Sequence[str]], *, recipe: str, overrides: Sequen
     folder = Path(plain.args.output_dir) / "launches" / launch_key(matrix, recipe=recipe, overrides=overrides)
     made, jobs = [], []
     chats: dict[str, ChatModel] = {}
+    checked: set[tuple[str, str]] = set()
     for cell, name in zip(matrix, job_names(matrix), strict=True):
         own = load_recipe(recipe, [*overrides, *(f"{axis}={cell[axis]}" for axis in AXES)])
-        benchmark = Benchmark.from_recipe(own, chat=chats.get(cell["model"]), progress=False)
+        kind = (cell["model"], cell["behavior"])  # another seed has the same data and prompts
+        benchmark = Benchmark.from_recipe(own, chat=chats.get(cell["model"]), progress=False, check=kind not in checked)
+        checked.add(kind)
         chats[cell["model"]] = benchmark.chat
         made.append(benchmark)
         jobs.append(make_job(cell, name=name, run=benchmark.folder, folder=folder, recipe=recipe, overrides=overrides))
