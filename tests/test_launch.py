@@ -25,6 +25,7 @@ from caa_bench.commands.launch_status import status
 from caa_bench.errors import UserError
 from caa_bench.runs.jobs import Job
 from caa_bench.runs.jobs_matrix import Launch, cells, job_names
+from caa_bench.runs.signals import Stop
 from caa_bench.runs.test_splits import opening, reserve
 
 DONE = """
@@ -319,3 +320,30 @@ def test_a_preempted_job_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     assert submitted.result() == 0
     assert log.read_text().count("caa-bench launch: began") == 2
     assert log.read_text().endswith("goes on from step 1\n")
+
+
+def test_without_submitit_only_the_list_of_jobs_is_there(
+    small: Small, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert refused(["launch", *small.settings()], capsys) == (
+        "caa-bench: launch: needs the package submitit; pip install 'caa-bench[launch]'\n"
+    )
+    monkeypatch.undo()
+
+
+def test_a_notice_of_the_queue_is_weaker_than_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    """SLURM tells every process of a job, and the one above then sends SIGTERM: the batch at hand is still finished."""
+    stop = Stop()
+    stop.request(signal.SIGUSR2, None)
+    stop.request(signal.SIGTERM, None)
+    assert stop.signal == signal.SIGTERM
+    with pytest.raises(SystemExit) as left:
+        stop.request(signal.SIGTERM, None)
+    assert left.value.code == 143
+    alone = Stop()
+    alone.request(signal.SIGUSR1, None)
+    with pytest.raises(SystemExit) as left:
+        alone.leave_if_asked()
+    assert left.value.code == 128 + signal.SIGUSR1

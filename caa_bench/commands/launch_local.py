@@ -71,7 +71,7 @@ def here(launch: Launch, where: Sequence[Place]) -> int:
     with _as_interrupt():
         try:
             while waiting or running:
-                for job in [one for one in waiting if one.state != "running"][: len(free)]:
+                while free and (job := next((one for one in waiting if one.state != "running"), None)):
                     waiting.remove(job)
                     if job.state != "done":  # by an earlier launch that was still at it
                         running[job.name] = _Running(job, launch, free.pop(0))
