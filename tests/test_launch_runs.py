@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_tokenizers import chatml_tokenizer
+from random_models import random_model
 from small_behavior import write_behavior
 from small_runs import Command, Small, contents, run, start
 
@@ -35,11 +37,19 @@ def of_one_run(folder: Path, run_folder: str) -> dict[str, bytes]:
     return contents(folder / run_folder)
 
 
+def other_model(folder: Path) -> Path:
+    """As `write_small_model`, with other weights."""
+    tokenizer = chatml_tokenizer()
+    random_model("llama", layers=3, hidden=32, vocab=len(tokenizer), seed=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.slow
 def test_a_matrix_gives_the_bytes_of_the_sequential_runs_and_one_page(small: Small, tmp_path: Path) -> None:
     """2 behaviors x 2 models x 2 seeds on 2 workers."""
     other = Small(
-        model=shutil.copytree(small.model, tmp_path / "models" / "other"),
+        model=other_model(tmp_path / "models" / "other"),
         behavior=write_behavior(tmp_path / "behaviors" / "another", train=10, test=8, selection=4),
     )
     models, behaviors = (str(small.model), str(other.model)), (str(small.behavior), str(other.behavior))
@@ -130,9 +140,6 @@ def test_a_job_killed_at_random_and_begun_again_ends_in_the_same_bytes_20_times(
 
 def fit_one(folder: str, behavior: str) -> Artifact:
     """Fit one vector into a store."""
-    from chat_tokenizers import chatml_tokenizer
-    from random_models import random_model
-
     tokenizer = chatml_tokenizer()
     chat = LoadedModel.of(random_model("llama", layers=2, vocab=len(tokenizer)), tokenizer)
     pairs, store = load_behavior(behavior).pairs(), ArtifactStore(Path(folder))
