@@ -118,7 +118,8 @@ class ArtifactStore:
                     self._fit(
                         intervention, loaded(), pairs=pairs, folder=folder, parts_s=parts_s, origin=origin, bound=bound
                     )
-            shutil.rmtree(self._scratch(folder), ignore_errors=True)
+            for left in (self._scratch(folder), place_of_process(folder)):
+                shutil.rmtree(left, ignore_errors=True)
             refuse_stranger(folder, bound)
             intervention.load(folder)
         return Artifact(
@@ -226,7 +227,6 @@ class ArtifactStore:
         except OSError:
             if not folder.is_dir():  # else another process was first: the same content under the same key
                 raise
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def kept_at(run: Path, recorded: str) -> Path:
