@@ -49,7 +49,7 @@ def reserve(output: Path, runs: Sequence[str]) -> None:
         UserError: the folder cannot be written.
     """
     path = output / FILE
-    lines = _written(path)
+    lines = _entries(path)
     settled = {line.get("run") for line in lines} | {run for line in lines for run in line.get("reserved", ())}
     if new := [run for run in runs if run not in settled]:
         _append(path, {"reserved": new})
@@ -71,7 +71,7 @@ def _plans(path: Path, split: str, run: str) -> list[str]:
 
     Reserved places count where one of their runs is `run` or has opened this split.
     """
-    lines = _written(path)
+    lines = _entries(path)
     openers = {line.get("run") for line in lines if line.get("split") == split} | {run}
     found: list[str] = []
     for line in lines:
@@ -86,7 +86,7 @@ def _plans(path: Path, split: str, run: str) -> list[str]:
     return found
 
 
-def _written(path: Path) -> list[dict[str, Any]]:
+def _entries(path: Path) -> list[dict[str, Any]]:
     """The file's lines; one cut off by a kill is none."""
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
