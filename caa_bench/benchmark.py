@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from caa_bench.report import Report
+    from caa_bench.runs.replicas import Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Benchmark:
         fits: what is fitted (`artifacts`) and what could not be (`unfit`); the comparison goes on without the latter.
         search: how finely `tune` searches.
         tuning: what `tune` found; empty before.
+        replicas: copies of the model that share the batches (`runs/replicas.py`), where there are any.
 
     Raises:
         UserError: what a recipe of the same run would be refused for.
@@ -139,6 +141,7 @@ class Benchmark:
         self._checked = False
         self.search = Search()
         self.tuning: dict[str, Any] = {}
+        self.replicas: Replicas | None = None
 
     @classmethod
     def from_recipe(
@@ -149,11 +152,13 @@ class Benchmark:
         callbacks: Sequence[Callback] = (),
         folder: str | Path | None = None,
         progress: bool = True,
+        check: bool = True,
     ) -> Benchmark:
         """The benchmark that a recipe describes, everything checked that can be without loading the model.
 
         Args:
             chat: the recipe's model, where another behavior's benchmark has it already; loaded once for all.
+            check: False leaves the checks of data and prompts to `compare`, where one alike passed them already.
 
         Raises:
             UserError: one line a mistake.
@@ -175,7 +180,10 @@ class Benchmark:
                 progress=progress,
                 recipe=recipe,
             )
-            benchmark.check()
+            if check:
+                benchmark.check()
+            elif mistakes := benchmark.args.mistakes():
+                raise UserError(*mistakes)
         except UserError as error:
             raise UserError(*map(recipe.located, error.lines)) from None
         return benchmark
@@ -266,7 +274,9 @@ class Benchmark:
             self.callbacks.tell("on_compare_begin", plan=plan, waiting=waiting, folder=self.folder)
             self.callbacks.tell("on_costs", lines=self.costs(Counter(cell.evaluator for cell in plan.cells)))
             chat = self.checks.ready() if waiting else self.chat
-            measurement = Measurement(chat, args=self.args, run=run, rows=rows, callbacks=self.callbacks)
+            measurement = Measurement(
+                chat, args=self.args, run=run, rows=rows, callbacks=self.callbacks, replicas=self.replicas
+            )
             failed = measurement.of(waiting, stop=stop)
             rows.rewrite_in_order(keys)
             work = Aftermath(chat=self.chat, behavior=self.behavior, run=run, rows=rows, stop=stop)
@@ -333,6 +343,7 @@ class Benchmark:
             run=run,
             callbacks=self.callbacks,
             stop=stop,
+            replicas=self.replicas,
         )
         vectors, bases = self.fits.possible(self.vectors), self.fits.possible(self.bases)
         self.tuning = tuned(bench, vectors, bases, loading=self.chat.loading, search=self.search)

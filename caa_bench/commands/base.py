@@ -136,18 +136,25 @@ def newest_run(root: Path = Path("runs")) -> Path:
     return found[-1]
 
 
-def _recipes(options: Namespace) -> list[Recipe]:
-    """The recipe, once a behavior where `behavior` is `all`."""
+def all_behaviors(recipe: Recipe) -> list[str]:
+    """What `behavior: all` comes to for the recipe's model and data.
+
+    Raises:
+        UserError: the published splits are needed and not there.
+    """
     from caa_bench.behaviors.behavior import behavior_names, published_names
     from caa_bench.behaviors.choice import data_of
     from caa_bench.models.model import is_embedded
 
+    args, embedded = recipe.args, is_embedded(recipe.model)
+    data = data_of(args.data, embedded=embedded, behavior="all", data_dir=args.data_dir)
+    return behavior_names() if data == "own" else published_names(args.data_dir)
+
+
+def _recipes(options: Namespace) -> list[Recipe]:
+    """The recipe, once a behavior where `behavior` is `all`."""
     recipe = load_recipe(options.recipe, [*overrides_of(options), *options.overrides])
-    names, args = [recipe.behavior], recipe.args
-    if recipe.behavior == "all":
-        embedded = is_embedded(recipe.model)
-        data = data_of(args.data, embedded=embedded, behavior="all", data_dir=args.data_dir)
-        names = behavior_names() if data == "own" else published_names(args.data_dir)
+    names = all_behaviors(recipe) if recipe.behavior == "all" else [recipe.behavior]
     return [replace(recipe, behavior=name) for name in names]
 
 

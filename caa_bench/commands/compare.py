@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from caa_bench.commands.base import RecipeCommand
+from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
+    from caa_bench.runs.replicas import Replicas
 
 
 class Compare(RecipeCommand):
@@ -17,14 +22,50 @@ class Compare(RecipeCommand):
     name = "compare"
     help = "measure CAA on top of every base and print how they stack"
 
+    _copies = 1
+
+    def add_options(self, parser: ArgumentParser) -> None:
+        """The recipe, and how many copies of the model share the work."""
+        super().add_options(parser)
+        parser.add_argument(
+            "--replicas",
+            type=int,
+            default=1,
+            metavar="N",
+            help="copies of the model that share the batches, one a GPU; the rows are the same (%(default)s)",
+        )
+
+    def run(self, options: Namespace) -> int:
+        """Check everything; then do it, or list what it would cost."""
+        if options.replicas < 1:
+            raise UserError(f"--replicas: {options.replicas} given; give 1 or more")
+        self._copies = options.replicas
+        return super().run(options)
+
     def work(self, made: Sequence[Benchmark]) -> int:
         """Exit 1 if a batch or a fit failed."""
         from caa_bench.report.comparison import render_summary
 
-        reports = [benchmark.compare().report() for benchmark in made]
+        with self._replicas(made[0]) as replicas:
+            for benchmark in made:
+                benchmark.replicas = replicas
+            reports = [benchmark.compare().report() for benchmark in made]
         if len(reports) > 1:
             print("\n" + render_summary(reports))
         return 1 if any(report.record.status == "error" for report in reports) else 0
+
+    def _replicas(self, first: Benchmark) -> AbstractContextManager[Replicas | None]:
+        """The copies of the model that all benchmarks share; this process keeps to the first GPU then."""
+        if self._copies == 1:
+            return nullcontext()
+        from caa_bench.commands.launch_local import visible_gpus
+        from caa_bench.runs.replicas import Replicas
+
+        gpus = visible_gpus()
+        replicas = Replicas(first.chat, count=self._copies, gpus=gpus, plugins=first.args.plugins)
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+        return replicas
 
 
 class Sweep(Compare):

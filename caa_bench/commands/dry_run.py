@@ -90,10 +90,25 @@ def dry_run_text(benchmark: Benchmark) -> str:
             *benchmark.costs({name: _count(own) for name, own in _by_evaluator(arms).items()}),
             f"fitting: about {training:,} token-layers, less what is kept from before",
             *_tuning(benchmark, layers),
-            f"time: {_time((work + training) * 24 * layers.hidden**2)}",
+            f"time: {time_text((work + training) * 24 * layers.hidden**2)}",
             f"memory: {_memory(benchmark)}",
         ]
     )
+
+
+def estimated_flops(benchmark: Benchmark) -> float | None:
+    """Operations of the whole run, nothing kept from before; None where the model's size is not known."""
+    layers = benchmark.chat.layers
+    if layers is None:
+        return None
+    work = sum(arm.token_layers(layers) for arm in arms_of(benchmark, layers)) + _training(benchmark, layers)
+    return float(work * 24 * layers.hidden**2)
+
+
+def time_text(flops: float) -> str:
+    """Seconds on two stated machines; a statement of arithmetic, not a promise."""
+    cpu, gpu = flops / CPU_FLOPS, flops / GPU_FLOPS
+    return f"about {cpu:,.0f} s on 2 CPU cores, {gpu:,.1f} s on a data-center GPU, plus loading"
 
 
 def _tuning(benchmark: Benchmark, layers: Layers) -> list[str]:
@@ -202,12 +217,6 @@ def _training(benchmark: Benchmark, layers: Layers) -> int:
             used = tokens[: getattr(intervention.config, "max_pairs", None)]
             work += sum(used) * 3 * getattr(intervention.config, "epochs", 1 / 3)
     return round(work * layers.count)
-
-
-def _time(flops: float) -> str:
-    """Seconds on two stated machines; a statement of arithmetic, not a promise."""
-    cpu, gpu = flops / CPU_FLOPS, flops / GPU_FLOPS
-    return f"about {cpu:,.0f} s on 2 CPU cores, {gpu:,.1f} s on a data-center GPU, plus loading"
 
 
 def _memory(benchmark: Benchmark) -> str:

@@ -24,6 +24,7 @@ from caa_bench.runs.signals import Stop
 from caa_bench.storage.artifact_folder import add_meta
 from caa_bench.storage.atomic import unwritable
 from caa_bench.storage.files import content_key, read_json, safe_name, sha256_file, write_json
+from caa_bench.storage.locks import place_of_process
 
 STATE = "state"
 """Where an unfinished fit keeps what it has done."""
@@ -117,7 +118,8 @@ class ArtifactStore:
                     self._fit(
                         intervention, loaded(), pairs=pairs, folder=folder, parts_s=parts_s, origin=origin, bound=bound
                     )
-            shutil.rmtree(self._scratch(folder), ignore_errors=True)
+            for left in (self._scratch(folder), place_of_process(folder)):
+                shutil.rmtree(left, ignore_errors=True)
             refuse_stranger(folder, bound)
             intervention.load(folder)
         return Artifact(
@@ -186,7 +188,7 @@ class ArtifactStore:
 
     @staticmethod
     def _scratch(folder: Path) -> Path:
-        """Where an artifact is made before it takes its place."""
+        """Where an unfinished fit keeps its state."""
         return folder.parent / f".{folder.name}.unfinished"
 
     def _fit(
@@ -201,8 +203,8 @@ class ArtifactStore:
         bound: Mapping[str, Any],
     ) -> None:
         """Fit and keep. After a kill at any moment the fit goes on from its state, and the rest is cleared away."""
-        scratch, timing = self._scratch(folder), folder.with_suffix(".timing.json")
-        shutil.rmtree(scratch / folder.name, ignore_errors=True)
+        scratch, timing = place_of_process(folder), folder.with_suffix(".timing.json")
+        shutil.rmtree(scratch, ignore_errors=True)
         started = time.monotonic()
         try:
             intervention.fit(chat.model, chat.tokenizer, pairs)
@@ -220,7 +222,11 @@ class ArtifactStore:
         # Beside the folder, not in it: seconds differ between runs, the artifact's bytes must not.
         write_json(scratch / timing.name, {"fit_s": round(seconds + parts_s + current().borrowed_s, 3)})
         (scratch / timing.name).replace(timing)
-        (scratch / folder.name).rename(folder)
+        try:
+            (scratch / folder.name).rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first: the same content under the same key
+                raise
 
 
 def kept_at(run: Path, recorded: str) -> Path:

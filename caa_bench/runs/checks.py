@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +68,7 @@ class RunChecks:
         return self.chat
 
     def _of_settings(self) -> list[str]:
-        mistakes = self.args.mistakes()
+        mistakes = [*self.args.mistakes(), *_several_ranks()]
         mistakes += [
             f"vectors: {item.label} changes the conversation, which nothing on top of a base can; name it in bases"
             for item in self.vectors
@@ -113,3 +114,14 @@ class RunChecks:
         """Every prompt of the run that is one turn."""
         fits = any(item.trains for item in self.interventions)
         return asked_by(self.behavior, args=self.args, bases=self.bases, evaluators=self.evaluators, fits=fits)
+
+
+def _several_ranks() -> list[str]:
+    """One line under torchrun: its processes would fight for one folder and train a LoRA together on larger batches."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
+        return []
+    return [
+        f"WORLD_SIZE is {world}: a run is one process; start it without torchrun, and with --replicas {world} where "
+        "several GPUs should share its batches"
+    ]

@@ -1,27 +1,29 @@
-"""A matrix of models, behaviors and seeds -> jobs, each the existing `compare` command; and how each job stands.
+"""A job: the existing `compare` command in a process of its own, its log, and how it stands.
 
-Knows neither SLURM nor this machine's GPUs: `commands/launch.py` hands the jobs to submitit.
+Knows neither SLURM nor how many GPUs there are: `commands/launch_local.py` and `commands/launch_slurm.py` hand jobs to
+submitit.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import signal
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from caa_bench.errors import UserError
 from caa_bench.runs.folder import MANIFEST, read_manifest
-from caa_bench.storage.files import content_key, read_json, write_json
+from caa_bench.storage.locks import is_held
 
-AXES = ("model", "behavior", "seed")
-JOBS = "jobs.json"
 State = Literal["done", "failed", "running", "waiting"]
+
+_BEGUN = "caa-bench launch: began "
+_ENDED = "caa-bench launch: the command ended with exit "
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STOPPED = frozenset(status for number in _STOPS for status in (128 + number, -number))
+"""Exits of a command that was asked to stop: it waits to be run again, nothing failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Job:
         name: `<behavior>-<model>-seed<seed>`, unique in its launch.
         command: what a user would type to run this cell alone.
         run: the run folder that this command fills.
-        log: what the command prints, standard error included.
+        log: what the command prints, standard error included; later tries are appended.
     """
 
     name: str
@@ -40,102 +42,65 @@ class Job:
     run: str
     log: str
 
-    def __call__(self) -> int:
-        """Run the command and wait for it. A signal to this process asks the command to finish its batch and stop.
+    def __call__(self, gpu: str | None = None) -> int:
+        """Run the command and wait for it. Where this process is told to leave, the command finishes its batch first.
+
+        Args:
+            gpu: the one GPU that it may see, as CUDA_VISIBLE_DEVICES names it; None leaves that to the environment.
 
         Raises:
             RuntimeError: the command failed; its log says why.
         """
+        env = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
         Path(self.log).parent.mkdir(parents=True, exist_ok=True)
-        with Path(self.log).open("ab") as log:
-            process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        with Path(self.log).open("ab", buffering=0) as log:
+            log.write(f"{_BEGUN}{' '.join(self.command)}\n".encode())
+            process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env)
             try:
                 status = process.wait()
             finally:
                 if process.poll() is None:  # preempted or cancelled: what is finished is kept
                     process.send_signal(signal.SIGTERM)
                     process.wait()
+            if status and status not in STOPPED:
+                # The only trace of a command that the system killed, out of memory say
+                log.write(f"{_ENDED}{128 - status if status < 0 else status}\n".encode())
         if status:
             raise RuntimeError(f"{self.name}: exit {status}; {self.log} says why")
         return status
 
-    def checkpoint(self, *_: Any) -> Any:
+    def checkpoint(self, gpu: str | None = None) -> Any:
         """What submitit runs after a preemption: the same command, which continues where it stopped."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self)
+        return DelayedSubmission(self, gpu)
 
     @property
     def state(self) -> State:
-        """As its run folder tells it; a run that nobody works on counts as waiting until its command is run again."""
+        """As its run folder and its log tell it; one that was stopped waits until its command is run again."""
         folder = Path(self.run)
-        if not (folder / MANIFEST).is_file():
-            return "failed" if _ended_badly(Path(self.log)) else "waiting"
-        status = read_manifest(folder)["status"]
-        if status == "success":
-            return "done" if (folder / "report.html").is_file() else "running"
-        if status == "error":
-            return "failed"
-        return "running" if (folder / ".lock-holder.json").is_file() else "waiting"
+        if is_held(folder):
+            return "running"
+        status = ""
+        if (folder / MANIFEST).is_file():
+            try:
+                status = read_manifest(folder)["status"]
+            except UserError:
+                status = "error"
+        if status == "success" and (folder / "report.html").is_file():
+            return "done"
+        ended_badly = any(line.startswith(_ENDED) for line in self._newest_try())
+        return "failed" if status == "error" or ended_badly else "waiting"
 
+    @property
+    def why(self) -> str:
+        """The last thing that the command said; where it said nothing, how it ended."""
+        lines = self._newest_try()
+        said = [line for line in lines if not line.startswith(_ENDED)]
+        return (said or lines or [""])[-1]
 
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """The jobs of one launch, kept in `<folder>/jobs.json`, so that `launch status` needs nothing else."""
-
-    folder: Path
-    jobs: tuple[Job, ...]
-
-    def save(self) -> None:
-        """Write `jobs.json`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / JOBS, {"jobs": [asdict(job) for job in self.jobs]})
-
-    @classmethod
-    def load(cls, folder: Path) -> Launch:
-        """Read it back.
-
-        Raises:
-            UserError: there is no launch, or its file is damaged.
-        """
-        path = folder / JOBS
-        if not path.is_file():
-            raise UserError(f"{folder}: no {JOBS}; give the folder that caa-bench launch printed")
-        try:
-            jobs = tuple(Job(**{**job, "command": tuple(job["command"])}) for job in read_json(path)["jobs"])
-        except (KeyError, TypeError, json.JSONDecodeError):
-            raise UserError(f"{path}: damaged; launch again, finished runs are kept") from None
-        return cls(folder=folder, jobs=jobs)
-
-
-def cells(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """Every combination of the axes' values, in order, the last axis fastest."""
-    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-
-
-def make_job(cell: Mapping[str, str], *, run: Path, folder: Path, recipe: str, overrides: Sequence[str]) -> Job:
-    """The job of one cell.
-
-    Args:
-        run: the folder that a plain `compare` of this cell fills.
-        folder: the launch's folder, where the log goes.
-        overrides: `key=value` of every job.
-    """
-    parts = [Path(cell["behavior"]).name, Path(cell["model"]).name, f"seed{cell['seed']}"]
-    name = "-".join(part for part in parts if part)
-    own = [f"{axis}={cell[axis]}" for axis in AXES]
-    command = [sys.executable, "-m", "caa_bench", "compare", "--recipe", recipe, *overrides, *own]
-    return Job(name=name, command=tuple(command), run=str(run), log=str(folder / "logs" / f"{name}.txt"))
-
-
-def launch_key(cells_: Sequence[Mapping[str, str]], *, recipe: str, overrides: Sequence[str]) -> str:
-    """The same matrix has the same folder, so that the same command continues it."""
-    return content_key([list(map(dict, cells_)), recipe, list(overrides)])[:8]
-
-
-def _ended_badly(log: Path) -> bool:
-    """A command that refused its arguments leaves no run folder, but one line that says so."""
-    if not log.is_file():
-        return False
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return bool(lines) and lines[-1].startswith("caa-bench: ") and "stopped" not in lines[-1]
+    def _newest_try(self) -> list[str]:
+        """The lines of the log since the command was last begun."""
+        path = Path(self.log)
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return text.rpartition(_BEGUN)[2].strip().splitlines()[1:]

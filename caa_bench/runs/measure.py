@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from caa_bench.callbacks import Callbacks
 from caa_bench.errors import UserError
@@ -17,6 +18,9 @@ from caa_bench.runs.apart import measured_apart
 from caa_bench.runs.folder import RowStore, RunFolder
 from caa_bench.runs.plan import Batch
 from caa_bench.runs.signals import Stop
+
+if TYPE_CHECKING:
+    from caa_bench.runs.replicas import Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +66,25 @@ class Measurement:
         run: the open run folder; it records the prompts a pass of every batch that needed fewer than usual.
         rows: where rows go.
         callbacks: told of every batch.
+        replicas: copies of the model that share the batches; None: this process computes all of them.
     """
 
     def __init__(
-        self, chat: ChatModel, *, args: BenchmarkArguments, run: RunFolder, rows: RowStore, callbacks: Callbacks
+        self,
+        chat: ChatModel,
+        *,
+        args: BenchmarkArguments,
+        run: RunFolder,
+        rows: RowStore,
+        callbacks: Callbacks,
+        replicas: Replicas | None = None,
     ) -> None:
         self.chat = chat
         self.args = args
         self.run = run
         self.rows = rows
         self.callbacks = callbacks
+        self.replicas = replicas
         self._smaller: dict[str, int] = dict(run.manifest["facts"].get("prompts_per_pass", {}))
         # Where an interrupted run had to go down to, its continuation begins.
         self._per_pass = PromptsPerPass(min([Job.prompts_per_pass, *self._smaller.values()]))
@@ -83,6 +96,8 @@ class Measurement:
             SystemExit: a stop was asked for; what is measured is on the disk.
         """
         failed = []
+        if self.replicas is not None:
+            self.replicas.share(batches, self._job, size=self._per_pass.size)
         for batch in batches:
             stop.leave_if_asked()
             try:
@@ -101,7 +116,8 @@ class Measurement:
         return failed
 
     def _compute(self, batch: Batch, prompts_per_pass: int) -> list[Row]:
-        return batch.evaluator.evaluate(self._job(batch, prompts_per_pass))
+        job = self._job(batch, prompts_per_pass)
+        return batch.evaluator.evaluate(job) if self.replicas is None else self.replicas.rows(batch, job)
 
     def _job(self, batch: Batch, prompts_per_pass: int) -> Job:
         return Job(

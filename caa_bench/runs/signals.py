@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM finish what is being computed, a batch or a fit's step; a second one stops at once.
 
-What is finished is kept either way, and a fit goes on from the state that it kept.
+So do SIGUSR1 and SIGUSR2, by which a queue says that it is about to take the machine; a SIGTERM behind one of them is
+still the first. What is finished is kept either way, and a fit goes on from the state that it kept.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from caa_bench.interventions.fitting import Fitting
+
+
+_NOTICES = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stop:
@@ -40,7 +44,7 @@ class Stop:
         Raises:
             SystemExit: at the second signal.
         """
-        if self.signal is None:
+        if self.signal is None or self.signal in _NOTICES:
             self.signal = number
             sys.stderr.write("\nstopping after this batch or step of the fit; again to stop at once\n")
         else:
@@ -67,12 +71,12 @@ class Stop:
 
 @contextmanager
 def finish_what_runs() -> Iterator[Stop]:
-    """Catch both signals for the time of the block; handlers are restored after it."""
+    """Catch the signals for the time of the block; handlers are restored after it."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM, *_NOTICES)}
     try:
         yield stop
     finally:

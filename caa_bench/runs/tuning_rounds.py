@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
     from caa_bench.evaluators.base import Row
     from caa_bench.models.model import ChatModel
+    from caa_bench.runs.replicas import Replicas
 
 FOLDER = "tuning"
 CAPABILITY = "capability"
@@ -47,6 +48,7 @@ class Bench:
         loaded: gives the model; called only where something is to be measured.
         learned: checksum of each fitted intervention's artifact, by key.
         run: the open run folder.
+        replicas: copies of the model that share the batches, where there are any.
     """
 
     args: BenchmarkArguments
@@ -60,6 +62,7 @@ class Bench:
     run: RunFolder
     callbacks: Callbacks
     stop: Stop
+    replicas: Replicas | None = None
 
 
 class Rounds:
@@ -102,7 +105,9 @@ class Rounds:
         bench.callbacks.tell("on_tuning_begin", name=name, plan=plan, waiting=waiting)
         if waiting:
             relay = Callbacks([_Relay(bench.callbacks)])
-            measurement = Measurement(bench.loaded(), args=bench.args, run=bench.run, rows=rows, callbacks=relay)
+            measurement = Measurement(
+                bench.loaded(), args=bench.args, run=bench.run, rows=rows, callbacks=relay, replicas=bench.replicas
+            )
             if failed := measurement.of(waiting, stop=bench.stop):
                 raise UserError(
                     f"tuning: {len(failed)} of {len(plan.batches)} batches of {name} failed, so the candidates were "
