@@ -28,6 +28,7 @@ PARTS = {
     "effects": simulated.effects,
     "paper": simulated.paper,
     "levels": simulated.levels,
+    "losses": simulated.losses,
     "fits": simulated.fits,
     "retention": simulated.retention,
     "tests": simulated.tests,
