@@ -261,7 +261,10 @@ def power(runs: int) -> list[Result]:
     """Does the number of items that `caa-bench power` asks for, and the detectable effect, find it in 80% of runs?"""
     found = []
     one = ((1, 0.0, False),)
-    for n_fits, sd, pairs in (*one, *((n, sd, pairs) for n in (2, 3, 5) for sd in (0.1, 0.3) for pairs in (False, True))):
+    for n_fits, sd, pairs in (
+        *one,
+        *((n, sd, pairs) for n in (2, 3, 5) for sd in (0.1, 0.3) for pairs in (False, True)),
+    ):
         # What a run of 50 items shows of the fits: their own part, and what one item and one fit have alone.
         fits = ((sd**2 + 0.25 / 50) * (1 + 1 / n_fits if pairs else 1 / n_fits)) ** 0.5
         noise = Noise(items=(1 + 0.25 / n_fits) ** 0.5, fits=fits, n_fits=n_fits)

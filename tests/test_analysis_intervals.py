@@ -127,10 +127,10 @@ def test_one_odd_item_among_equal_ones_does_not_blow_the_interval_up():
 
 
 def test_a_level_near_1_has_the_end_of_a_share():
-    """All 50 items right says no more than the score interval of 50 of 50 does; in the middle nothing changes."""
+    """All 50 items right says no more than Jeffreys' interval of 50 of 50 does; in the middle nothing changes."""
     values = np.column_stack([np.full(50, 1.0), np.full(50, 0.9999), np.full(50, 0.5)])
     found = bootstrap_mean(values, np.arange(50), within=(0, 1))
-    score = 50 / (50 + stats.norm.ppf(0.975) ** 2)
+    score = stats.beta.ppf(0.025, 50.5, 0.5)
     assert found.low[:2] == pytest.approx([score, score], abs=1e-3)
     assert found.high[:2] == pytest.approx([1, 1], abs=1e-6)
     assert (found.low[2], found.high[2]) == (0.5, 0.5)

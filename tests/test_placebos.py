@@ -121,7 +121,7 @@ def test_other_behaviors_are_their_own_vectors_at_the_norm_of_this_one(caa: CAA,
     assert len(keys) == 2, "each has a key of its own"
     built = OtherBehaviors.build(OtherBehaviors.Config(), variant="", behavior=measured, built={"caa": made})
     assert set(built.config.behaviors) == set(behavior_names()) - {"refusal"}
-    with pytest.raises(UserError, match="other_behaviors.behaviors: none is named"):
+    with pytest.raises(UserError, match=r"other_behaviors\.behaviors: none is named"):
         OtherBehaviors(original=made).fit(chat.model, chat.tokenizer, measured.pairs())
 
 

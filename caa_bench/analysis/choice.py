@@ -48,7 +48,8 @@ class Weighed:
         table: one line a candidate: `group`, its settings, `n`, `effect` with its 95% interval (log-odds towards where
             it pushes, the mean over its directions), `p_value` (of `chance`), `shift_up` and `shift_down` (its two
             directions; NaN without one), `mass_kept` (option mass over the unchanged model's, of its worse direction),
-            `capability_loss` (0-1, of its worse direction) with its interval, over `capability_items` questions, `qualifies`.
+            `capability_loss` (0-1, of its worse direction) with its interval, over `capability_items`
+            questions, `qualifies`.
         effects: the effect item by item. [N, K]
         clusters: 0-based cluster of each item. [N]
     """

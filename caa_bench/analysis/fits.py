@@ -28,7 +28,6 @@ from caa_bench.analysis.intervals import (
     share_ends,
 )
 
-
 MANY_FITS = 5
 """From so many on Satterthwaite's degrees of freedom hold; with fewer Cochran's wider quantile is taken."""
 

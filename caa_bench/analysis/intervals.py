@@ -199,7 +199,7 @@ def share_ends(sums: ClusterSums, low: np.ndarray, high: np.ndarray) -> tuple[np
 
 
 def jeffreys(share: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Jeffreys' 95% interval of a share [E] of n [E], which need not be whole items; 0 and 1 are their own ends. [2, E]"""
+    """Jeffreys' 95% interval of a share [E] of n [E], not always whole items; 0 and 1 are their own ends. [2, E]"""
     hits = np.maximum(np.asarray(n, dtype=float), 1) * np.asarray(share, dtype=float)
     rest = np.maximum(n, 1) - hits
     low, high = (stats.beta.ppf(tail, hits + 0.5, rest + 0.5) for tail in (TAIL, 1 - TAIL))

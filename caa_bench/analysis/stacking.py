@@ -31,8 +31,15 @@ from caa_bench.analysis.fits import Design, effect_p_values, effect_ratios, fit_
 from caa_bench.analysis.frames import CONDITION, RUN, Group
 from caa_bench.analysis.intervals import benjamini_hochberg
 from caa_bench.analysis.power import Noise, detectable_effect, detectable_with
-from caa_bench.analysis.stability import Spread, spread_of, verdict_stability
-from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, verdict_of
+from caa_bench.analysis.verdict import (
+    SMALLEST,
+    Evidence,
+    Spread,
+    Verdict,
+    spread_of,
+    verdict_of,
+    verdict_stability,
+)
 
 COLUMNS = [
     *RUN, *LINE, "family", "n", "n_clusters", "n_fits", *Estimate.columns(*EFFECTS, "retention"), "p_value", "q_value",

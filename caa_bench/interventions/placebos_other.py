@@ -1,4 +1,4 @@
-"""Vectors of other behaviors at the norm of the measured one's: what any behavior's vector made in this way does here."""
+"""Vectors of other behaviors at the norm of the measured one's: what any such vector does here."""
 
 from __future__ import annotations
 

@@ -132,8 +132,8 @@ def _interval(record: RunRecord) -> str:
 def _test(record: RunRecord) -> str:
     if record.fits > 1:
         return (
-            f"a two-way t test over items and {record.fits} fits (where there is one fit, the larger p of sign flips over "
-            "clusters and a studentized bootstrap)"
+            f"a two-way t test over items and {record.fits} fits (where there is one fit, the larger p of sign flips "
+            "over clusters and a studentized bootstrap)"
         )
     return "sign flips over clusters and a studentized bootstrap, the larger p of the two"
 
