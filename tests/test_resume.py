@@ -56,7 +56,8 @@ def test_killed_at_every_stage_and_run_again_the_same_bytes(small: Small, refere
 
 EVERY_STAGE = (
     "tune=layers", "vectors=[caa, shuffled]", "shuffled.draws=2", "caa.multipliers=[-8, 8]",
-    "open_ended.judges=[classifier]",    "evaluators=[answer_probability, open_ended]", "open_ended.max_new_tokens=8", "bases=[none, lora_sft_positive]",
+    "open_ended.judges=[classifier]", "evaluators=[answer_probability, open_ended]", "open_ended.max_new_tokens=8",
+    "bases=[none, lora_sft_positive]",
 )  # fmt: skip
 """Fits, a search, two evaluators, a judge and the report."""
 

@@ -105,7 +105,8 @@ def metric_table(rows: Sequence[Mapping[str, Any]], cells: pd.DataFrame, *, how:
 
     Returns:
         `METRIC_COLUMNS`, sorted by task, metric and condition. `change` says what `shift` (from the cell's own base
-        unsteered) and `total` (from the unchanged model) are: a `ratio` for a perplexity, a `difference` else; over the items that
+        unsteered) and `total` (from the unchanged model) are: a `ratio` for a perplexity, a `difference` else; over the
+        items that
         have a value on both sides, `n_shift` and `n_total`. `n` counts items with a value, `errors` those in error,
         `weight` their units (tokens of a perplexity). NaN where nothing was measured, and intervals below 20 items.
     """
