@@ -29,8 +29,8 @@ FINETUNES = {
     "full_sft_negative": "finetune_negative",
 }
 COLUMNS = [
-    "cell", *KEYS, "n", "published", "decimals", *Estimate.columns("level", "difference"), "by_item", "item_gap", "agrees",
-    "change_published", *Estimate.columns("change"),
+    "cell", *KEYS, "n", "published", "decimals", *Estimate.columns("level", "difference"), "by_item", "item_gap",
+    "agrees", "change_published", *Estimate.columns("change"),
 ]  # fmt: skip
 TOLERANCE = 0.01
 """Of a mean probability over the same items: nothing is drawn anew, so only arithmetic may differ (bf16: .002). An
@@ -121,8 +121,8 @@ def published_table(
     Returns:
         `COLUMNS`, by `KINDS`; `item_gap` is the mean size of the items' own differences, where each published answer is
         known. `agrees` says of answers to the same questions whether the difference is at most `TOLERANCE` and the
-        published rounding, and `item_gap` at most `TOLERANCE`; of answers in words, which are sampled and judged anew, whether its
-        interval, widened by that rounding, holds 0. A cell with two published numbers has two lines.
+        published rounding, and `item_gap` at most `TOLERANCE`; of answers in words, which are sampled and judged anew,
+        whether its interval, widened by that rounding, holds 0. A cell with two published numbers has two lines.
     """
     table = published.values.merge(_asked_at_each_layer(cells), on=KEYS, how="inner")
     table["change_published"] = _changes(table, published.values)
