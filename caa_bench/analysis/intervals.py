@@ -57,9 +57,9 @@ def bootstrap_mean(
     in both (`make simulate`). Where a few odd items carry the spread, more than `COLLAPSE_SHARE` of the resamples miss
     nearly all of it and the studentized end would run to half of 0-1: there the BCa interval (Efron 1987) stands in.
     An unbounded mean has no interval where one cluster carries all of the spread (`carried_by_one`); fewer than 60
-    that are skewed have an end further out on the long tail's side (`skewed`). A level of p near 0 or 1, and a difference
-    of two p in which little changes, reach at least as far as a share's interval (`share_ends`, `loss_ends`): items
-    that are off may not be among those seen.
+    that are skewed have an end further out on the long tail's side (`skewed`). A level of p near 0 or 1, and a
+    difference of two p in which little changes, reach at least as far as a share's interval (`share_ends`,
+    `loss_ends`): items that are off may not be among those seen.
 
     Args:
         values: one column an effect, NaN where an item has no score. [N, E]
@@ -311,6 +311,7 @@ def _bootstrap(sums: ClusterSums, *, within: tuple[float, float], how: Resamplin
     reach = stats.t.ppf(1 - TAIL, np.maximum(sums.n_clusters - 1, 1)) * se
     low, high = np.fmin(low, sums.mean - reach), np.fmax(high, sums.mean + reach)  # the point where nothing varies
     side, longer = skewed(sums)
+    side = np.where(within == SHARE, 0.0, side)
     low = np.where(side < 0, sums.mean - (sums.mean - low) * longer, low)
     high = np.where(side > 0, sums.mean + (high - sums.mean) * longer, high)
     if within == SHARE:
