@@ -283,16 +283,15 @@ def power(runs: int) -> list[Result]:
 
 
 def _detectable(runs: int, *, n_fits: int, sd: float, pairs: bool, setting: str) -> Result:
-    """The effect is the one that the runs themselves call detectable, on average."""
+    """The effect is the one that the median run itself calls detectable."""
     design = _design(50, runs, n_fits, pairs=pairs)
     values = _of_fits(_rng("detect", n_fits, sd, pairs), n=50, runs=runs, n_fits=n_fits, sd=sd, pairs=pairs)
     if n_fits == 1:
         effect = float(np.median(detectable_effect(effect_intervals(values, design).se)))
     else:
         two = two_way(values, values, design)
-        seen = zip(np.sqrt(two.by_item * 50), np.sqrt(two.by_fit), strict=True)
-        noises = [Noise.seen(items=items, fits=fits, n_fits=n_fits) for items, fits in list(seen)[:101]]
-        effect = float(np.median([detectable_with(noise, n=50) for noise in noises]))
+        items, fits = np.sqrt(50 * np.median(two.by_item)), np.sqrt(np.median(two.by_fit))
+        effect = detectable_with(Noise.seen(items=float(items), fits=float(fits), n_fits=n_fits), n=50)
     p = effect_p_values(values + effect, design)
     return _rate(p < 0.05, kind="power", stated=0.8, what="detectable effect", setting=setting, n=50)
 
