@@ -192,7 +192,9 @@ def _not_shown(every: pd.DataFrame) -> str:
     asked = measured(every, CAPABILITY)
     if asked.empty:
         return "; not checked for cost, capability was not measured"
-    return f"; {int(asked['n'].max())} capability questions cannot show that it costs little, so the point loss decided"
+    return (
+        f"; {int(asked['n'].max())} capability questions cannot show that it costs little, so the loss itself decided"
+    )
 
 
 def _nearest(multipliers: list[float], *, unit: float, sign: int) -> float | None:
