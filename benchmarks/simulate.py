@@ -28,6 +28,7 @@ PARTS = {
     "effects": simulated.effects,
     "paper": simulated.paper,
     "levels": simulated.levels,
+    "losses": simulated.losses,
     "fits": simulated.fits,
     "retention": simulated.retention,
     "tests": simulated.tests,
@@ -73,7 +74,7 @@ def write(results: list[Result], *, runs: int, took_s: float) -> None:
     said = f"{runs} data sets a line, seed {simulated.SEED}; the standard error of a share of .95 is {error}."
     PAGE.write_text(f"{before}{BEGIN}\n{said}\n\n{table(results)}\n{END}{after}", encoding="utf-8")
     kept: dict[str, Any] = {"runs": runs, "seed": simulated.SEED, "took_s": round(took_s)}
-    kept["results"] = [{**vars(one), "figure": round(one.figure, 4), "holds": holds(one)} for one in results]
+    kept["results"] = [{**vars(one), "figure": round(one.figure, 6), "holds": holds(one)} for one in results]
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

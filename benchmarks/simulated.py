@@ -15,11 +15,10 @@ import numpy as np
 from scipy.special import expit
 
 from caa_bench.analysis.estimates import Estimate, Interval, Resampling
-from caa_bench.analysis.fits import Design, effect_intervals, effect_p_values, effect_ratios
-from caa_bench.analysis.intervals import UNBOUNDED, bootstrap_mean, sign_flip
+from caa_bench.analysis.fits import Design, effect_intervals, effect_p_values, effect_ratios, two_way
+from caa_bench.analysis.intervals import DIFFERENCE, SHARE, UNBOUNDED, among, bootstrap_mean, p_values
 from caa_bench.analysis.placebos import LEAST_DRAWS
-from caa_bench.analysis.power import Noise, detectable_effect, items_needed
-from caa_bench.analysis.selection import among
+from caa_bench.analysis.power import Noise, detectable_effect, detectable_with, items_needed
 
 SEED = 14
 SIZES = (20, 50, 200)
@@ -41,6 +40,25 @@ LEVELS: Mapping[str, Sample] = {
         rng.random(shape) < 0.02, rng.uniform(0, 0.5, shape), expit(rng.normal(8.0, 0.5, shape))
     ),
     "right or wrong, .98": lambda rng, shape: (rng.random(shape) < 0.98).astype(float),
+}
+
+
+def _changes(lost: float, gained: float) -> Sample:
+    """A share of the answers changes from right to wrong or back, the others hardly move."""
+
+    def sample(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+        which = rng.random(shape)
+        changed = np.where(which < lost, -1.0, 1.0)
+        return np.where(which < lost + gained, changed, rng.normal(0, 0.002, shape))
+
+    return sample
+
+
+CHANGES: Mapping[str, Sample] = {
+    "1 answer in 50 lost": _changes(0.02, 0.0),
+    "1 answer in 50, either way": _changes(0.01, 0.01),
+    "3 answers in 50 lost": _changes(0.06, 0.0),
+    "all by a little": lambda rng, shape: rng.normal(-0.01, 0.03, shape),
 }
 
 
@@ -89,8 +107,10 @@ def _covered(found: Estimate | Interval, truth: float, **line: Any) -> Result:
     return Result(kind="coverage", stated=0.95, figure=figure, missing=1 - given.mean(), runs=len(low), **line)
 
 
-def _rate(hits: np.ndarray, *, kind: str, stated: float, **line: Any) -> Result:
-    return Result(kind=kind, stated=stated, figure=float(np.mean(hits)), missing=0.0, runs=len(hits), **line)
+def _rate(hits: np.ndarray, *, kind: str, stated: float, given: np.ndarray | None = None, **line: Any) -> Result:
+    known = np.ones(len(hits), dtype=bool) if given is None else given
+    figure = float(np.mean(hits[known])) if known.any() else float("nan")
+    return Result(kind=kind, stated=stated, figure=figure, missing=1 - known.mean(), runs=len(hits), **line)
 
 
 def effects(runs: int) -> list[Result]:
@@ -130,7 +150,7 @@ def paper(runs: int) -> list[Result]:
     found = []
     for n in SIZES:
         drawn = _rng("paper", n).integers(len(y), size=(n, runs))
-        for what, values, within in (("effect", y, UNBOUNDED), ("level of p", expit(y), (0.0, 1.0))):
+        for what, values, within in (("effect", y, UNBOUNDED), ("level of p", expit(y), SHARE)):
             estimate = bootstrap_mean(values[drawn], np.arange(n), within=within, how=HOW)
             found.append(_covered(estimate, float(values.mean()), what=what, setting="the paper's items", n=n))
     return found
@@ -142,8 +162,19 @@ def levels(runs: int) -> list[Result]:
     for name, sample in LEVELS.items():
         truth = _truth(sample)
         for n in SIZES:
-            estimate = bootstrap_mean(sample(_rng(name, n), (n, runs)), np.arange(n), within=(0.0, 1.0), how=HOW)
+            estimate = bootstrap_mean(sample(_rng(name, n), (n, runs)), np.arange(n), within=SHARE, how=HOW)
             found.append(_covered(estimate, truth, what="level of p", setting=name, n=n))
+    return found
+
+
+def losses(runs: int) -> list[Result]:
+    """Changes of p(correct) by steering: few answers that change, or all by a little."""
+    found = []
+    for name, sample in CHANGES.items():
+        truth = _truth(sample)
+        for n in (*SIZES[:2], 120, SIZES[2]):
+            estimate = bootstrap_mean(sample(_rng(name, n), (n, runs)), np.arange(n), within=DIFFERENCE, how=HOW)
+            found.append(_covered(estimate, truth, what="change of p(correct)", setting=name, n=n))
     return found
 
 
@@ -199,9 +230,9 @@ def tests(runs: int) -> list[Result]:
     for name, sample in TAILS.items():
         truth = _truth(sample)
         for n in SIZES:
-            p = sign_flip(sample(_rng("test", name, n), (n, runs)) - truth, np.arange(n), how=HOW)
-            line = {"what": "sign flips, p < .05", "setting": name, "n": n}
-            found.append(_rate(p < 0.05, kind="false alarms", stated=0.05, **line))
+            p = p_values(sample(_rng("test", name, n), (n, runs)) - truth, np.arange(n), how=HOW)
+            line = {"what": "effect, p < .05", "setting": name, "n": n}
+            found.append(_rate(p < 0.05, kind="false alarms", stated=0.05, given=~np.isnan(p), **line))
     for n_fits in (2, 3, 5):
         values = _of_fits(_rng("t", n_fits), n=50, runs=runs, n_fits=n_fits, sd=0.3, pairs=True)
         p = effect_p_values(values, _design(50, runs, n_fits, pairs=True))
@@ -229,26 +260,38 @@ def placebos(runs: int) -> list[Result]:
 def power(runs: int) -> list[Result]:
     """Does the number of items that `caa-bench power` asks for, and the detectable effect, find it in 80% of runs?"""
     found = []
-    for n_fits, sd in ((1, 0.0), (3, 0.1), (5, 0.1), (5, 0.3)):
-        noise = Noise(items=(1 + 0.25 / n_fits) ** 0.5, fits=sd / n_fits**0.5, n_fits=n_fits)
-        effect = 0.5
-        n = items_needed(effect, noise)
-        if n is None or n > 400:
-            continue
-        values = _of_fits(_rng("power", n_fits, sd), n=n, runs=runs, n_fits=n_fits, sd=sd, pairs=False) + effect
-        p = effect_p_values(values, _design(n, runs, n_fits, pairs=False))
-        setting = f"{n_fits} fit" if n_fits == 1 else f"{n_fits} seeds, sd {sd:g} of the items'"
-        found.append(_rate(p < 0.05, kind="power", stated=0.8, what="items of `power`", setting=setting, n=n))
-        found.append(_detectable(runs, n_fits=n_fits, sd=sd, setting=setting))
+    one = ((1, 0.0, False),)
+    for n_fits, sd, pairs in (
+        *one,
+        *((n, sd, pairs) for n in (2, 3, 5) for sd in (0.1, 0.3) for pairs in (False, True)),
+    ):
+        # What a run of 50 items shows of the fits: their own part, and what one item and one fit have alone.
+        fits = ((sd**2 + 0.25 / 50) * (1 + 1 / n_fits if pairs else 1 / n_fits)) ** 0.5
+        noise = Noise(items=(1 + 0.25 / n_fits) ** 0.5, fits=fits, n_fits=n_fits)
+        kind = "resamples" if pairs else "seeds"
+        setting = f"{n_fits} fit" if n_fits == 1 else f"{n_fits} {kind}, sd {sd:g} of the items'"
+        how = {"n_fits": n_fits, "sd": sd, "pairs": pairs}
+        # The smallest of these effects that a number of items that fits in memory finds; more fits are needed else.
+        asked = ((effect, items_needed(effect, noise)) for effect in (0.5, 1.0, 2.0, 4.0))
+        effect, n = next(((effect, n) for effect, n in asked if n is not None and 20 <= n <= 400), (0.0, None))
+        if n is not None:
+            values = _of_fits(_rng("power", n_fits, sd, pairs), n=n, runs=runs, **how) + effect
+            p = effect_p_values(values, _design(n, runs, n_fits, pairs=pairs))
+            found.append(_rate(p < 0.05, kind="power", stated=0.8, what="items of `power`", setting=setting, n=n))
+        found.append(_detectable(runs, setting=setting, **how))
     return found
 
 
-def _detectable(runs: int, *, n_fits: int, sd: float, setting: str) -> Result:
-    """The effect is the one that the runs themselves call detectable, on average."""
-    design = _design(50, runs, n_fits, pairs=False)
-    values = _of_fits(_rng("detect", n_fits, sd), n=50, runs=runs, n_fits=n_fits, sd=sd, pairs=False)
-    seen = effect_intervals(values, design)
-    effect = float(np.median(detectable_effect(seen.se, df=seen.df if n_fits > 1 else np.inf)))
+def _detectable(runs: int, *, n_fits: int, sd: float, pairs: bool, setting: str) -> Result:
+    """The effect is the one that the median run itself calls detectable."""
+    design = _design(50, runs, n_fits, pairs=pairs)
+    values = _of_fits(_rng("detect", n_fits, sd, pairs), n=50, runs=runs, n_fits=n_fits, sd=sd, pairs=pairs)
+    if n_fits == 1:
+        effect = float(np.median(detectable_effect(effect_intervals(values, design).se)))
+    else:
+        two = two_way(values, values, design)
+        items, fits = np.sqrt(50 * np.median(two.by_item)), np.sqrt(np.median(two.by_fit))
+        effect = detectable_with(Noise.seen(items=float(items), fits=float(fits), n_fits=n_fits), n=50)
     p = effect_p_values(values + effect, design)
     return _rate(p < 0.05, kind="power", stated=0.8, what="detectable effect", setting=setting, n=50)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from caa_bench.interventions import Intervention as Intervention
     from caa_bench.interventions import LoraSFT as LoraSFT
     from caa_bench.interventions import OrthogonalShuffle as OrthogonalShuffle
+    from caa_bench.interventions import OtherBehaviors as OtherBehaviors
     from caa_bench.interventions import RandomDirection as RandomDirection
     from caa_bench.interventions import ShuffledLabels as ShuffledLabels
     from caa_bench.interventions import Stack as Stack
@@ -65,6 +66,7 @@ _HOMES = {
     "Intervention": "interventions",
     "LoraSFT": "interventions",
     "OrthogonalShuffle": "interventions",
+    "OtherBehaviors": "interventions",
     "RandomDirection": "interventions",
     "ShuffledLabels": "interventions",
     "Stack": "interventions",

@@ -19,7 +19,7 @@ from caa_bench.analysis.effects import between_fits, of_pairs
 from caa_bench.analysis.fits import Design, effect_intervals, effect_p_values
 from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.items import item_scores
-from caa_bench.analysis.power import detectable_effect
+from caa_bench.analysis.power import Noise, detectable_effect, detectable_with
 from caa_bench.analysis.reliability import reliability_table
 from caa_bench.analysis.stacking import fit_levels
 from caa_bench.interventions import RandomDirection, several_fits
@@ -286,13 +286,12 @@ def test_what_is_called_detectable_is_found_as_often_as_stated() -> None:
     rng, n_fits, lines = np.random.default_rng(9), 3, 2000
     design = Design(clusters=np.arange(N), n_fits=np.full(lines, n_fits))
     noise = 0.3 * rng.normal(size=(1, lines, n_fits)) + rng.normal(size=(N, lines, 1))
-    found = effect_intervals(noise, design)
     true_se = float(np.sqrt(1 / N + 0.3**2 / n_fits))
-    df = np.median(found.df)
+    noises = Noise(items=1.0, fits=0.3 / n_fits**0.5, n_fits=n_fits)
     power = {}
-    for name, effect in (("t", detectable_effect(true_se, df=df)), ("normal", detectable_effect(true_se))):
+    for name, effect in (("with fits", detectable_with(noises, n=N)), ("normal", detectable_effect(true_se))):
         power[name] = float(np.mean(effect_p_values(noise + float(effect), design) < 0.05))
-    assert 0.72 <= power["t"] <= 0.9 and power["normal"] < 0.7, power
+    assert 0.75 <= power["with fits"] <= 0.85 and power["normal"] < 0.7, power
 
 
 def test_no_fit_is_refused(small: Small, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,9 +18,9 @@ from small_runs import Small, contents, manifest
 
 import caa_bench.models.model
 from caa_bench.__main__ import main
+from caa_bench.analysis.cells import metric_table
 from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.intervals import bootstrap_mean, bootstrap_ratio
-from caa_bench.analysis.metrics import metric_table
 from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.positions import batch_of

@@ -15,6 +15,7 @@ from caa_bench.errors import UserError
 from caa_bench.interventions import (
     CovarianceDirection,
     OrthogonalShuffle,
+    OtherBehaviors,
     RandomDirection,
     ShuffledLabels,
     several_fits,
@@ -96,6 +97,32 @@ def test_covariance_draws_have_the_covariance_of_the_items_differences(
         along.append((part / part.sum()).numpy())
     share = np.mean(along, axis=0)
     assert share[:5].sum() > 2 * 5 / len(axes), "an isotropic direction has 5 / D of its length there"
+
+
+def test_other_behaviors_are_their_own_vectors_at_the_norm_of_this_one(caa: CAA, chat: ChatModel, small: Small) -> None:
+    """A draw a behavior: the method on its pairs, rescaled layer by layer; the measured one is not among them."""
+    from caa_bench.behaviors.folders import behavior_names
+    from caa_bench.interventions.saving import revived
+
+    measured = load_behavior("refusal")
+    made = CAA()
+    made.fit(chat.model, chat.tokenizer, measured.pairs())
+    named = ("sycophancy", "hallucination")
+    placebo = OtherBehaviors(original=made, behaviors=named)
+    for one, name, vectors in zip(placebo.every_draw(), named, drawn(placebo, chat, measured), strict=True):
+        other = CAA()
+        other.fit(chat.model, chat.tokenizer, load_behavior(name).pairs())
+        assert torch.cosine_similarity(vectors, other.fitted()).min() > 1 - 1e-5
+        assert torch.allclose(vectors.norm(dim=-1), made.fitted().norm(dim=-1), rtol=1e-4)
+        assert set(one.learned_from(measured.pairs())) == {"refusal", name}
+        again = revived(one.settings(), base=OtherBehaviors)
+        assert isinstance(again, OtherBehaviors) and again.drawn == name
+    keys = {str(one.settings()) for one in placebo.every_draw()}
+    assert len(keys) == 2, "each has a key of its own"
+    built = OtherBehaviors.build(OtherBehaviors.Config(), variant="", behavior=measured, built={"caa": made})
+    assert set(built.config.behaviors) == set(behavior_names()) - {"refusal"}
+    with pytest.raises(UserError, match=r"other_behaviors\.behaviors: none is named"):
+        OtherBehaviors(original=made).fit(chat.model, chat.tokenizer, measured.pairs())
 
 
 def test_every_draw_is_another_one_of_the_same_norm(caa: CAA, chat: ChatModel, behavior: Behavior) -> None:

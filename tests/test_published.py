@@ -21,7 +21,7 @@ from published_numbers import KINDS, MODELS, NUMBERS, REFERENCE, TARGET, made, r
 from report_runs import simulate
 
 from caa_bench.__main__ import main
-from caa_bench.analysis.published import KEYS, load_published
+from caa_bench.analysis.published import KEYS, load_published, published_table
 from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.behaviors.items import set_key, text_key
 from caa_bench.evaluators.capability import Capability
@@ -163,6 +163,26 @@ def test_items_are_joined_by_what_they_ask(tmp_path: Path) -> None:
         tables.append(pd.read_csv(folder / "published.csv").query("by_item").iloc[0])
     assert tables[0]["difference"] == pytest.approx(tables[1]["difference"])
     assert tables[0]["difference_low"] != pytest.approx(tables[1]["difference_low"], abs=1e-4)
+
+
+def test_errors_that_cancel_in_the_mean_do_not_agree() -> None:
+    """Half of the items .1 too high and half .1 too low: the mean is the paper's, the answers are not."""
+    published = load_published()
+    ((key, answers),) = list(published.answers.items())[:1]
+    at = dict(zip(("model", "behavior", "base", "layer", "multiplier"), key, strict=True))
+    line = at | {"cell": "a", "kind": "ab", "vector_model": "", "vector_layer": at["layer"], "base_dose": 1.0, "n": 50}
+    values = np.array(list(answers.values()))
+    agrees = []
+    for error in (np.zeros(50), np.where(np.arange(50) % 2, 0.1, -0.1)):
+        p = values + error
+        cells = pd.DataFrame([line | {"level": p.mean(), "level_low": p.mean() - 0.1, "level_high": p.mean() + 0.1}])
+        for end in ("", "_low", "_high"):
+            cells[f"change{end}"] = np.nan
+        items = pd.DataFrame({"cell": "a", "item": list(answers), "cluster": list(answers), "p_balanced": p})
+        table = published_table(published, cells, items, texts={name: name for name in answers})
+        agrees.append(bool(table["agrees"].iloc[0]))
+        assert table["by_item"].iloc[0] and table["item_gap"].iloc[0] == pytest.approx(np.abs(error).mean())
+    assert agrees == [True, False]
 
 
 def test_what_is_not_comparable_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

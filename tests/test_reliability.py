@@ -45,4 +45,4 @@ def test_what_make_simulate_found_is_said() -> None:
         assert f"| {one['figure']:.3f} |" in line and one["holds"] in line and one["setting"] in line
     failed = [one for one in kept["results"] if one["holds"].startswith("**")]
     assert f"{len(kept['results']) - len(failed)} of {len(kept['results'])} lines hold" in LINES[28]
-    assert all("skew 6" in one["setting"] for one in failed), "only a skew of 6 is known to fail, and the page says so"
+    assert not failed, "a claim that does not hold is mended, or not made (n/a)"

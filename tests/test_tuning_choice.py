@@ -103,7 +103,7 @@ def capability(lost: Mapping[str, np.ndarray]) -> pd.DataFrame:
             "cell": key, "item": f"facts/{n:04d}", "cluster": f"f{n}", "log_odds": 0.0, "option_mass": 1.0,
             "p_balanced": 0.9 - loss,
         }
-        for key, values in {"none": np.zeros(N), **lost}.items()
+        for key, values in {"none": np.zeros(len(next(iter(lost.values())))), **lost}.items()
         for n, loss in enumerate(values)
     ]  # fmt: skip
     return pd.DataFrame(lines)
@@ -112,15 +112,30 @@ def capability(lost: Mapping[str, np.ndarray]) -> pd.DataFrame:
 def test_capability_is_judged_by_its_intervals_upper_end_and_its_worse_direction() -> None:
     dear, cheap, unknown = both(3, 4), both(3, 1), both(4, 1)
     y = scores(moved([(dear, 3.0, 3.0), (cheap, 0.8, 0.8), (unknown, 2.0, 2.0)]))
-    noisy = 0.025 + 0.1 * NOISE  # .02 on the mean, but its interval reaches .03
-    costs = capability({"3+4": np.zeros(N), "3-4": noisy, "3+1": np.full(N, 0.01), "3-1": np.zeros(N)})
+    noisy = np.tile(0.027 + 0.1 * (NOISE - NOISE.mean()), 200 // N + 1)[
+        :200
+    ]  # its mean is under .03, but its interval reaches beyond
+    costs = capability({"3+4": np.zeros(200), "3-4": noisy, "3+1": np.full(200, 0.002), "3-1": np.zeros(200)})
     weighed = weigh([dear, cheap, unknown], y, unchanged="none", capability=costs)
-    assert weighed.table["capability_loss"].tolist()[:2] == pytest.approx([noisy.mean(), 0.01])
+    assert weighed.table["capability_loss"].tolist()[:2] == pytest.approx([noisy.mean(), 0.002])
     assert weighed.table["capability_loss_high"].iloc[0] > 0.03 > noisy.mean()
     assert weighed.table["qualifies"].tolist() == [False, True, False], "where it is known of some, the others wait"
     assert choose(weighed).index == 1
     found = choose(weigh([dear], y, unchanged="none", capability=costs))
     assert (found.worked, found.why.startswith("its capability loss may reach 0.0")) == (False, True)
+
+
+def test_questions_too_few_to_show_a_small_loss_are_judged_by_the_loss_itself() -> None:
+    """Of 40 questions none could: their upper end is .06 where not one answer changes."""
+    dear, cheap = both(3, 4), both(3, 1)
+    y = scores(moved([(dear, 3.0, 3.0), (cheap, 0.8, 0.8)]))
+    hair = np.linspace(-0.001, 0.001, 40)
+    few = {"3+4": 0.04 + hair, "3-4": hair, "3+1": 0.01 + hair, "3-1": hair}
+    weighed = weigh([dear, cheap], y, unchanged="none", capability=capability(few))
+    assert (weighed.table["capability_loss_high"] > 0.03).all() and (weighed.table["capability_items"] == 40).all()
+    assert weighed.table["qualifies"].tolist() == [False, True]
+    found = choose(weigh([dear], y, unchanged="none", capability=capability(few)))
+    assert found.why == "its capability loss is 0.040, more than 0.03"
 
 
 def test_too_few_items_and_a_wrong_way_do_not_work() -> None:

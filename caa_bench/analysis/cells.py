@@ -1,20 +1,24 @@
-"""Item scores -> one line a cell: its level (cells.csv) and how far it moves (shifts.csv). docs/numbers.md 2-4 and 6.
+"""Item scores -> one line a cell: its level (cells.csv), how far it moves (shifts.csv), other metrics (metrics.csv).
+
+docs/numbers.md 2-4 and 6.
 
 Shapes: N items, C conditions, F fits, K categories.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.effects import design_of
 from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
-from caa_bench.analysis.fits import effect_intervals
-from caa_bench.analysis.frames import CONDITION, RUN, UNCHANGED, UNSTEERED, Group
-from caa_bench.analysis.intervals import DIFFERENCE, UNBOUNDED
+from caa_bench.analysis.fits import effect_intervals, effect_sums
+from caa_bench.analysis.frames import CONDITION, RUN, UNCHANGED, UNSTEERED, Group, grouped
+from caa_bench.analysis.intervals import DIFFERENCE, SHARE, UNBOUNDED
+from caa_bench.storage.row_kinds import METRIC_FIELDS
 
 LOW_MASS = 0.5
 SATURATION = 8.0
@@ -30,6 +34,17 @@ SHIFT_COLUMNS = [
     "cell", *RUN, *CONDITION, "n_fits", "n", "n_clusters", "log_odds", "p_balanced", "option_mass",
     *Estimate.columns("shift", "shift_p", "total", "total_p"),
 ]  # fmt: skip
+
+METRIC_COLUMNS = [
+    "cell", *RUN, *CONDITION, "n_fits", "task", "metric", "change", "n", "n_clusters", "n_items", "errors", "weight",
+    *Estimate.columns("value", "shift", "total"), "n_shift", "n_total",
+]  # fmt: skip
+_SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": lambda mean: mean,
+    "perplexity": lambda mean: np.exp(-mean),
+    "bits": lambda mean: -mean / np.log(2),
+}
+"""From sum of values / sum of weights to the metric; of a change, for a perplexity, to a ratio."""
 
 
 def cell_table(groups: Sequence[Group], *, how: Resampling = STANDARD) -> pd.DataFrame:
@@ -78,6 +93,33 @@ def effect_by_half(groups: Sequence[Group], *, longer: Collection[str], how: Res
     return pd.concat(parts, ignore_index=True)
 
 
+def metric_table(rows: Sequence[Mapping[str, Any]], cells: pd.DataFrame, *, how: Resampling = STANDARD) -> pd.DataFrame:
+    """The level of every metric in every cell, and its change, item by item: what is measured beside the behavior.
+
+    Items weigh as many units as their value is a sum over, so that a level is a ratio of sums: a perplexity is
+    exp(-sum of log p / sum of tokens) over all passages, and an accuracy the plain mean.
+
+    Args:
+        rows: dicts of `row_kinds.METRIC_FIELDS`.
+        cells: one line a cell, indexed by `cell`, with the columns of `frames.RUN` and `frames.CONDITION`.
+
+    Returns:
+        `METRIC_COLUMNS`, sorted by task, metric and condition. `change` says what `shift` (from the cell's own base
+        unsteered) and `total` (from the unchanged model) are: a `ratio` for a perplexity, a `difference` else; over the
+        items that
+        have a value on both sides, `n_shift` and `n_total`. `n` counts items with a value, `errors` those in error,
+        `weight` their units (tokens of a perplexity). NaN where nothing was measured, and intervals below 20 items.
+    """
+    frame = pd.DataFrame([dict(row) for row in rows], columns=list(METRIC_FIELDS))
+    parts = []
+    for (task, metric, aggregation), own in frame.groupby(["task", "metric", "aggregation"], sort=True):
+        scores = own.assign(error=own["error"].notna())
+        measured = cells[cells["evaluator"].isin(cells.loc[cells.index.isin(own["cell"]), "evaluator"])]
+        for group in grouped(scores, measured):
+            parts.append(_metric_lines(group, aggregation, how).assign(task=task, metric=metric))
+    return pd.concat(parts, ignore_index=True)[METRIC_COLUMNS] if parts else pd.DataFrame(columns=METRIC_COLUMNS)
+
+
 def references(group: Group) -> dict[str, np.ndarray]:
     """The column each condition is compared with: `shift` its own base unsteered, `total` the unchanged model. [C]"""
     bases = group.cells[["base", "base_dose"]].itertuples(index=False, name=None)
@@ -94,7 +136,7 @@ def moved(group: Group, column: str) -> dict[str, np.ndarray]:
 
 def _group_levels(group: Group, how: Resampling) -> pd.DataFrame:
     table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
-    for name, within in (("log_odds", (-np.inf, np.inf)), ("accuracy", (0.0, 1.0)), ("p_balanced", (0.0, 1.0))):
+    for name, within in (("log_odds", UNBOUNDED), ("accuracy", SHARE), ("p_balanced", SHARE)):
         values = macro(group.by_fit(name), group.categories)
         level = effect_intervals(values, design_of(group, how, column=name), within=within)
         level.put(table, name)
@@ -125,6 +167,32 @@ def _group_moves(group: Group, how: Resampling) -> pd.DataFrame:
             found.put(table, f"{name}{suffix}")
             table["n"], table["n_clusters"] = found.n, found.n_clusters
     return table
+
+
+def _metric_lines(group: Group, aggregation: str, how: Resampling) -> pd.DataFrame:
+    """The lines of one task and metric."""
+    table = group.cells[["cell", *RUN, *CONDITION]].assign(n_fits=group.n_fits, errors=count_errors(group))
+    value, weight, design = group.by_fit("value"), group.by_fit("weight"), design_of(group, how)
+    level = effect_sums(value, weight, design, within=_bounds(value, aggregation))
+    table["change"] = "ratio" if aggregation == "perplexity" else "difference"
+    table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
+    table["weight"] = np.where(np.isnan(group.mean("value")), 0.0, group.mean("weight")).sum(axis=0)
+    with np.errstate(over="ignore"):  # of a model that says nothing like it: inf, which is what it is
+        level.transformed(_SCALES[aggregation]).put(table, "value")
+        heavier = moved(group, "weight")
+        for name, change in moved(group, "value").items():
+            if ((heavier[name] != 0) & ~np.isnan(change)).any():
+                raise ValueError("an item weighs differently in two cells: their difference means nothing")
+            found = effect_sums(change, weight, design)
+            table[f"n_{name}"] = found.n
+            found.transformed(_SCALES[aggregation]).put(table, name)
+    return table
+
+
+def _bounds(value: np.ndarray, aggregation: str) -> tuple[float, float]:
+    """Between 0 and 1 where no item's value lies outside, as of an accuracy; nothing is known of other metrics."""
+    bounded = aggregation == "mean" and np.nanmin(value, initial=0.0) >= 0 and np.nanmax(value, initial=1.0) <= 1
+    return SHARE if bounded else UNBOUNDED
 
 
 def count_errors(group: Group) -> np.ndarray:

@@ -16,7 +16,7 @@ import pandas as pd
 from caa_bench.analysis.cells import macro
 from caa_bench.analysis.estimates import MIN_ITEMS, STANDARD, Resampling, cluster_sums
 from caa_bench.analysis.fairness import LEAST_MASS, MOST_LOSS
-from caa_bench.analysis.intervals import DIFFERENCE, TIE, bootstrap_mean, enough
+from caa_bench.analysis.intervals import DIFFERENCE, TIE, bootstrap_mean, can_show_loss, enough
 from caa_bench.behaviors.items import category_of
 
 SIZE = 0.05
@@ -48,7 +48,8 @@ class Weighed:
         table: one line a candidate: `group`, its settings, `n`, `effect` with its 95% interval (log-odds towards where
             it pushes, the mean over its directions), `p_value` (of `chance`), `shift_up` and `shift_down` (its two
             directions; NaN without one), `mass_kept` (option mass over the unchanged model's, of its worse direction),
-            `capability_loss` (0-1, of its worse direction) with its interval, `qualifies`.
+            `capability_loss` (0-1, of its worse direction) with its interval, over `capability_items`
+            questions, `qualifies`.
         effects: the effect item by item. [N, K]
         clusters: 0-based cluster of each item. [N]
     """
@@ -163,6 +164,8 @@ def _lacks(line: pd.Series, *, tries: int) -> str:
     """What keeps a candidate from having worked, the first reason that holds."""
     if line["mass_kept"] < LEAST_MASS:
         return f"it keeps only {line['mass_kept']:.2f} of the unsteered option mass, less than {LEAST_MASS:g}"
+    if not line["qualifies"] and not can_show_loss(line["capability_items"], MOST_LOSS):
+        return f"its capability loss is {line['capability_loss']:.3f}, more than {MOST_LOSS:g}"
     if not line["qualifies"]:
         return f"its capability loss may reach {line['capability_loss_high']:.3f}, more than {MOST_LOSS:g}"
     if np.isnan(line["effect_low"]):
@@ -179,10 +182,14 @@ def _lacks(line: pd.Series, *, tries: int) -> str:
 
 
 def _qualified(table: pd.DataFrame) -> pd.DataFrame:
-    """Where the capability is known of some candidates, the others cannot be chosen."""
+    """Where the capability is known of some candidates, the others cannot be chosen.
+
+    The upper end of the loss decides; of questions so few that they cannot show a small loss, the loss itself.
+    """
     kept = table["mass_kept"] >= LEAST_MASS
     if table["capability_loss"].notna().any():
-        kept &= table["capability_loss_high"] <= MOST_LOSS
+        shown = can_show_loss(int(table["capability_items"].max()), MOST_LOSS)
+        kept &= table["capability_loss_high" if shown else "capability_loss"] <= MOST_LOSS
     return table.assign(qualifies=kept)
 
 
@@ -191,7 +198,7 @@ def _losses(
 ) -> pd.DataFrame:
     """The loss of p(correct) of each candidate's worse direction: the one whose interval reaches furthest. [K] lines"""
     names = ["capability_loss", "capability_loss_low", "capability_loss_high"]
-    table = pd.DataFrame(np.nan, index=range(len(candidates)), columns=names)
+    table = pd.DataFrame(np.nan, index=range(len(candidates)), columns=[*names, "capability_items"])
     if scores is None:
         return table
     p = _matrix(scores, "p_balanced")
@@ -206,6 +213,7 @@ def _losses(
     lines["k"] = [k for k, _ in measured]
     worst = lines.sort_values(names[::-1][:1], kind="stable").groupby("k").last()
     table.loc[worst.index, names] = worst[names]
+    table["capability_items"] = int(found.n_clusters.max())
     return table
 
 

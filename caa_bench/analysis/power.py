@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
-from caa_bench.analysis.few_fits import MANY_FITS, cochran_df
+from caa_bench.analysis.fits import MANY_FITS, cochran_df
 
 LEVEL = 0.05
 """Of every test, and of the false-discovery rate within a family."""
@@ -19,15 +20,24 @@ MOST_ITEMS = 1 << 24
 """Where so many do not show an effect, no number does."""
 
 
-def detectable_effect(se: np.ndarray | float, *, df: np.ndarray | float = np.inf, power: float = 0.8) -> np.ndarray:
-    """The effect that a two-sided 5% test finds with this power: 2.8 standard errors at 80%. Units of `se`.
+def detectable_effect(se: np.ndarray | float, *, power: float = 0.8) -> np.ndarray:
+    """The effect that a two-sided 5% test over items finds with this power: 2.8 standard errors at 80%. Units of `se`.
 
-    Args:
-        df: degrees of freedom of `se`. With 2-5 fits they are few, a t test needs far more than 1.96 standard errors,
-            and 2.8 of them would be found in .3 to .8 of runs; inf is the normal quantile.
+    With several fits ask `detectable_with`: their few degrees of freedom make it far more.
     """
-    known = np.where(np.isfinite(df), df, np.inf)
-    return (stats.t.ppf(1 - LEVEL / 2, known) + stats.t.ppf(power, known)) * np.asarray(se, dtype=float)
+    return (stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(power)) * np.asarray(se, dtype=float)
+
+
+def detectable_with(noise: Noise, *, n: int, power: float = 0.8) -> float:
+    """The same of n items under one or several fits, by `t_test_power`. NaN where the noise is not known."""
+    se, _ = noise.at(n)
+    if noise.n_fits == 1 or not se > 0:
+        return float(detectable_effect(se, power=power))
+    edges, low, high = _edges(noise, n=n, se=se), 1.0, 1000.0
+    for _ in range(30):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if _power_of(middle, edges) >= power else (middle, high)
+    return high * se
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +54,16 @@ class Noise:
     items: float
     fits: float = 0.0
     n_fits: int = 1
+
+    @classmethod
+    def seen(cls, *, items: float, fits: float, n_fits: int) -> Noise:
+        """The noise behind a run's own spread: what few fits show of theirs is mostly too little.
+
+        A variance of F fits is chi-squared with F - 1 degrees of freedom, whose median is .45 of the truth for 2 fits
+        and .69 for 3: divided by that, as many runs ask for too much as for too little.
+        """
+        few = stats.chi2.median(n_fits - 1) / (n_fits - 1) if n_fits > 1 else 1.0
+        return cls(items=items, fits=0.0 if math.isnan(fits) else fits / few**0.5, n_fits=n_fits)
 
     def __post_init__(self) -> None:
         if not (0 <= self.items < math.inf and 0 <= self.fits < math.inf) or self.n_fits < 1:
@@ -112,12 +132,42 @@ def adds_fully_power(effect: float, noise: Noise, *, n: int) -> float:
 
 
 def t_test_power(effect: float, noise: Noise, *, n: int) -> float:
-    """Power of the two-sided 5% t test with n items (noncentral t)."""
+    """Power of the two-sided 5% t test with n items: noncentral t, with several fits the mean over what they show.
+
+    The fits' part of the variance that a run sees is chi-squared with F - 1 degrees of freedom about the true one. Each
+    of its values has its own standard error and quantile (`fits.two_way`); the power is the mean over them.
+    """
     se, df = noise.at(n)
     if se == 0:
         return 1.0
-    shift, edge = abs(effect) / se, stats.t.ppf(1 - LEVEL / 2, df)
-    return float(stats.nct.sf(edge, df, shift) + stats.nct.cdf(-edge, df, shift))
+    if noise.n_fits == 1:
+        shift, edge = abs(effect) / se, stats.t.ppf(1 - LEVEL / 2, df)
+        return float(stats.nct.sf(edge, df, shift) + stats.nct.cdf(-edge, df, shift))
+    return _power_of(abs(effect) / se, _edges(noise, n=n, se=se))
+
+
+def _power_of(shift: float, edges: np.ndarray) -> float:
+    return float(np.mean(special.ndtr(shift - edges) + special.ndtr(-edges - shift)))
+
+
+def _edges(noise: Noise, *, n: int, se: float) -> np.ndarray:
+    """How many true standard errors an effect must reach, for each variance that the fits may show. [K]"""
+    of_items, of_fits = n - 1.0, noise.n_fits - 1.0
+    by_item, by_fit = noise.items**2 / n, noise.fits**2 * _spreads(noise.n_fits)
+    seen = by_item + by_fit
+    if noise.n_fits < MANY_FITS:
+        share = by_fit / seen
+        few, many = (stats.t.ppf(1 - LEVEL / 2, one) for one in (of_fits, max(of_items, of_fits)))
+        edge = share * few + (1 - share) * many
+    else:
+        edge = stats.t.ppf(1 - LEVEL / 2, seen**2 / (by_item**2 / of_items + by_fit**2 / of_fits))
+    return np.asarray(edge * np.sqrt(seen) / se)
+
+
+@lru_cache(maxsize=8)
+def _spreads(n_fits: int) -> np.ndarray:
+    """What runs of so many fits see of the variance between fits, over the true one, each as likely. [K]"""
+    return np.asarray(stats.chi2.ppf((np.arange(200) + 0.5) / 200, n_fits - 1) / (n_fits - 1))
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:

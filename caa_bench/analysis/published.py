@@ -29,8 +29,8 @@ FINETUNES = {
     "full_sft_negative": "finetune_negative",
 }
 COLUMNS = [
-    "cell", *KEYS, "n", "published", "decimals", *Estimate.columns("level", "difference"), "by_item", "agrees",
-    "change_published", *Estimate.columns("change"),
+    "cell", *KEYS, "n", "published", "decimals", *Estimate.columns("level", "difference"), "by_item", "item_gap",
+    "agrees", "change_published", *Estimate.columns("change"),
 ]  # fmt: skip
 TOLERANCE = 0.01
 """Of a mean probability over the same items: nothing is drawn anew, so only arithmetic may differ (bf16: .002). An
@@ -119,24 +119,25 @@ def published_table(
         incomparable: kinds whose levels are on another scale than the paper's: no difference is taken there.
 
     Returns:
-        `COLUMNS`, by `KINDS`; `agrees` says of answers to the same questions whether the difference is at most
-        `TOLERANCE` and the published rounding, of answers in words, which are sampled and judged anew, whether its
-        interval, widened by that rounding, holds 0. A cell with two published numbers has two lines.
+        `COLUMNS`, by `KINDS`; `item_gap` is the mean size of the items' own differences, where each published answer is
+        known. `agrees` says of answers to the same questions whether the difference is at most `TOLERANCE` and the
+        published rounding, and `item_gap` at most `TOLERANCE`; of answers in words, which are sampled and judged anew,
+        whether its interval, widened by that rounding, holds 0. A cell with two published numbers has two lines.
     """
     table = published.values.merge(_asked_at_each_layer(cells), on=KEYS, how="inner")
     table["change_published"] = _changes(table, published.values)
     for end in ENDS:
         table[f"change{end}"] = table[f"change{end}"].where(table["change_published"].notna())
         table[f"difference{end}"] = table[f"level{end}"] - table["published"]
-    table["by_item"] = False
+    table["by_item"], table["item_gap"] = False, np.nan
     for place, line in table[table["kind"] == AB].iterrows():
         answers = published.answers.get(
             tuple(line[key] for key in ("model", "behavior", "base", "layer", "multiplier"))
         )
         if answers is not None:
-            table.loc[place, Estimate.columns("difference")] = _paired(
-                items[items["cell"] == line["cell"]], answers, texts, how=how
-            )
+            own = items[items["cell"] == line["cell"]]
+            table.loc[place, Estimate.columns("difference")] = _paired(own, answers, texts, how=how)
+            table.loc[place, "item_gap"] = np.abs(item_differences(own, answers, texts)).mean()
             table.loc[place, "by_item"] = True
     table.loc[table["kind"].isin(incomparable), Estimate.columns("difference")] = np.nan
     slack = 0.5 * 10.0 ** -table["decimals"]
@@ -144,6 +145,7 @@ def published_table(
     within = (table["difference_low"] - slack <= 0) & (table["difference_high"] + slack >= 0)
     same = table["kind"] != OPEN_ENDED
     within[same] = table["difference"].abs()[same] <= TOLERANCE + slack[same] + 1e-12
+    within &= ~(table["item_gap"] > TOLERANCE)  # errors that cancel in the mean are errors
     table["agrees"] = within.astype(object).where(known, None)
     table["base"] = table["run_base"]
     return table.sort_values("kind", key=lambda kind: kind.map(KINDS.index), kind="stable")[COLUMNS]
@@ -175,7 +177,18 @@ def _paired(
     scores: pd.DataFrame, answers: Mapping[str, float], texts: Mapping[str, str], *, how: Resampling
 ) -> list[float]:
     """Mean over items of (run - published) with its interval."""
-    theirs = scores["item"].map(texts).map(answers).to_numpy(float)
-    difference = (scores["p_balanced"].to_numpy(float) - theirs)[:, None]
-    found = bootstrap_mean(difference, codes(scores["cluster"]), how=how)
+    difference = item_differences(scores, answers, texts)
+    found = bootstrap_mean(difference[:, None], codes(scores["cluster"]), how=how)
     return [float(found.point[0]), float(found.low[0]), float(found.high[0])]
+
+
+def item_differences(scores: pd.DataFrame, answers: Mapping[str, float], texts: Mapping[str, str]) -> np.ndarray:
+    """p of the run less p of the paper, item by item. [N]
+
+    Args:
+        scores: one line an item: `item`, `p_balanced`.
+        answers: the paper's p of each item by key.
+        texts: item id -> key.
+    """
+    theirs = scores["item"].map(dict(texts)).map(dict(answers)).to_numpy(float)
+    return scores["p_balanced"].to_numpy(float) - theirs

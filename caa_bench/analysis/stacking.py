@@ -30,9 +30,16 @@ from caa_bench.analysis.estimates import STANDARD, Estimate, Interval, Resamplin
 from caa_bench.analysis.fits import Design, effect_p_values, effect_ratios, fit_means, fits_disagree
 from caa_bench.analysis.frames import CONDITION, RUN, Group
 from caa_bench.analysis.intervals import benjamini_hochberg
-from caa_bench.analysis.power import detectable_effect
-from caa_bench.analysis.stability import Spread, spread_of, verdict_stability
-from caa_bench.analysis.verdict import SMALLEST, Evidence, Verdict, verdict_of
+from caa_bench.analysis.power import Noise, detectable_effect, detectable_with
+from caa_bench.analysis.verdict import (
+    SMALLEST,
+    Evidence,
+    Spread,
+    Verdict,
+    spread_of,
+    verdict_of,
+    verdict_stability,
+)
 
 COLUMNS = [
     *RUN, *LINE, "family", "n", "n_clusters", "n_fits", *Estimate.columns(*EFFECTS, "retention"), "p_value", "q_value",
@@ -185,15 +192,22 @@ def _of_group(group: Group, how: Resampling) -> pd.DataFrame:
     for name, found in effects.items():
         found.put(table, name)
     table["n"], table["n_clusters"] = effects["on_top"].n, effects["on_top"].n_clusters
-    table["detectable_effect"] = detectable_effect(
-        effects["interaction"].se, df=np.where(lines.n_fits > 1, effects["interaction"].df, np.inf)
-    )
     table["p_value"] = effect_p_values(y.interaction, designs["interaction"])
     table["fits_disagree"] = fits_disagree(y.on_top, smallest=SMALLEST)
     _retention(y, effects["alone"], designs["on_top"]).put(table, "retention")
     spread = spread_of(y, on_top=designs["on_top"], interaction=designs["interaction"])
     table = table.assign(**{f"spread_{name}": values for name, values in vars(spread).items()})
+    table["detectable_effect"] = _detectable(effects["interaction"], spread, lines.n_fits)
     return table.assign(n_fits=lines.n_fits, **_context(group, lines))
+
+
+def _detectable(interaction: Estimate, spread: Spread, n_fits: np.ndarray) -> np.ndarray:
+    """The smallest interaction that is found in 80% of such runs. [L]"""
+    found = detectable_effect(interaction.se)
+    for line in np.flatnonzero(n_fits > 1):
+        noise = Noise.seen(items=spread.items[line], fits=spread.fits[line], n_fits=int(n_fits[line]))
+        found[line] = detectable_with(noise, n=int(interaction.n[line]))
+    return found
 
 
 def _retention(y: Effects, alone: Estimate, design: Design) -> Estimate:

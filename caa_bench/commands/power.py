@@ -138,7 +138,7 @@ def needs(report: Report, *, effect: float | None, power: float) -> list[Need]:
         spread, of_fits = line["spread_items"], line["spread_fits"]
         wanted = None
         if not math.isnan(spread):
-            noise = Noise(items=spread, fits=0.0 if math.isnan(of_fits) else of_fits, n_fits=int(line["n_fits"]))
+            noise = Noise.seen(items=spread, fits=of_fits, n_fits=int(line["n_fits"]))
             wanted = _items(line, noise=noise, effect=effect, power=power)
         found.append(
             Need(

@@ -20,6 +20,7 @@ from caa_bench.interventions.placebos import (
     RandomDirection,
     ShuffledLabels,
 )
+from caa_bench.interventions.placebos_other import OtherBehaviors
 from caa_bench.interventions.stack import Stack
 from caa_bench.interventions.system_prompt import SystemPrompt
 from caa_bench.models.layers import Layers
@@ -33,6 +34,7 @@ __all__ = [
     "Layers",
     "LoraSFT",
     "OrthogonalShuffle",
+    "OtherBehaviors",
     "Placebo",
     "RandomDirection",
     "ShuffledLabels",

@@ -103,6 +103,10 @@ class Placebo(SteeringVector):
             )
         if variant and variant != original.label:
             original.named(variant)
+        return cls._again(settings, original=original)
+
+    @classmethod
+    def _again(cls, settings: Mapping[str, Any], *, original: SteeringVector) -> Self:
         made = cls(cls.Config(seed=settings["seed"]), original=original)
         made.draw = settings["draw"]
         return made

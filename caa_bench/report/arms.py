@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from caa_bench.analysis.estimates import MIN_ITEMS, Interval
+from caa_bench.analysis.intervals import among
 from caa_bench.analysis.placebos import strictest
-from caa_bench.analysis.selection import among
 from caa_bench.analysis.verdict import OPPOSITE, SMALLEST, opposite
 from caa_bench.errors import UserError
 from caa_bench.report import words

@@ -132,9 +132,10 @@ def _interval(record: RunRecord) -> str:
 def _test(record: RunRecord) -> str:
     if record.fits > 1:
         return (
-            f"a two-way t test over items and {record.fits} fits (by sign flips over clusters where there is one fit)"
+            f"a two-way t test over items and {record.fits} fits (where there is one fit, the larger p of sign flips "
+            "over clusters and a studentized bootstrap)"
         )
-    return "sign flips over clusters"
+    return "sign flips over clusters and a studentized bootstrap, the larger p of the two"
 
 
 def _placebos(report: Report) -> Iterator[str]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from caa_bench.analysis.fairness import Choice, choose_dose
+from caa_bench.analysis.fairness import MOST_LOSS, Choice, choose_dose
 from caa_bench.analysis.frames import CONDITION
+from caa_bench.analysis.intervals import can_show_loss
 from caa_bench.evaluators import registry
 from caa_bench.runs.record import RunRecord
 from caa_bench.runs.tuning_record import dose_unit
@@ -63,7 +64,7 @@ def find_headline(record: RunRecord, every: pd.DataFrame) -> Headline:
     layers = tuple(sorted(steered["layer"].dropna().unique()))
     selection = record.split == "selection" and len(measured(every)) > 0
     choices = _choices(steered, every) if selection else ()
-    layer, reason = _layer(record, layers, choices, weighed=CAPABILITY in set(every["evaluator"]))
+    layer, reason = _layer(record, layers, choices, cost=_not_shown(every))
     if vector in record.tuning.get("settled", {}):
         reason = "tuned on the selection split"
     here = steered if layer is None else steered[steered["layer"] == layer]
@@ -120,10 +121,17 @@ def by_condition(table: pd.DataFrame, evaluator: str) -> dict[Key, dict[str, Any
 
 def with_capability_loss(shifts: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
     """The lines with the most capability that each condition may cost against the unchanged model: the upper end of
-    the loss's interval (0-1; NaN: not measured)."""
+    the loss's interval, or the loss itself of questions too few to show a small one (0-1; NaN: not measured)."""
     found = by_condition(every, CAPABILITY)
-    lost = [-found.get(condition_of(line), {}).get("total_p_low", float("nan")) for line in shifts.to_dict("records")]
+    end = "total_p_low" if shows_loss(every) else "total_p"
+    lost = [-found.get(condition_of(line), {}).get(end, float("nan")) for line in shifts.to_dict("records")]
     return shifts.assign(capability_loss_high=lost)
+
+
+def shows_loss(every: pd.DataFrame) -> bool:
+    """Whether the run's capability questions are enough to show that a loss is small."""
+    asked = measured(every, CAPABILITY)
+    return len(asked) > 0 and can_show_loss(int(asked["n_clusters"].max()), MOST_LOSS)
 
 
 def direction(base: str, total: float) -> int:
@@ -160,7 +168,7 @@ def _choices(steered: pd.DataFrame, every: pd.DataFrame) -> tuple[Choice, ...]:
 
 
 def _layer(
-    record: RunRecord, layers: tuple[float, ...], choices: tuple[Choice, ...], *, weighed: bool
+    record: RunRecord, layers: tuple[float, ...], choices: tuple[Choice, ...], *, cost: str
 ) -> tuple[float | None, str]:
     """The layer that leads, and why. What is chosen by default is never said to be chosen by results."""
     if not layers:
@@ -169,13 +177,24 @@ def _layer(
         return layers[0], "the only one run"
     if choices:
         best = max(choices, key=lambda choice: choice.shift)
-        cost = "" if weighed else "; not checked for cost, capability was not measured"
         return best.key["layer"], f"the largest shift on the selection split, {best.tries} tries{cost}"
     default = record.layers.get("default")
     name = f"the {'model' + chr(39) + 's default' if default in layers else 'first'} of {len(layers)} layers run"
     if record.split == "selection":
         return (float(default) if default in layers else layers[0]), f"{name}, as no layer qualified"
     return (float(default) if default in layers else layers[0]), f"{name}; nothing is chosen on the test split"
+
+
+def _not_shown(every: pd.DataFrame) -> str:
+    """What a choice could not know of its cost; "" where it could."""
+    if shows_loss(every):
+        return ""
+    asked = measured(every, CAPABILITY)
+    if asked.empty:
+        return "; not checked for cost, capability was not measured"
+    return (
+        f"; {int(asked['n'].max())} capability questions cannot show that it costs little, so the loss itself decided"
+    )
 
 
 def _nearest(multipliers: list[float], *, unit: float, sign: int) -> float | None:

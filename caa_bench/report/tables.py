@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from caa_bench.analysis.answers import COLUMNS, answer_scores, answer_table, judge_table
-from caa_bench.analysis.cells import cell_table, effect_by_half, macro, shift_table
+from caa_bench.analysis.cells import cell_table, effect_by_half, macro, metric_table, shift_table
 from caa_bench.analysis.diagnostics import COLUMNS as PAIR_COLUMNS
 from caa_bench.analysis.diagnostics import from_lines
 from caa_bench.analysis.effects import open_effects
@@ -18,7 +18,6 @@ from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.frames import grouped, mean_over_fits
 from caa_bench.analysis.intervals import bootstrap_mean
 from caa_bench.analysis.items import item_scores
-from caa_bench.analysis.metrics import metric_table
 from caa_bench.analysis.placebos import placebo_draws
 from caa_bench.analysis.reliability import item_reliability, reliability_table
 from caa_bench.analysis.stacking import fit_levels, stacking_table

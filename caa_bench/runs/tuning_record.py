@@ -18,7 +18,7 @@ FILE = "tuning.csv"
 SETTINGS = ("layer", "multiplier", "dose", "text")
 NUMBERS = (
     "n", "effect", "effect_low", "effect_high", "p_value", "shift_up", "shift_down", "mass_kept", "capability_loss",
-    "capability_loss_low", "capability_loss_high",
+    "capability_loss_low", "capability_loss_high", "capability_items",
 )  # fmt: skip
 COLUMNS = ("arm", "group", *SETTINGS, *NUMBERS, "qualifies", "chosen")
 
@@ -125,6 +125,8 @@ def tuning_lines(record: Mapping[str, Any]) -> list[str]:
 
 def _arm_lines(label: str, arm: Mapping[str, Any]) -> list[str]:
     from caa_bench.analysis.choice import FELT
+    from caa_bench.analysis.fairness import MOST_LOSS
+    from caa_bench.analysis.intervals import can_show_loss
 
     chosen = arm["chosen"]
     said = []
@@ -141,7 +143,8 @@ def _arm_lines(label: str, arm: Mapping[str, Any]) -> list[str]:
     else:
         loss, high = chosen["capability_loss"], chosen["capability_loss_high"]
         most = "" if high is None else f", at most {high:.3f} by its interval"
-        said.append(f"{label}: its capability loss is {loss:+.3f}{most}.")
+        few = "" if can_show_loss(chosen["capability_items"], MOST_LOSS) else ", too few questions to show a small loss"
+        said.append(f"{label}: its capability loss is {loss:+.3f}{most}, n {chosen['capability_items']:.0f}{few}.")
     if arm["not_felt"]:
         said.append(f"{label}: not felt: at every setting tried the effect stays within {FELT:g} log-odds of 0.")
     if arm["edge"]:

@@ -147,8 +147,8 @@ class Progress(Callback):
 
     def _print_metrics(self, cells: pd.DataFrame) -> None:
         """A line a cell and task, of the task's first metric."""
+        from caa_bench.analysis.cells import metric_table
         from caa_bench.analysis.estimates import Resampling
-        from caa_bench.analysis.metrics import metric_table
         from caa_bench.report.words import level
         from caa_bench.runs.rows import RowStore
 
