@@ -46,10 +46,10 @@ SWEEPS = {
     "8 layers x 2 doses, 10 items": ((-1.0, 1.0), 10),
     "8 layers x 4 doses, 30 items": ((-2.0, -1.0, 1.0, 2.0), 30),
 }
-PART = {"items": 4, "conditions": 6}
+PART = {"items": 3, "conditions": 4}
 """How much of a sweep the plain loop and batched recompute are run on."""
-PAIRS, LORA_PAIRS = 16, 8
-OPEN, TOKENS, MULTIPLIERS = 4, 24, (-2.0, -1.5, -1.0, 0.5, 1.0, 1.5, 2.0)
+PAIRS, LORA_PAIRS = 10, 4
+OPEN, TOKENS, MULTIPLIERS = 4, 12, (-2.0, -1.5, -1.0, 0.5, 1.0, 1.5, 2.0)
 
 Found = dict[str, Any]
 Conditions = Sequence[Sequence[Edit]]

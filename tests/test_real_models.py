@@ -282,6 +282,20 @@ def test_the_lora_loss_of_the_first_steps_equals_a_plain_loop(subject: Subject) 
     assert abs(plain[1] - plain[0]) > 1e-3 * plain[0], "the second step moves it"
 
 
+def test_no_position_but_the_answer_goes_through_the_head(tmp_path: Path) -> None:
+    """With a large vocabulary a step would otherwise be the output head and little else."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from trl.trainer import utils
+
+    one, before = llama2(tmp_path), utils._use_triton
+    with FlopCounterMode(display=False) as counter:
+        LoraSFT().fit(one.model, one.tokenizer, one.pairs)
+    tokens = sum(len(one.ids(pair.question, pair.matching)) for pair in one.pairs)
+    head = 2 * one.model.config.hidden_size * one.model.config.vocab_size
+    assert counter.get_total_flops() < tokens * head
+    assert utils._use_triton is before
+
+
 # --- runs on qwen05
 
 
