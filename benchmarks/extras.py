@@ -41,16 +41,17 @@ def lora_fit(subject: Subject, settings: Settings) -> dict[str, Any]:
 
     from caa_bench.behaviors.behavior import load_behavior
     from caa_bench.interventions import LoraSFT
+    from caa_bench.interventions.lora.rows import training_row
 
     tokenizer = AutoTokenizer.from_pretrained(DATA / "llama2-tokenizer")
     tokenizer.chat_template, tokenizer.pad_token_id = TEMPLATE, 0
     pairs = load_behavior("refusal", data="caa", data_dir=DATA / "caa", protocol="caa").pairs()[:PAIRS]
     lora = LoraSFT()
-    rows = [lora._row(tokenizer, pair) for pair in pairs]
+    rows = [training_row(tokenizer, pair, target=lora.config.target, positive=True) for pair in pairs]
     timed = interleaved(
         {
             "ours": partial(lora.fit, subject.model, tokenizer, pairs),
-            "bare SFTTrainer": partial(_bare_sft, subject, tokenizer, rows, lora.config),
+            "bare SFTTrainer": partial(bare_sft, subject.model, tokenizer, rows, lora.config),
         },
         min(3, settings.repetitions),
         clock=settings.clock,
@@ -61,17 +62,17 @@ def lora_fit(subject: Subject, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _bare_sft(subject: Subject, tokenizer: Any, rows: list[dict[str, list[int]]], config: Any) -> None:
+def bare_sft(model: Any, tokenizer: Any, rows: list[dict[str, list[int]]], config: Any) -> None:
     """What a user would write by hand, on pre-tokenized rows."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from trl import SFTConfig, SFTTrainer
 
-    wrapped = get_peft_model(subject.model, LoraConfig(r=config.rank, lora_alpha=config.alpha, task_type="CAUSAL_LM"))
+    wrapped = get_peft_model(model, LoraConfig(r=config.rank, lora_alpha=config.alpha, task_type="CAUSAL_LM"))
     with tempfile.TemporaryDirectory() as scratch:
         args = SFTConfig(
             output_dir=scratch, num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size,
-            learning_rate=config.learning_rate, max_length=None, use_cpu=subject.model.device.type == "cpu", bf16=False,
+            learning_rate=config.learning_rate, max_length=None, use_cpu=model.device.type == "cpu", bf16=False,
             gradient_checkpointing=False, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
         )  # fmt: skip
         data = Dataset.from_list(rows)
@@ -99,7 +100,7 @@ def _run(subject: Subject, name: str) -> None:
     _way(subject, name)(subject.test, conditions)
 
 
-def _resident(key: str) -> float:
+def resident(key: str) -> float:
     """MiB, from the kernel: VmRSS is now, VmHWM the highest since it was reset."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) / 1024
@@ -111,10 +112,10 @@ def main() -> None:
     torch.set_num_threads(settings.threads)
     subject = build(settings)
     _way(subject, sys.argv[1])(subject.test[:1], subject.sweep()[:2])
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     _run(subject, sys.argv[1])
-    print(_resident("VmHWM") - before)
+    print(resident("VmHWM") - before)
 
 
 if __name__ == "__main__":

@@ -70,8 +70,9 @@ def batched_recompute(
         group = order[start : start + BATCH]
         ids, mask = left_padded([prompts[row] for row in group], model.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        (first,) = {prompt.first_position - len(prompt.ids) for prompt in prompts}  # all end in the same steered tokens
         for column, edits in enumerate(conditions):
-            with _added(model, edits, -2):  # all end in the same two steered tokens
+            with _added(model, edits, first):
                 output = model(ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
             logits = output.logits[:, -1].float()
             for row, own in zip(group, logits, strict=True):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 Found = dict[str, Any]
+REAL = "results-real.json"
+"""What benchmarks/real.py leaves."""
 GPU = (
     "python -m benchmarks.bench --device cuda --dtype bfloat16 --shape llama-2-7b --only sweep generation growth memory"
 )
@@ -17,7 +20,7 @@ def write(root: Path, results: Found) -> None:
     if "conditions" in results.get("growth", {}):
         _figure(root / "benchmarks" / "growth.svg", results["growth"])
     parts = [_head(results), _targets(results), _sweeps(results), _extraction(results), _generation(results)]
-    parts += [_growth(results), _more(results), _gpu(results)]
+    parts += [_growth(results), _more(results), _real(root / "benchmarks" / REAL), _gpu(results)]
     (root / "BENCHMARKS.md").write_text("\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -162,6 +165,48 @@ def _more(results: Found) -> str:
             f"model and settings: {lora['seconds']['bare SFTTrainer']:.1f} s. Ours takes {_percent(over)} more."
         )
     return text
+
+
+def _real(path: Path) -> str:
+    """The sections of benchmarks/real.py, where it was run."""
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text())
+    weights = f"{found['weights'] / 2**20:,.0f} MiB of weights"
+    text = f"""## A real model
+
+`python -m benchmarks.real FOLDER` on {found["model"]}, float32, {weights}; published
+{found["behavior"]} items. CPU seconds of the process on one thread, one run. The sweep has the unsteered model as one
+more condition; the plain loop and batched recompute were run on a part of it and scaled up by tokens, by the factor in
+brackets. Memory is the peak above the loaded model, in MiB.
+
+| what | way | CPU seconds | ours is faster by | memory | results |
+|---|---|---|---|---|---|"""
+    for title, one in found.get("sweep", {}).items():
+        text += f"\n| sweep, {title} | ours | {one['ours']:.1f} | | {one['memory']['ours']:.0f} | |"
+        for name, times in one["times"].items():
+            apart, memory = one["greatest difference"][name], one["memory"][name]
+            way = f"{name} (x{one['scale']:.1f})"
+            text += f"\n| | {way} | {one[name]:.1f} | {times:.1f}x | {memory:.0f} | {apart:.0e} apart |"
+    titles = {
+        "extraction": "extraction, {count} pairs", "generation": "generation, {count} new tokens",
+        "lora_fit": "LoRA fit, {count} pairs",
+    }  # fmt: skip
+    for key, title in titles.items():
+        for name, seconds in found.get(key, {}).get("seconds", {}).items():
+            own, what = found[key], title.format(**found[key]) if name == "ours" else ""
+            times = "" if name == "ours" else f"{own['times'][name]:.2g}x"
+            text += f"\n| {what} | {name} | {seconds:.1f} | {times} | {own['memory'][name]:.0f} | {_same(own, name)} |"
+    return text
+
+
+def _same(own: Found, name: str) -> str:
+    """How the other way's results compare with ours, where they are compared."""
+    if name == "ours" or not {"identical", "greatest difference"} & set(own):
+        return ""
+    if "identical" in own:
+        return "same tokens" if own["identical"] else "OTHER TOKENS"
+    return f"{own['greatest difference']:.0e} apart"
 
 
 def _gpu(results: Found) -> str:

@@ -12,9 +12,13 @@ from small_runs import Small, run
 from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.behaviors.items import Pair
 from caa_bench.behaviors.subset import drawn_pairs
-from caa_bench.interventions import CAA
+from caa_bench.evaluators import AnswerProbability
+from caa_bench.evaluators.base import Treatment
+from caa_bench.interventions import CAA, Condition, Unchanged
 from caa_bench.interventions.fitting import Fitting, during
 from caa_bench.models.model import ChatModel
+from caa_bench.runs.plan import Batch
+from caa_bench.tracking.batch_progress import BatchProgress
 from caa_bench.tracking.fit_progress import FitProgress
 
 
@@ -57,6 +61,44 @@ def test_in_a_terminal_no_line_is_left_open(capsys) -> None:
     assert capsys.readouterr().err == "fit lora_sft_positive on 40 pairs\n"
     said.end("71.6 s")
     assert capsys.readouterr().err == "fit lora_sft_positive on 40 pairs: 71.6 s\n"
+
+
+def batches(*treatments: int) -> list[Batch]:
+    """Batches of four items with so many conditions each."""
+    return [
+        Batch(
+            key=str(number), evaluator=AnswerProbability(), items=tuple("abcd"), base=Unchanged(), dose=Condition(),
+            treatments=(Treatment(cell=""),) * count,
+        )
+        for number, count in enumerate(treatments)
+    ]  # fmt: skip
+
+
+def test_a_file_hears_of_the_time_left_of_the_batches_from_the_first_minute_on(capsys) -> None:
+    """The first batch has 100 conditions, 2 prompts' worth an item; those after it one: 2 + 1.01 + 1.01 + 1.01."""
+    now = [0.0]
+    every = batches(100, 1, 1, 1)
+    said = BatchProgress(every, every, terminal=False, clock=lambda: now[0])
+    for seconds, batch in zip((40.0, 60.0, 100.0, 120.0), every, strict=True):
+        now[0] = seconds
+        said.finished(batch)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"  1 of 4 batches, about 61 s left, \d+\.\d GB", lines[0])  # 40 s x 3.03 / 2
+    assert re.fullmatch(r"  3 of 4 batches, about 25 s left, \d+\.\d GB", lines[1])  # 100 s x 1.01 / 4.02
+    assert len(lines) == 2
+
+
+def test_a_continued_run_counts_its_own_time_and_a_short_one_says_nothing(capsys) -> None:
+    now = [0.0]
+    every = batches(1, 1, 1, 1)
+    said = BatchProgress(every, every[2:], terminal=False, clock=lambda: now[0])
+    now[0] = 30.0
+    said.finished(every[2])
+    assert "3 of 4 batches, about 30 s left" in capsys.readouterr().err
+    short = BatchProgress(every, every, terminal=False, clock=lambda: now[0])
+    for batch in every:
+        short.finished(batch)
+    assert capsys.readouterr().err == ""
 
 
 def test_every_batch_of_a_fit_is_told(small: Small) -> None:

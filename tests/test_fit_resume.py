@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 from small_runs import Small
 
+from caa_bench.behaviors.behavior import load_behavior
+from caa_bench.interventions import registry
 from caa_bench.interventions.fitting import Fitting, current, during
 from caa_bench.interventions.lora.training import newest_checkpoint, saturated
+from caa_bench.models.model import ChatModel
 from caa_bench.runs.signals import Stop
 
 # Fits one intervention through the store, a line a step; keeps its state at every chance; waits where it is told to.
@@ -145,6 +148,44 @@ def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(
     assert artifact(tmp_path / "stopped") == whole(name).files
 
 
+@pytest.mark.parametrize("name", MIDDLE)
+def test_stopped_after_every_step_in_turn_it_ends_in_the_same_bytes(name: str, small: Small, tmp_path: Path) -> None:
+    """Also at the end of an epoch and within one, where the held-out loss is not to be measured once more."""
+    chat, pairs = ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()
+
+    def fitted(folder: Path, stop_at: int | None = None) -> list[int]:
+        """Fit, with one Ctrl-C at that call of `tell`; the pairs done at each."""
+        cls, stop, told = registry()[name], Stop(), list[int]()
+        config = {"caa": {}, "lora_sft": {"dropout": 0.1}}.get(name, {})
+        if name != "caa":
+            config |= {"epochs": 2, "batch_size": 12, "learning_rate": 0.01}
+        made = cls(cls.Config(**config), **({} if name == "caa" else {"variant": "positive"}))
+
+        def tell(done: int, total: int, note: str) -> None:
+            told.append(done)
+            if len(told) - 1 == stop_at:
+                stop.request(signal.SIGINT, None)
+
+        with during(Fitting(folder=folder / "state", tell=tell, stop=stop)):
+            made.fit(chat.model, chat.tokenizer, pairs)
+        made.save_pretrained(folder / "artifact")
+        return told
+
+    whole = fitted(tmp_path / "whole")
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "whole" / "artifact").iterdir()}
+    left = 0
+    for stop_at in range(len(whole) - 1):
+        folder = tmp_path / str(stop_at)
+        try:
+            fitted(folder, stop_at)
+        except SystemExit as stopped:
+            assert stopped.code == 130
+            left += 1
+            fitted(folder)
+        assert {path.name: path.read_bytes() for path in (folder / "artifact").iterdir()} == expected, stop_at
+    assert left, "it was never stopped"
+
+
 def test_the_second_signal_names_the_pair(capsys) -> None:
     stop = Stop()
     stop.fit = ("caa", Fitting(kept=128))
@@ -156,9 +197,7 @@ def test_the_second_signal_names_the_pair(capsys) -> None:
 
 
 def test_state_of_other_pairs_is_not_gone_on_from(small: Small, tmp_path: Path) -> None:
-    from caa_bench.behaviors.behavior import load_behavior
     from caa_bench.interventions.activations import STATE, read_activations
-    from caa_bench.models.model import ChatModel
 
     chat, pairs = ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()
     with during(Fitting(folder=tmp_path)):

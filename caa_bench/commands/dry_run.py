@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caa_bench.commands.fit_memory import LIBRARIES, Shape, fit_needs
-from caa_bench.evaluators import Evaluator, Job
+from caa_bench.commands.fit_memory import Shape, memory_text
+from caa_bench.commands.run_time import NO_CONFIG, Operations, RunTime, fitting, run_time
+from caa_bench.evaluators import AnswerProbability, Evaluator, Job
 from caa_bench.runs.grid import bases_under, doses_under
-from caa_bench.runs.tuning_grid import first_cells, first_fits, to_tune
+from caa_bench.runs.tuning_grid import Search, directions, first_cells, first_fits, first_layers, to_tune
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
@@ -27,10 +28,6 @@ TEMPLATE_TOKENS = 8
 """Tokens that a chat template puts around one message."""
 SUFFIX_TOKENS = 2
 """Tokens from the end of the instruction to the answer letter: two for Llama 2, one for most others."""
-CPU_FLOPS, GPU_FLOPS = 5e10, 1e14
-"""Sustained operations a second that the two stated machines reach in fp32 and in bf16."""
-BESIDE_WEIGHTS_GB = 0.5
-"""What the engine bounds its largest logits and hidden states to, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +76,8 @@ def dry_run_text(benchmark: Benchmark) -> str:
     arms = arms_of(benchmark, layers)
     work = sum(arm.token_layers(layers) for arm in arms)
     loop = sum(arm.tokens * layers.count * _count([arm]) + arm.decoding(layers) for arm in arms)
-    training = _training(benchmark, layers)
+    time = estimated_time(benchmark)
+    training = fitting(benchmark.interventions, tokens=_pair_tokens(benchmark), layers=layers.count).token_layers
     return "\n".join(
         [
             f"{benchmark.behavior.title} on {benchmark.chat.name}: results would go to {benchmark.folder}",
@@ -88,27 +86,25 @@ def dry_run_text(benchmark: Benchmark) -> str:
             f"evaluation: about {sum(arm.forwards() for arm in arms):,} forwards over {sum(a.prompts for a in arms):,} "
             f"prompts, {work:,} token-layers ({loop:,} without shared prefixes)",
             *benchmark.costs({name: _count(own) for name, own in _by_evaluator(arms).items()}),
-            f"fitting: about {training:,} token-layers, less what is kept from before",
+            f"fitting: about {training:,.0f} token-layers, less what is kept from before",
             *_tuning(benchmark, layers),
-            f"time: {time_text((work + training) * 24 * layers.hidden**2)}",
-            f"memory: {_memory(benchmark)}",
+            f"time: {time.text() if time else NO_CONFIG}",
+            f"memory: {memory_text(benchmark, _pair_tokens(benchmark))}",
         ]
     )
 
 
-def estimated_flops(benchmark: Benchmark) -> float | None:
-    """Operations of the whole run, nothing kept from before; None where the model's size is not known."""
-    layers = benchmark.chat.layers
-    if layers is None:
+def estimated_time(benchmark: Benchmark) -> RunTime | None:
+    """What this machine would take, nothing kept from before; None where the model's config is not at hand."""
+    shape, layers = Shape.of(benchmark.chat), benchmark.chat.layers
+    if shape is None or layers is None:
         return None
-    work = sum(arm.token_layers(layers) for arm in arms_of(benchmark, layers)) + _training(benchmark, layers)
-    return float(work * 24 * layers.hidden**2)
-
-
-def time_text(flops: float) -> str:
-    """Seconds on two stated machines; a statement of arithmetic, not a promise."""
-    cpu, gpu = flops / CPU_FLOPS, flops / GPU_FLOPS
-    return f"about {cpu:,.0f} s on 2 CPU cores, {gpu:,.1f} s on a data-center GPU, plus loading"
+    parts = {
+        "fitting": fitting(benchmark.interventions, tokens=_pair_tokens(benchmark), layers=layers.count),
+        "tuning": _searching(benchmark, layers),
+        "measuring": _measuring(arms_of(benchmark, layers), layers),
+    }
+    return run_time(shape, parts)
 
 
 def _tuning(benchmark: Benchmark, layers: Layers) -> list[str]:
@@ -179,10 +175,10 @@ def token_counter(source: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _questions(evaluator: Evaluator, benchmark: Benchmark) -> list[str]:
-    """What is asked under every base: each item in each of its orders."""
+def _questions(evaluator: Evaluator, benchmark: Benchmark, *, split: str = "") -> list[str]:
+    """What is asked under every base: each item in each of its orders; of the run's split where none is named."""
     args = benchmark.args
-    items = evaluator.items(benchmark.behavior, split=args.split)[: args.limit]
+    items = evaluator.items(benchmark.behavior, split=split or args.split)[: args.limit]
     return [question for item in items for question in evaluator.questions(item, protocol=args.protocol)]
 
 
@@ -207,41 +203,42 @@ def _condition_text(condition: Condition) -> str:
     return f"{'' if condition.layer is None else f'layer {condition.layer} '}x{condition.multiplier:+g}"
 
 
-def _training(benchmark: Benchmark, layers: Layers) -> int:
-    """Token-layers of every fit: one forward over the pairs a vector, three (with the backward) an epoch of LoRA."""
+def _pair_tokens(benchmark: Benchmark) -> list[int]:
+    """Tokens of each training pair's prompt, up to the letter."""
     count = token_counter(benchmark.chat.source)
-    tokens = [count(pair.question) + TEMPLATE_TOKENS for pair in benchmark.behavior.pairs()]
-    work = 0.0
-    for intervention in benchmark.interventions:
-        if intervention.trains and not intervention.placebo_of:
-            used = tokens[: getattr(intervention.config, "max_pairs", None)]
-            work += sum(used) * 3 * getattr(intervention.config, "epochs", 1 / 3)
-    return round(work * layers.count)
+    return [count(pair.question) + TEMPLATE_TOKENS for pair in benchmark.behavior.pairs()]
 
 
-def _memory(benchmark: Benchmark) -> str:
-    """The weights and the libraries, what measuring needs beside them, and what each fit does."""
-    shape = Shape.of(benchmark.chat)
-    weights = benchmark.chat.loading.memory_gb
-    if shape is not None and shape.weights:
-        weights = shape.weights / 1e9
-    if weights is None:
-        return "not known; set memory_gb in the model's config"
-    said = f"about {weights:.2g} GB for the weights and {LIBRARIES / 1e9:.2g} GB for the libraries; beside them "
-    said += f"up to {BESIDE_WEIGHTS_GB} GB while measuring"
-    fits = [] if shape is None else _fits(benchmark, shape)
-    return "; ".join([said, *fits])
+def _searching(benchmark: Benchmark, layers: Layers) -> Operations:
+    """The search's two rounds of answers; what the shortlist costs in capability is some of the second again."""
+    wanted = to_tune(
+        benchmark.vectors, args=benchmark.args, loading=benchmark.chat.loading, behavior=benchmark.behavior
+    )
+    work, how = Operations(), Search()
+    if not wanted.vectors:
+        return work
+    count, asked = token_counter(benchmark.chat.source), AnswerProbability()
+    questions = _questions(asked, benchmark, split="selection")
+    tokens = sum(count(text) + TEMPLATE_TOKENS for text in questions)
+    finer = [layers.count // 2] * how.best * len(how.finer)
+    for one in first_fits(wanted.vectors):
+        coarse = [layer for layer in first_layers(one, layers, how) for _ in how.doses]
+        for tried in (coarse, finer):
+            steered = [layer for layer in tried for _ in directions(one)]
+            above = sum(layers.count - 1 - layer for layer in steered)
+            work.token_layers += tokens * layers.count + len(questions) * SUFFIX_TOKENS * above
+            work.rows += len(questions) * (1 + len(steered))
+            work.block_calls += math.ceil(len(questions) / Job.prompts_per_pass) * 2 * layers.count
+    return work
 
 
-def _fits(benchmark: Benchmark, shape: Shape) -> list[str]:
-    """A few words for each fit that takes memory, alike ones once."""
-    count, pairs = token_counter(benchmark.chat.source), benchmark.behavior.pairs()
-    tokens = [count(pair.question) + TEMPLATE_TOKENS for pair in pairs]
-    items = len({pair.item for pair in pairs})
-    lines = {}
-    for one in benchmark.interventions:
-        needs = fit_needs(one, shape, tokens=tokens[: getattr(one.config, "max_pairs", None)], items=items)
-        if needs is not None:
-            disk = f" and {needs.disk / 1e9:.2g} GB of disk" if needs.disk else ""
-            lines[one.name] = f"{needs.memory / 1e9:.2g} GB{disk} while {one.name} is fitted"
-    return list(lines.values())
+def _measuring(arms: Sequence[Arm], layers: Layers) -> Operations:
+    """The comparison itself."""
+    work = Operations()
+    for arm in arms:
+        work.token_layers += arm.token_layers(layers)
+        work.rows += arm.prompts * _count([arm]) * max(1, arm.decoded)
+        work.block_calls += (
+            arm.forwards() + math.ceil(arm.prompts / Job.prompts_per_pass) * arm.decoded
+        ) * layers.count
+    return work

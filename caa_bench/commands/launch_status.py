@@ -12,15 +12,16 @@ from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.commands.launch import Prepared
+    from caa_bench.commands.run_time import RunTime
     from caa_bench.runs.jobs_matrix import Launch
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Cost:
-    """What one job would cost: lines to show, and operations where the model's size is known."""
+    """What one job would cost: lines to show, and its time where the model's size is known."""
 
     lines: tuple[str, ...]
-    flops: float | None
+    time: RunTime | None
 
 
 def status(words: list[str]) -> int:
@@ -47,7 +48,8 @@ def status(words: list[str]) -> int:
 
 def dry_run(prepared: Prepared) -> int:
     """Every job with its cells, time and memory, and all of them together; nothing is run."""
-    from caa_bench.commands.dry_run import dry_run_text, estimated_flops, time_text
+    from caa_bench.commands.dry_run import dry_run_text, estimated_time
+    from caa_bench.commands.run_time import together
 
     launch = prepared.launch
     told: dict[tuple[str, str], _Cost] = {}  # seeds cost the same
@@ -57,12 +59,12 @@ def dry_run(prepared: Prepared) -> int:
         if kind not in told:
             lines = dry_run_text(benchmark).splitlines()
             shown = [line for line in lines if line.startswith(("cells:", "tuning:", "time:", "memory:"))]
-            told[kind] = _Cost(lines=tuple(shown or lines), flops=estimated_flops(benchmark))
-        costs.append(told[kind].flops)
+            told[kind] = _Cost(lines=tuple(shown or lines), time=estimated_time(benchmark))
+        costs.append(told[kind].time)
         print("\n".join([f"{job.name}: {job.run}", *(f"  {line}" for line in told[kind].lines)]))
     known = [cost for cost in costs if cost is not None]
     unknown = f", without {len(costs) - len(known)} that cannot be estimated" if len(known) < len(costs) else ""
-    print(f"one after another{unknown}: {time_text(sum(known))} of each")
+    print(f"one after another{unknown}: {together(known).text()}")
     print(f"{len(launch.jobs)} jobs; nothing was run")
     return 0
 

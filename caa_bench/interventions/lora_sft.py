@@ -110,6 +110,7 @@ class LoraSFT(Intervention):
             SystemExit: stopped by the user; the state is kept.
         """
         from caa_bench.interventions.lora.applied import last_logits, refuse_unapplied
+        from caa_bench.interventions.lora.loss import answer_positions_alone
         from caa_bench.interventions.lora.quiet import quiet_training
         from caa_bench.interventions.lora.rows import training_row
         from caa_bench.interventions.lora.targets import targets
@@ -129,7 +130,8 @@ class LoraSFT(Intervention):
             set_seed(self.config.seed)  # the adapter's first weights are drawn from the global generators
             peft_model = get_peft_model(model, self._lora_config())
             try:
-                self.training = train(peft_model, tokenizer, learned, held_out, config=self.config)
+                with answer_positions_alone():
+                    self.training = train(peft_model, tokenizer, learned, held_out, config=self.config)
                 state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
                 self.adapter = {key: value.detach().float().cpu().clone() for key, value in state.items()}
                 trained = last_logits(peft_model, learned[0]["input_ids"])

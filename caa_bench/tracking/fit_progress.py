@@ -72,8 +72,12 @@ class FitProgress:
         started, before = self._begun or (self._clock(), done)
         if done == before:
             return ""
-        left_s = (self._clock() - started) / (done - before) * (total - done)
-        return f"about {left_s:.0f} s left" if left_s < 100 else f"about {left_s / 60:.0f} min left"
+        return time_left((self._clock() - started) / (done - before) * (total - done))
+
+
+def time_left(seconds: float) -> str:
+    """In seconds, or in minutes where there are many."""
+    return f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left"
 
 
 def memory() -> str:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from caa_bench.callbacks import Callback
 from caa_bench.storage.safe_text import terminal_safe
+from caa_bench.tracking.batch_progress import BatchProgress
 from caa_bench.tracking.fit_progress import FitProgress
 
 if TYPE_CHECKING:
@@ -62,13 +63,12 @@ class Progress(Callback):
     def on_tuning_begin(self, *, name: str, plan: Plan, waiting: Sequence[Batch]) -> None:
         """Say what is tried; open a bar over the batches that are not done yet."""
         _say(f"tuning, {name}: {len(plan.cells)} cells of the selection split")
-        done = len(plan.batches) - len(waiting)
         self.close()
-        self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
+        self.bar = BatchProgress(plan.batches, waiting)
 
     def on_tuning_batch(self, *, batch: Batch) -> None:
         """Move the bar on by a batch of the search."""
-        self.bar.update()
+        self.bar.finished(batch)
 
     def on_tuning_end(self, *, record: dict[str, Any]) -> None:
         """What was chosen, and how clear that was."""
@@ -93,8 +93,7 @@ class Progress(Callback):
         done = len(plan.batches) - len(waiting)
         note = f", {done} of {len(plan.batches)} batches done before" if done else ""
         _say(f"{len(plan.cells)} cells in {folder}{note}")
-        # disable=None: no bar where stderr is a file, the cells' lines are enough there
-        self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
+        self.bar = BatchProgress(plan.batches, waiting)
 
     def on_costs(self, *, lines: Sequence[str]) -> None:
         """One line each, over the bar."""
@@ -107,13 +106,13 @@ class Progress(Callback):
         finished = [treatment.cell for treatment in batch.treatments if not self.left[treatment.cell]]
         if finished:
             self._print_cells(finished)
-        self.bar.update()
+        self.bar.finished(batch)
 
     def on_batch_error(self, *, batch: Batch, error: Exception) -> None:
         """Say which batch failed; the others go on."""
         self.faults.append(f"{type(error).__name__}: {error}".partition("\n")[0])
         tqdm.write(f"error in a batch of {batch.base.label}: {type(error).__name__}: {error}", file=sys.stderr)
-        self.bar.update()
+        self.bar.finished(batch)
 
     def on_compare_end(self, *, folder: Path, failed: Sequence[Batch]) -> None:
         """Close the bar; say how to retry what failed."""

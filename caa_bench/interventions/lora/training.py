@@ -194,10 +194,13 @@ class _Watcher(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             return
-        if self._fitting.stopping:
-            control.should_training_stop = control.should_save = True
-        elif state.global_step % self._steps == 0:
+        if state.global_step % self._steps == 0:
             control.should_save = True
+            control.should_training_stop = control.should_training_stop or self._fitting.stopping
+        else:
+            # A stop in the middle of an epoch, already kept. The trainer takes it for the epoch's end and would measure
+            # a held-out loss that an uninterrupted fit does not have.
+            control.should_evaluate = False
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._tell(state)
