@@ -119,8 +119,11 @@ def test_mean_centring(pairs, sides) -> None:
 
 
 def test_icv(pairs, sides) -> None:
-    """The component of all layers side by side, as long as the mean difference is along it."""
-    flat = (sides[:, 0] - sides[:, 1]).reshape(len(sides), -1)
+    """The component of the items' differences, all layers side by side, as long as the mean difference is along it."""
+    each = (sides[:, 0] - sides[:, 1]).reshape(len(sides), -1)
+    names = [pair.item for pair in pairs]
+    flat = np.stack([each[[n for n, own in enumerate(names) if own == item]].mean(0) for item in dict.fromkeys(names)])
+    assert len(flat) == len(each) / 2, "each item stands in both orders"
     component = np.linalg.svd(flat, full_matrices=False)[2][0]
     expected = ((flat @ component).mean() * component).reshape(sides.shape[2:])
     np.testing.assert_allclose(fitted("icv", pairs), expected, atol=1e-5)
