@@ -13,6 +13,8 @@ from small_behavior import write_behavior
 from caa_bench.interventions import Intervention, LoraSFT
 from caa_bench.interventions.adapter import Adapter
 from caa_bench.interventions.conditional import Conditional
+from caa_bench.interventions.contrastive_lora import ContrastiveLora
+from caa_bench.interventions.dpo import DPO
 from caa_bench.interventions.peft_tuned import PeftTuned
 from caa_bench.interventions.vector_file import VectorFile
 
@@ -39,7 +41,7 @@ def config_of(cls: type[Intervention], *, folder: Path, layers: int = 3, hidden:
         return cls.Config(learning_rate=3e-2, max_pairs=16)
     if cls is Conditional:
         return cls.Config(others=(OTHER,))
-    if cls is PeftTuned:
+    if cls in (PeftTuned, ContrastiveLora, DPO):
         return cls.Config(learning_rate=3e-2, max_pairs=16)
     if cls is Adapter:
         return cls.Config(path=str(write_adapter(folder / "adapter", layers=layers, hidden=hidden)))

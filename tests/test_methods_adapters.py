@@ -63,7 +63,7 @@ def test_each_kind_is_peft_s_own_model_and_leaves_nothing(kind: str, tmp_path: P
     before = logits(plain)
     wrapped = peft.get_peft_model(model(), KINDS[kind]())
     draw = torch.Generator().manual_seed(0)
-    for name, weight in wrapped.named_parameters():
+    for weight in wrapped.parameters():
         if weight.requires_grad:
             weight.data = weight.data + 0.3 * torch.randn(weight.shape, generator=draw)
     wrapped.save_pretrained(tmp_path / "adapter")
@@ -143,3 +143,62 @@ def test_each_method_learns_toward_its_side(method: str, pairs: Pairs) -> None:
         assert odds() > before + 0.1
     assert arm.training["steps"] > 0
     assert registry()["peft"] is PeftTuned
+
+
+def odds(plain, prompts) -> torch.Tensor:
+    """Log-odds of the matching letter after each prompt."""
+    with torch.no_grad():
+        said = [(plain(torch.tensor([one.ids])).logits[0, -1], one.candidates) for one in prompts]
+    return torch.stack([row[of[0]] - row[of[1]] for row, of in said])
+
+
+def test_dpo_minimizes_the_papers_loss(pairs: Pairs) -> None:
+    """Both variants go their way, and the loss, computed by hand from letters' log-odds, falls below log 2."""
+    from caa_bench.interventions.dpo import DPO
+    from caa_bench.interventions.vectors import letter_prompts
+
+    plain, prompts = model(), letter_prompts(tokenizer(), pairs)
+    before = odds(plain, prompts)
+    for variant, sign in (("positive", 1.0), ("negative", -1.0)):
+        arm = DPO(variant=variant, learning_rate=1e-2, batch_size=4, beta=0.5, epochs=2.0)
+        arm.fit(plain, tokenizer(), pairs)
+        with arm.attach(plain, Condition()):
+            margin = sign * (odds(plain, prompts) - before)
+        # the letters' log-ratios differ by what their logits do: the rest of the vocabulary cancels
+        loss = -torch.nn.functional.logsigmoid(0.5 * margin).mean()
+        assert float(loss) < 0.6 < float(torch.tensor(2.0).log())
+        assert float(margin.mean()) > 0.3
+    assert torch.equal(odds(plain, prompts), before)
+
+
+def test_contrastive_lora_is_one_finetune_less_the_other(pairs: Pairs, tmp_path: Path) -> None:
+    """Module by module W + m (dW+ - dW-), and the artifact is a plain LoRA for peft."""
+    from caa_bench.interventions import LoraSFT
+    from caa_bench.interventions.contrastive_lora import ContrastiveLora
+    from caa_bench.interventions.vectors import letter_prompts
+
+    plain, prompts = model(), letter_prompts(tokenizer(), pairs)[:6]
+    before = odds(plain, prompts)
+    settings = {"learning_rate": 3e-2, "max_pairs": 16, "rank": 2, "alpha": 6}
+    arm = ContrastiveLora(**settings)
+    arm.fit(plain, tokenizer(), pairs)
+    sides = [LoraSFT(variant=side, **settings) for side in ("positive", "negative")]
+    for side in sides:
+        side.fit(plain, tokenizer(), pairs)
+    module, given = plain.model.layers[1].self_attn.v_proj, torch.randn(5, 32)
+    said = []
+    for one in (*sides, arm):
+        with one.attach(plain, Condition()), torch.no_grad():
+            said.append(module(given) - torch.nn.functional.linear(given, module.weight))
+    torch.testing.assert_close(said[2], said[0] - said[1], atol=1e-4, rtol=1e-4)
+    shifts = []
+    for dose in (-1.0, 1.0):
+        with arm.attach(plain, Condition(multiplier=dose)):
+            shifts.append(float((odds(plain, prompts) - before).mean()))
+    assert shifts[0] < -0.1 < 0.1 < shifts[1]
+    arm.save_pretrained(tmp_path / "kept")
+    again = ContrastiveLora.from_pretrained(tmp_path / "kept")
+    with again.attach(plain, Condition()), torch.no_grad():
+        found = plain(IDS).logits
+    wrapped = peft.PeftModel.from_pretrained(model(), str(tmp_path / "kept"))
+    torch.testing.assert_close(logits(wrapped.eval()), found, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""What arms with an adapter of peft's share: how it is attached, kept and read back. A subclass says where it is from."""
+"""What arms with an adapter of peft's share: how it is attached, kept and read back; a subclass says whence it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Intervention
@@ -32,7 +32,7 @@ class PeftArm(Intervention):
     """
 
     trains = True
-    grid = ("doses",)
+    grid: ClassVar[tuple[str, ...]] = ("doses",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

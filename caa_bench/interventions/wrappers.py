@@ -139,7 +139,7 @@ def unwrapped_afterwards(model: PreTrainedModel) -> Iterator[None]:
                 own = module.original_module if _is_copy(module) else module.base_layer
                 if id(own) in places:
                     parent, leaf = places[id(own)]
-                    parent._modules[leaf] = own  # type: ignore[assignment]
+                    parent._modules[leaf] = own
 
 
 def _is_wrapper(module: nn.Module) -> bool:
