@@ -246,3 +246,46 @@ def test_a_vector_file_in_each_form(pairs, tmp_path: Path) -> None:
     assert arm.check(Layers(count=3, default=1, hidden=64)) == [
         "vector_file.path: its vectors have width 32, the model 64"
     ]
+
+
+def test_bipo(pairs) -> None:
+    """Its gradient is autograd's through plain forwards of whole prompts, and its vector raises what it is to raise."""
+    from caa_bench.engine.changes import Add
+    from caa_bench.engine.edit import Edit
+    from caa_bench.engine.score import score
+    from caa_bench.interventions.bipo import _gradient
+
+    prompts = letter_prompts(tokenizer(), pairs)[:4]
+    vectors = 0.3 * torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    want = torch.tensor([0.5, -0.5, 0.5, 0.5])
+    found = _gradient(model(), prompts, vectors=vectors, want=want)
+    for layer in range(3):
+        vector, total = vectors[layer].clone().requires_grad_(), torch.zeros(())
+        for prompt, weight in zip(prompts, want, strict=True):
+            odds = []
+            for added in (vector, torch.zeros(32)):
+                behind = torch.arange(len(prompt.ids))[None, :, None] >= prompt.first_position
+                hook = model().model.layers[layer].register_forward_hook(
+                    lambda _m, _a, out, added=added, behind=behind: out + torch.where(behind, added, 0.0)
+                )
+                said = model()(torch.tensor([prompt.ids])).logits[0, -1]
+                hook.remove()
+                odds.append(said[prompt.candidates[0]] - said[prompt.candidates[1]])
+            total = total - torch.nn.functional.logsigmoid(weight * (odds[0] - odds[1].detach())) / len(prompts)
+        (expected,) = torch.autograd.grad(total, vector)
+        torch.testing.assert_close(found[layer], expected, atol=1e-6, rtol=1e-3)
+    assert all(weight.grad is None and weight.requires_grad for weight in model().parameters())
+    arm = registry()["bipo"](seed=1, norm="own", epochs=6)
+    arm.fit(model(), tokenizer(), pairs)
+    prompts = letter_prompts(tokenizer(), pairs)
+    for layer in (0, 1):  # behind the last block one vector moves A against B alike, whichever of them matches
+        away, plain, toward = (
+            float((logits[:, 0] - logits[:, 1]).mean())
+            for logits in score(
+                model(), prompts, [[Edit(layer, Add(m * arm.fitted()[layer]))] for m in (-1.0, 0.0, 1.0)]
+            ).logits.unbind(1)
+        )
+        assert away < plain - 0.05 < plain + 0.05 < toward
+    again = registry()["bipo"](seed=1, norm="own", epochs=6)
+    again.fit(model(), tokenizer(), pairs)
+    assert torch.equal(again.fitted(), arm.fitted()), "the same seed, the same vector"
