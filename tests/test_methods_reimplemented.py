@@ -20,6 +20,7 @@ from small_behavior import write_behavior
 from caa_bench.behaviors.behavior import Pairs, load_behavior
 from caa_bench.engine.capture import letter_activations
 from caa_bench.engine.changes import AddKeepingNorm
+from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Condition, registry
 from caa_bench.interventions.principal import first_component
 from caa_bench.interventions.probes import fit_probe
@@ -289,3 +290,36 @@ def test_bipo(pairs) -> None:
     again = registry()["bipo"](seed=1, norm="own", epochs=6)
     again.fit(model(), tokenizer(), pairs)
     assert torch.equal(again.fitted(), arm.fitted()), "the same seed, the same vector"
+
+
+def test_a_feature_of_a_sparse_autoencoder(pairs, tmp_path: Path) -> None:
+    """One row of the decoder's matrix, whichever way it lies, at the layer that is named; mistakes are one line."""
+    from safetensors.torch import save_file
+
+    from caa_bench.models.layers import Layers
+
+    decoder = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
+    file, layers = str(tmp_path / "sae.safetensors"), Layers(count=3, default=1, hidden=32)
+    save_file({"W_dec": decoder, "across": decoder.T.contiguous(), "b_dec": torch.zeros(32)}, file)
+    for name in ("W_dec", "across"):
+        arm = registry()["vector_file"](path=file, tensor=name, feature=7, layers=[2])
+        assert arm.check(layers) == []
+        arm.fit(model(), tokenizer(), pairs)
+        (edit,) = arm.edits(Condition(layer=2, multiplier=3.0))
+        assert edit.layer == 2
+        torch.testing.assert_close(edit.change.delta, 3 * decoder[7])
+    as_long = registry()["vector_file"](path=file, tensor="W_dec", feature=7, layers=[2], norm="caa")
+    as_long.fit(model(), tokenizer(), pairs)
+    caa = CAA()
+    caa.fit(model(), tokenizer(), pairs)
+    torch.testing.assert_close(as_long.fitted().norm(dim=-1), caa.fitted().norm(dim=-1))
+    wrong = {
+        ("W_enc", 7): "vector_file.tensor: the file has no W_enc; it has W_dec, across, b_dec",
+        ("W_dec", 50): "vector_file.feature: 50 is not there; W_dec has features 0 to 49",
+        ("b_dec", 0): "vector_file.tensor: b_dec has shape [32], which holds no directions of width 32",
+    }
+    for (tensor, feature), line in wrong.items():
+        arm = registry()["vector_file"](path=file, tensor=tensor, feature=feature)
+        assert [said.replace("b_dec, W_dec, across", "W_dec, across, b_dec") for said in arm.check(layers)] == [line]
+    with pytest.raises(UserError, match="a matrix \\(tensor\\) and one of its features belong together"):
+        registry()["vector_file"](path=file, tensor="W_dec")
