@@ -31,8 +31,14 @@ class Ids:
     def __call__(self, texts, **_):
         rows = [[int(token) for token in text.split()] for text in texts]
         width = max(map(len, rows))
-        pad = lambda row, of: [0] * (width - len(row)) + of if self.padding_side == "left" else of + [0] * (width - len(row))
-        ids, mask = torch.tensor([pad(row, row) for row in rows]), torch.tensor([pad(row, [1] * len(row)) for row in rows])
+        left = self.padding_side == "left"
+
+        def pad(row, of):
+            nothing = [0] * (width - len(row))
+            return nothing + of if left else of + nothing
+
+        ids = torch.tensor([pad(row, row) for row in rows])
+        mask = torch.tensor([pad(row, [1] * len(row)) for row in rows])
         return BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
 

@@ -266,8 +266,12 @@ def test_bipo(pairs) -> None:
             odds = []
             for added in (vector, torch.zeros(32)):
                 behind = torch.arange(len(prompt.ids))[None, :, None] >= prompt.first_position
-                hook = model().model.layers[layer].register_forward_hook(
-                    lambda _m, _a, out, added=added, behind=behind: out + torch.where(behind, added, 0.0)
+                hook = (
+                    model()
+                    .model.layers[layer]
+                    .register_forward_hook(
+                        lambda _m, _a, out, added=added, behind=behind: out + torch.where(behind, added, 0.0)
+                    )
                 )
                 said = model()(torch.tensor([prompt.ids])).logits[0, -1]
                 hook.remove()

@@ -19,7 +19,6 @@ def test_each_method_stands_at_its_largest_shift_and_no_placebo_stands_there(tmp
     write_report(run)
     report = make_report(run)
     found, shifts = pd.read_csv(run / "methods.csv"), report.measured("shifts").set_index("cell")
-    assert list(zip(found["direction"], sorted(found["method"]), strict=True))[0] == (1, "caa")
     assert sorted(found["method"]) == ["caa", "caa", "repe_pca", "repe_pca"]
     for line in found.to_dict("records"):
         own = shifts[(shifts["vector"] == line["method"]) & (shifts["multiplier"] * line["direction"] > 0)]

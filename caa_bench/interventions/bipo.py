@@ -159,9 +159,7 @@ def _steps(
     return found
 
 
-def _gradient(
-    model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, vectors: Tensor, want: Tensor
-) -> Tensor:
+def _gradient(model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, vectors: Tensor, want: Tensor) -> Tensor:
     """d of the mean loss over d of each layer's vector, as it is added. [L, D]
 
     Args:
@@ -188,7 +186,7 @@ def _gradient(
 
     with frozen(model), batch_of(prompts):
         prefix = split(model, prompts, suffix=len(prompts[0].ids) - prompts[0].first_position) if shared else None
-        plain = None if shared else odds(full_logits(model, prompts, [])[:, None])
+        plain = torch.zeros(()) if shared else odds(full_logits(model, prompts, [])[:, None])
         for some in torch.arange(len(vectors)).split(LAYERS_AT_ONCE if shared else 1):
             own = [vectors[layer].clone().requires_grad_() for layer in some.tolist()]
             conditions = [[Edit(layer, Add(vector))] for layer, vector in zip(some.tolist(), own, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from caa_bench.interventions.lora_sft import LoraSFT
 from caa_bench.interventions.parts import Ingredient
@@ -23,7 +23,7 @@ class ContrastiveLora(LoraSFT):
     """
 
     name = "contrastive_lora"
-    variants: ClassVar[tuple[str, ...]] = ()
+    variants = ()  # type: ignore[assignment] - one for both sides, where its class has two
 
     def __init__(self, config: Any = None, *, variant: str = "", **settings: Any) -> None:
         super().__init__(config, variant=variant, **settings)
@@ -46,7 +46,9 @@ class ContrastiveLora(LoraSFT):
         for part in self.ingredients(pairs):
             if getattr(part.intervention, "adapter", None) is None:
                 part.intervention.fit(model, tokenizer, pairs)
-        toward, away = self._sides or ()
+        toward, away = (part.intervention for part in self.ingredients(pairs))
+        assert isinstance(toward, LoraSFT)  # noqa: S101 - for the type checker
+        assert isinstance(away, LoraSFT)  # noqa: S101
         plus, minus = toward.adapter or {}, away.adapter or {}
         self.adapter = {
             key: torch.cat([plus[key], minus[key]]) if key.endswith(DOWN) else torch.cat([plus[key], -minus[key]], 1)

@@ -83,9 +83,7 @@ class DPO(PeftArm):
             on = targets(model, self.config.target_modules)
         except UserError as error:
             raise UserError(*(line.replace("lora_sft", self.name) for line in error.lines)) from None
-        config = LoraConfig(
-            r=self.config.rank, lora_alpha=self.config.alpha, target_modules=on, task_type="CAUSAL_LM"
-        )
+        config = LoraConfig(r=self.config.rank, lora_alpha=self.config.alpha, target_modules=on, task_type="CAUSAL_LM")
         self.learn(
             model,
             config,
@@ -98,7 +96,10 @@ class DPO(PeftArm):
         from caa_bench.interventions.lora.rows import IGNORED, training_row
 
         found: dict[str, list[int]] = {}
-        for name, positive in (("chosen_ids", self.variant == "positive"), ("rejected_ids", self.variant != "positive")):
+        for name, positive in (
+            ("chosen_ids", self.variant == "positive"),
+            ("rejected_ids", self.variant != "positive"),
+        ):
             row = training_row(tokenizer, pair, target=self.config.target, positive=positive)
             start = sum(label == IGNORED for label in row["labels"])
             prompt, found[name] = row["input_ids"][:start], row["input_ids"][start:]
@@ -121,11 +122,11 @@ def _trained(
 
     fitting = current()
 
-    class Trainer(DPOTrainer):  # type: ignore[misc]
+    class Trainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset  # token ids already: from text, trl would put an end of text behind a letter
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]
+    class Watcher(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             fitting.step(min(state.global_step * config.batch_size, len(rows)), len(rows))
             control.should_training_stop = fitting.stopping

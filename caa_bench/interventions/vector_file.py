@@ -174,7 +174,9 @@ def read_feature(path: str, tensor: str, feature: int, *, hidden: int) -> Tensor
     tensors, shown = _tensors(path), terminal_safe(tensor)
     matrix = tensors.get(tensor)
     if matrix is None:
-        raise UserError(f"vector_file.tensor: the file has no {shown}; it has {terminal_safe(', '.join(tensors)[:200])}")
+        raise UserError(
+            f"vector_file.tensor: the file has no {shown}; it has {terminal_safe(', '.join(tensors)[:200])}"
+        )
     if matrix.dim() != 2 or hidden not in matrix.shape:
         raise UserError(
             f"vector_file.tensor: {shown} has shape {list(matrix.shape)}, which holds no directions of width {hidden}"

@@ -143,7 +143,12 @@ def methods_against_cost(report: Report) -> Iterator[Drawing]:
         series[gid] = label
         for count, point in enumerate(own.to_dict("records")):
             gid = f"methods-{point['cell']}"
-            mark = {"marker": MARKS[number % len(MARKS)], "color": color, "markersize": 4, "linestyle": ""}
+            mark: dict[str, Any] = {
+                "marker": MARKS[number % len(MARKS)],
+                "color": color,
+                "markersize": 4,
+                "linestyle": "",
+            }
             place.plot([point["capability"]], [point["shift"]], gid=gid, label="" if count else label, **mark)
             titles[gid] = f"{words.on_top(method, point['multiplier'])}: {_said(point)}"
             series[gid] = label
