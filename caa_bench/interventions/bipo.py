@@ -1,4 +1,4 @@
-"""A vector learned by gradient (BiPO, Cao et al. 2024, arXiv 2406.00045, section 3): a preference loss in both signs."""
+"""A vector learned by gradient (BiPO, Cao et al. 2024, arXiv 2406.00045, section 3): preference in both signs."""
 
 from __future__ import annotations
 

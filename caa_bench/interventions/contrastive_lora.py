@@ -1,4 +1,4 @@
-"""Contrastive weight steering (Fierro & Roger 2025, arXiv 2511.05408): one LoRA finetune less its opposite, at a dose."""
+"""Contrastive weight steering (Fierro & Roger 2025, arXiv 2511.05408): a LoRA less its opposite, at a dose."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ContrastiveLora(LoraSFT):
     """
 
     name = "contrastive_lora"
-    variants = ()  # type: ignore[assignment] - one for both sides, where its class has two
+    variants = ()  # type: ignore[assignment]  # one for both sides
 
     def __init__(self, config: Any = None, *, variant: str = "", **settings: Any) -> None:
         super().__init__(config, variant=variant, **settings)

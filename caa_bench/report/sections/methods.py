@@ -11,7 +11,7 @@ from caa_bench.analysis.fairness import MOST_LOSS, effect_at_equal_loss
 from caa_bench.report import words
 from caa_bench.report.figures import GREY
 from caa_bench.report.headline import CAPABILITY, by_condition, condition_of
-from caa_bench.report.sections import LAYER, N, Column, Line, Section, Table
+from caa_bench.report.sections import LAYER, Column, Line, N, Section, Table
 from caa_bench.storage.drawing import Drawing, panels
 
 if TYPE_CHECKING:
