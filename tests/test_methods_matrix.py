@@ -22,12 +22,13 @@ from caa_bench.engine.score import score
 from caa_bench.errors import UserError
 from caa_bench.interventions import Condition, Intervention, LoraSFT, SystemPrompt, registry
 from caa_bench.interventions.card import card
-from caa_bench.interventions.placebos import RandomDirection, ShuffledLabels
+from caa_bench.interventions.placebos import CovarianceDirection, OrthogonalShuffle, RandomDirection, ShuffledLabels
 from caa_bench.interventions.readings import shared_readings
 from caa_bench.interventions.stack import SteeredBase
 from caa_bench.models.blocks import blocks
 from caa_bench.models.layers import Layers
 from caa_bench.models.prompts import ChoicePrompt, choice_prompt
+from caa_bench.runs.artifacts import ArtifactStore
 
 FAMILIES = ["llama", *(pytest.param(family, marks=pytest.mark.slow) for family in ("qwen2", "gpt_neox", "gemma"))]
 VECTORS = [
@@ -142,12 +143,16 @@ def test_it_goes_on_top_of_a_prompt_and_of_a_lora(ground: Ground, name: str) -> 
 
 
 @pytest.mark.parametrize("name", VECTORS)
-@pytest.mark.parametrize("cls", [RandomDirection, ShuffledLabels])
+@pytest.mark.parametrize("cls", [RandomDirection, ShuffledLabels, CovarianceDirection, OrthogonalShuffle])
 def test_its_placebo_acts_as_it_does_along_another_direction(
     ground: Ground, name: str, cls: type, tmp_path: Path
 ) -> None:
     arm = ground.fitted[name]
     placebo = cls(original=arm)
+    if cls is CovarianceDirection and name in ("iti", "act_add"):  # which act on other states than were read
+        with pytest.raises(UserError, match=f"{name} does not act where the pairs' differences are read"):
+            placebo.fit(ground.model, tokenizer(), ground.behavior.pairs())
+        return
     placebo.fit(ground.model, tokenizer(), ground.behavior.pairs())
     torch.testing.assert_close(placebo.vectors.norm(dim=-1), arm.vectors.norm(dim=-1), rtol=1e-4, atol=1e-6)
     assert not torch.allclose(placebo.vectors, arm.vectors, atol=1e-3)
@@ -157,6 +162,19 @@ def test_its_placebo_acts_as_it_does_along_another_direction(
     placebo.save_pretrained(tmp_path / "placebo")
     again = Intervention.from_pretrained(tmp_path / "placebo")
     assert torch.equal(ground.rows(again), ground.rows(placebo))
+
+
+def test_no_two_placebos_share_an_artifact(ground: Ground, tmp_path: Path) -> None:
+    """The key of every placebo of every method and draw is its own: ablation's and angular's are both CAA's vectors."""
+    store, pairs = ArtifactStore(tmp_path), ground.behavior.pairs()
+    placebos = [
+        draw
+        for name in VECTORS
+        for cls in (RandomDirection, ShuffledLabels, OrthogonalShuffle)
+        for draw in cls(original=ground.fitted[name], draws=2).every_draw()
+    ]
+    keys = [store._key(one, pairs=pairs, model_key={"files": {}}) for one in placebos]
+    assert len(set(keys)) == len(keys) == 6 * len(VECTORS)
 
 
 @pytest.mark.parametrize("name", VECTORS)

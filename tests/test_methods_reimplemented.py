@@ -20,6 +20,7 @@ from small_behavior import write_behavior
 from caa_bench.behaviors.behavior import Pairs, load_behavior
 from caa_bench.engine.capture import letter_activations
 from caa_bench.engine.changes import AddKeepingNorm
+from caa_bench.errors import UserError
 from caa_bench.interventions import CAA, Condition, registry
 from caa_bench.interventions.principal import first_component
 from caa_bench.interventions.probes import fit_probe
@@ -119,8 +120,11 @@ def test_mean_centring(pairs, sides) -> None:
 
 
 def test_icv(pairs, sides) -> None:
-    """The component of all layers side by side, as long as the mean difference is along it."""
-    flat = (sides[:, 0] - sides[:, 1]).reshape(len(sides), -1)
+    """The component of the items' differences, all layers side by side, as long as the mean difference is along it."""
+    each = (sides[:, 0] - sides[:, 1]).reshape(len(sides), -1)
+    names = [pair.item for pair in pairs]
+    flat = np.stack([each[[n for n, own in enumerate(names) if own == item]].mean(0) for item in dict.fromkeys(names)])
+    assert len(flat) == len(each) / 2, "each item stands in both orders"
     component = np.linalg.svd(flat, full_matrices=False)[2][0]
     expected = ((flat @ component).mean() * component).reshape(sides.shape[2:])
     np.testing.assert_allclose(fitted("icv", pairs), expected, atol=1e-5)
@@ -243,3 +247,83 @@ def test_a_vector_file_in_each_form(pairs, tmp_path: Path) -> None:
     assert arm.check(Layers(count=3, default=1, hidden=64)) == [
         "vector_file.path: its vectors have width 32, the model 64"
     ]
+
+
+def test_bipo(pairs) -> None:
+    """Its gradient is autograd's through plain forwards of whole prompts, and its vector raises what it is to raise."""
+    from caa_bench.engine.changes import Add
+    from caa_bench.engine.edit import Edit
+    from caa_bench.engine.score import score
+    from caa_bench.interventions.bipo import _gradient
+
+    prompts = letter_prompts(tokenizer(), pairs)[:4]
+    vectors = 0.3 * torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    want = torch.tensor([0.5, -0.5, 0.5, 0.5])
+    found = _gradient(model(), prompts, vectors=vectors, want=want)
+    for layer in range(3):
+        vector, total = vectors[layer].clone().requires_grad_(), torch.zeros(())
+        for prompt, weight in zip(prompts, want, strict=True):
+            odds = []
+            for added in (vector, torch.zeros(32)):
+                behind = torch.arange(len(prompt.ids))[None, :, None] >= prompt.first_position
+                hook = (
+                    model()
+                    .model.layers[layer]
+                    .register_forward_hook(
+                        lambda _m, _a, out, added=added, behind=behind: out + torch.where(behind, added, 0.0)
+                    )
+                )
+                said = model()(torch.tensor([prompt.ids])).logits[0, -1]
+                hook.remove()
+                odds.append(said[prompt.candidates[0]] - said[prompt.candidates[1]])
+            total = total - torch.nn.functional.logsigmoid(weight * (odds[0] - odds[1].detach())) / len(prompts)
+        (expected,) = torch.autograd.grad(total, vector)
+        torch.testing.assert_close(found[layer], expected, atol=1e-6, rtol=1e-3)
+    assert all(weight.grad is None and weight.requires_grad for weight in model().parameters())
+    arm = registry()["bipo"](seed=1, norm="own", epochs=6)
+    arm.fit(model(), tokenizer(), pairs)
+    prompts = letter_prompts(tokenizer(), pairs)
+    for layer in (0, 1):  # behind the last block one vector moves A against B alike, whichever of them matches
+        away, plain, toward = (
+            float((logits[:, 0] - logits[:, 1]).mean())
+            for logits in score(
+                model(), prompts, [[Edit(layer, Add(m * arm.fitted()[layer]))] for m in (-1.0, 0.0, 1.0)]
+            ).logits.unbind(1)
+        )
+        assert away < plain - 0.05 < plain + 0.05 < toward
+    again = registry()["bipo"](seed=1, norm="own", epochs=6)
+    again.fit(model(), tokenizer(), pairs)
+    assert torch.equal(again.fitted(), arm.fitted()), "the same seed, the same vector"
+
+
+def test_a_feature_of_a_sparse_autoencoder(pairs, tmp_path: Path) -> None:
+    """One row of the decoder's matrix, whichever way it lies, at the layer that is named; mistakes are one line."""
+    from safetensors.torch import save_file
+
+    from caa_bench.models.layers import Layers
+
+    decoder = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
+    file, layers = str(tmp_path / "sae.safetensors"), Layers(count=3, default=1, hidden=32)
+    save_file({"W_dec": decoder, "across": decoder.T.contiguous(), "b_dec": torch.zeros(32)}, file)
+    for name in ("W_dec", "across"):
+        arm = registry()["vector_file"](path=file, tensor=name, feature=7, layers=[2])
+        assert arm.check(layers) == []
+        arm.fit(model(), tokenizer(), pairs)
+        (edit,) = arm.edits(Condition(layer=2, multiplier=3.0))
+        assert edit.layer == 2
+        torch.testing.assert_close(edit.change.delta, 3 * decoder[7])
+    as_long = registry()["vector_file"](path=file, tensor="W_dec", feature=7, layers=[2], norm="caa")
+    as_long.fit(model(), tokenizer(), pairs)
+    caa = CAA()
+    caa.fit(model(), tokenizer(), pairs)
+    torch.testing.assert_close(as_long.fitted().norm(dim=-1), caa.fitted().norm(dim=-1))
+    wrong = {
+        ("W_enc", 7): "vector_file.tensor: the file has no W_enc; it has W_dec, across, b_dec",
+        ("W_dec", 50): "vector_file.feature: 50 is not there; W_dec has features 0 to 49",
+        ("b_dec", 0): "vector_file.tensor: b_dec has shape [32], which holds no directions of width 32",
+    }
+    for (tensor, feature), line in wrong.items():
+        arm = registry()["vector_file"](path=file, tensor=tensor, feature=feature)
+        assert [said.replace("b_dec, W_dec, across", "W_dec, across, b_dec") for said in arm.check(layers)] == [line]
+    with pytest.raises(UserError, match="a matrix \\(tensor\\) and one of its features belong together"):
+        registry()["vector_file"](path=file, tensor="W_dec")

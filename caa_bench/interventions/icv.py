@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 class ICV(SteeringVector):
     """|h| (h + multiplier * v_l) / |h + multiplier * v_l| in every block l at every position.
 
-    v = (v_1 ... v_L) is the first principal component of the pairs' differences with all layers side by side, toward
-    the matching side. Position rule: read at the answer letter, which is the last token, applied at every position, so
-    that each condition is a full forward of its own. Its own length is the mean difference's along it; with `norm: caa`
-    each layer has CAA's length divided by the number of layers, so that all layers together get the dose that CAA gives
-    one. The paper's code acts on each MLP's output, on h of length 1 with a dose of .1, and doubles it where h points
-    away from v; here it is the paper's equation, on the block's output.
+    v = (v_1 ... v_L) is the first principal component of the items' differences with all layers side by side, toward
+    the matching side. An item's difference is the mean over its option orders: in a single pair the two letters differ
+    more than the two answers do, and the component would be the letters'. Position rule: read at the answer letter,
+    which is the last token, applied at every position, so that each condition is a full forward of its own. Its own
+    length is the mean difference's along it; with `norm: caa` each layer has CAA's length divided by the number of
+    layers, so that all layers together get the dose that CAA gives one. The paper's code adds the mean difference to
+    the component (of length 1), acts on each MLP's output, on h of length 1 with a dose of .1, and doubles it where h
+    points away from v; here it is the paper's equation, on the block's output.
     """
 
     name = "icv"
@@ -59,7 +61,7 @@ class ICV(SteeringVector):
         from caa_bench.interventions.pair_vectors import as_long_as, sizes
 
         activations = read_activations(model, tokenizer, pairs)
-        found = _component(activations)
+        found = _component(activations, pairs)
         if self.config.norm == "caa":
             found = as_long_as(found, activations.mean_difference() / len(found))
         self.vectors = found
@@ -93,22 +95,31 @@ class ICV(SteeringVector):
         )
 
 
-def _component(activations: PairActivations) -> Tensor:
-    """The first component of the differences of all layers side by side, times its mean projection. [L, D]"""
+def _component(activations: PairActivations, pairs: Pairs) -> Tensor:
+    """The first component of the items' differences, all layers side by side, times its mean projection. [L, D]"""
     import numpy as np
     import torch
 
-    count, _, layers, _ = activations.shape
-    # through the P x P matrix of the pairs' products, so that no more than one layer has to be held
-    gram = np.zeros((count, count))
+    shares, layers = _shares(pairs), activations.shape[2]
+    # through the matrix of the items' products, so that no more than one layer has to be held
+    gram = np.zeros((len(shares), len(shares)))
     for layer in range(layers):
-        rows = _differences(activations, layer)
+        rows = shares @ _differences(activations, layer)
         gram += rows @ rows.T
     size, along = (found[..., -1] for found in np.linalg.eigh(gram))
-    pieces = [along @ _differences(activations, layer) / np.sqrt(size) for layer in range(layers)]
-    # each pair's projection on the component is sqrt(size) * along: its mean is the vector's length and sign
+    pieces = [along @ shares @ _differences(activations, layer) / np.sqrt(size) for layer in range(layers)]
+    # each item's projection on the component is sqrt(size) * along: its mean is the vector's length and sign
     mean = float(np.sqrt(size) * along.mean())
     return torch.from_numpy((mean * np.stack(pieces)).astype(np.float32))
+
+
+def _shares(pairs: Pairs) -> np.ndarray:
+    """What each pair adds to its item's mean. [items, P]"""
+    import numpy as np
+
+    items = list(dict.fromkeys(pair.item for pair in pairs))
+    of_item = np.array([[pair.item == item for pair in pairs] for item in items], dtype=np.float64)
+    return np.asarray(of_item / of_item.sum(axis=1, keepdims=True))
 
 
 def _differences(activations: PairActivations, layer: int) -> np.ndarray:

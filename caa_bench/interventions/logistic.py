@@ -17,8 +17,8 @@ class Logistic(PairVector):
     y is 1 for the matching side's activation h and -1 for the other's. Position rule: read at the answer letter, added
     to one block from the last token of the instruction on. A probe finds what tells the sides APART best, which need
     not be what moves the model most: it gives up what the spread inside the sides hides (Marks & Tegmark 2023, arXiv
-    2310.06824, section 5, prefer the mean for that). Objective and default C are those of scikit-learn, which the
-    steering-vectors package calls.
+    2310.06824, section 5, prefer the mean for that). Objective and default C are those of scikit-learn; the
+    steering-vectors package calls it without the intercept b, which gives another direction.
     """
 
     name = "logistic"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.base import Intervention
+from caa_bench.interventions.base import Condition, Intervention
 from caa_bench.interventions.parts import Ingredient, Source
 from caa_bench.interventions.saving import revived
 from caa_bench.interventions.vectors import SteeringVector
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from caa_bench.behaviors.behavior import Behavior, Pairs
     from caa_bench.engine.edit import Edit
-    from caa_bench.interventions.base import Condition
 
 
 NOTHING = 1e-5
@@ -209,10 +208,20 @@ class CovarianceDirection(Placebo):
     name = "covariance"
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
-        """Weigh the differences at the answer letter, whatever the original makes of them."""
+        """Weigh the differences at the answer letter, whatever the original makes of them.
+
+        Raises:
+            UserError: the original's vectors are of something else than a block's output at the answer letter.
+        """
         from caa_bench.interventions.activations import read_activations
 
         self.beside = self.original.beside
+        places = self.original.edits(Condition(layer=0)) or []
+        if self.original.fitted().dim() != 2 or any(edit.site != "block" for edit in places):
+            raise UserError(
+                f"{self.label}: {self.original.label} does not act where the pairs' differences are read; leave it out "
+                f"of {self.name}.placebo_of, or take random or shuffled"
+            )
         own = self.original.own_pairs(pairs)
         kept = getattr(self.original, "activations", None) or read_activations(model, tokenizer, own)
         generator, items = random.Random(self._seed(pairs)), list(dict.fromkeys(pair.item for pair in own))  # noqa: S311

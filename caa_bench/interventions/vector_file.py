@@ -33,7 +33,10 @@ class VectorFile(PairVector):
     from 0, and a layer's vector is added to that block's OUTPUT. In a GGUF control vector (llama.cpp, repeng)
     `direction.N` is what both add behind block N counted from 0, so it is taken as layer N here; they have none for
     block 0. In safetensors: one tensor `vectors` with a row a layer, as `save_pretrained` writes it, or one tensor a
-    layer called `direction.N`, `layer.N` or `vector.N`. A layer without a vector cannot be steered. With `norm: caa`,
+    layer called `direction.N`, `layer.N` or `vector.N`. A layer without a vector cannot be steered. With `tensor` and
+    `feature` it is one feature's direction of a sparse autoencoder's decoder, the same at each of `layers` (name the
+    block that the autoencoder reads): `{uses: vector_file, path: sae.safetensors, tensor: W_dec, feature: 4071,
+    layers: [12], norm: caa}`. With `norm: caa`,
     which reads the pairs as well, each layer's vector is as long as CAA's; the default is the file's own length.
     """
 
@@ -46,11 +49,20 @@ class VectorFile(PairVector):
 
         Args:
             path: the file; the checksum of its content, and not its name, is part of every key.
+            tensor: a matrix in the file, features x hidden or hidden x features; empty: vectors by layer.
+            feature: which of its features, counted from 0.
             norm: `own`, as the file has it; `caa`, as long as CAA's vector of the pairs in each layer.
         """
 
         path: str = ""
+        tensor: str = ""
+        feature: int | None = None
         norm: Literal["caa", "own"] = "own"
+
+        def __post_init__(self) -> None:
+            PairVector.Config.__post_init__(self)
+            if bool(self.tensor) != (self.feature is not None):
+                raise ValueError("feature: a matrix (tensor) and one of its features belong together; give both")
 
     def __init__(self, config: Any = None, *, variant: str = "", **settings: Any) -> None:
         super().__init__(config, variant=variant, **settings)
@@ -60,7 +72,7 @@ class VectorFile(PairVector):
         """A file that is not there or is of another model, and layers that it has no vector for."""
         mistakes = super().check(layers)
         try:
-            rows = read_rows(self.config.path)
+            rows = self._rows(layers.count, layers.hidden)
         except UserError as error:
             return [*mistakes, *error.lines]
         width = {len(row) for row in rows.values()}
@@ -86,8 +98,8 @@ class VectorFile(PairVector):
         from caa_bench.interventions.pair_vectors import sizes
         from caa_bench.models.blocks import hidden_size, num_layers
 
-        rows = read_rows(self.config.path)
         found = torch.zeros(num_layers(model), hidden_size(model))
+        rows = self._rows(*found.shape)
         for layer, row in rows.items():
             if layer >= len(found) or len(row) != found.shape[1]:
                 raise UserError(
@@ -123,6 +135,12 @@ class VectorFile(PairVector):
             self._content = sha256_file(file)
         return self._content
 
+    def _rows(self, layers: int, hidden: int) -> dict[int, Tensor]:
+        if self.config.feature is None:
+            return read_rows(self.config.path)
+        direction = read_feature(self.config.path, self.config.tensor, self.config.feature, hidden=hidden)
+        return dict.fromkeys(range(layers), direction)
+
     @classmethod
     def revive(cls, settings: Mapping[str, Any], *, variant: str) -> Self:
         """Without the file, which need not be there any more."""
@@ -137,6 +155,42 @@ def read_rows(path: str) -> dict[int, Tensor]:
     Raises:
         UserError: no such file, another format, no vectors in it, or numbers that are not finite.
     """
+    shown, rows = terminal_safe(path), _by_layer(_tensors(path))
+    if not rows:
+        raise UserError(
+            f"vector_file.path: {shown} has neither a [layers, hidden] tensor `vectors` nor one `direction.N` a layer"
+        )
+    if not all(bool(row.isfinite().all()) for row in rows.values()):
+        raise UserError(f"vector_file.path: {shown} holds numbers that are not finite; write it anew")
+    return rows
+
+
+def read_feature(path: str, tensor: str, feature: int, *, hidden: int) -> Tensor:
+    """One feature's direction from a decoder's matrix, in fp32. [D]
+
+    Raises:
+        UserError: no such file, tensor or feature, or a matrix of another width.
+    """
+    tensors, shown = _tensors(path), terminal_safe(tensor)
+    matrix = tensors.get(tensor)
+    if matrix is None:
+        raise UserError(
+            f"vector_file.tensor: the file has no {shown}; it has {terminal_safe(', '.join(tensors)[:200])}"
+        )
+    if matrix.dim() != 2 or hidden not in matrix.shape:
+        raise UserError(
+            f"vector_file.tensor: {shown} has shape {list(matrix.shape)}, which holds no directions of width {hidden}"
+        )
+    features = matrix if matrix.shape[1] == hidden else matrix.T
+    if not 0 <= feature < len(features):
+        raise UserError(f"vector_file.feature: {feature} is not there; {shown} has features 0 to {len(features) - 1}")
+    found = features[feature].float()
+    if not bool(found.isfinite().all()) or not bool(found.any()):
+        raise UserError(f"vector_file.feature: {feature} of {shown} is zero or not finite; take another")
+    return found
+
+
+def _tensors(path: str) -> dict[str, Tensor]:
     shown, file = terminal_safe(path), _file(path)
     if not path:
         raise UserError("vector_file.path: missing; name a .safetensors or .gguf file")
@@ -145,19 +199,11 @@ def read_rows(path: str) -> dict[int, Tensor]:
     if file.suffix not in _READERS:
         raise UserError(f"vector_file.path: {shown} is neither .safetensors nor .gguf; convert it")
     try:
-        tensors = _READERS[file.suffix](file)
+        return _READERS[file.suffix](file)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"vector_file.path: {shown} cannot be read ({type(error).__name__}); write it anew") from error
-    rows = _by_layer(tensors)
-    if not rows:
-        raise UserError(
-            f"vector_file.path: {shown} has neither a [layers, hidden] tensor `vectors` nor one `direction.N` a layer"
-        )
-    if not all(bool(row.isfinite().all()) for row in rows.values()):
-        raise UserError(f"vector_file.path: {shown} holds numbers that are not finite; write it anew")
-    return rows
 
 
 def _file(path: str) -> Path:

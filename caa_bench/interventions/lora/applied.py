@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.interventions.base import Condition
+from caa_bench.interventions.base import Condition, Intervention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,20 +30,29 @@ def refuse_unapplied(lora: LoraSFT, model: PreTrainedModel, ids: Sequence[int], 
     Raises:
         RuntimeError: some trained weights cannot be applied, change nothing, or change something else.
     """
-    import torch
-
     if stray := [key for key in lora.adapter or () if not key.endswith((DOWN, UP))]:
         raise RuntimeError(f"{lora.label}: {stray[0]} was trained, but can never be applied")
+    refuse_other_logits(lora, model, ids, trained=trained)
+
+
+def refuse_other_logits(arm: Intervention, model: PreTrainedModel, ids: Sequence[int], *, trained: Tensor) -> None:
+    """`refuse_unapplied` of any fitted arm with an adapter.
+
+    Raises:
+        RuntimeError: attached, it changes nothing, or something else than the trained model.
+    """
+    import torch
+
     plain = last_logits(model, ids)
-    with lora.attach(model, Condition()):
+    with arm.attach(model, Condition()):
         applied = last_logits(model, ids)
     if torch.equal(applied, plain):
-        raise RuntimeError(f"{lora.label}: the trained adapter changes no logit; raise lora_sft.learning_rate")
+        raise RuntimeError(f"{arm.label}: the trained adapter changes no logit; raise {arm.name}.learning_rate")
     rounding = (1e-4 if model.dtype == torch.float32 else 0.05) * float(plain.abs().max())
     apart, moved = float((applied - trained).abs().max()), float((trained - plain).abs().max())
     if not apart <= APART * moved + rounding:
         raise RuntimeError(
-            f"{lora.label}: applied, the adapter gives logits that are {apart:.3g} from the trained model's, which "
+            f"{arm.label}: applied, the adapter gives logits that are {apart:.3g} from the trained model's, which "
             f"moved by {moved:.3g}; this architecture reads weights past their modules: choose other target_modules"
         )
 

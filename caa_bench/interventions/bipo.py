@@ -1,0 +1,216 @@
+"""A vector learned by gradient (BiPO, Cao et al. 2024, arXiv 2406.00045, section 3): preference in both signs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from caa_bench.errors import too_few
+from caa_bench.interventions.pair_vectors import PairVector, as_long_as, sizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from caa_bench.behaviors.behavior import Pairs
+    from caa_bench.models.prompts import ChoicePrompt
+
+LAYERS_AT_ONCE = 8
+"""Layers whose rows share a suffix pass: more is faster and holds more for the gradient."""
+
+
+class BiPO(PairVector):
+    """v = argmin of the mean of -log sigmoid(d * beta * (y(d v) - y(0))), d drawn from -1 and 1 anew at each step.
+
+    y is the log-odds of the matching letter against the other: of the paper's ratios of probabilities everything else
+    cancels where an answer is one letter. Position rule: added to one block from the last token of the instruction on
+    while it is learned, as it is when it is used; the paper's code adds it at every position. Every layer learns a
+    vector of its own, all of them as rows on one shared prefix, so that a pass over the pairs costs about as much as
+    two plain ones. Adam from 0 with one scale a layer, steps in units of CAA's length, the rate falling to 0 in a line;
+    the paper's Adam has a scale a number, a cosine and a decay of the weights. A stopped fit begins anew.
+    """
+
+    name = "bipo"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairVector.Config):
+        """Recipe section `bipo`.
+
+        Args:
+            beta: how soon a pair that is moved far enough counts less.
+            learning_rate: a step's length as a share of CAA's vector's.
+            epochs / batch_size: passes over the pairs, and pairs a step.
+            seed: of the order and the signs.
+        """
+
+        beta: float = 0.1
+        learning_rate: float = 0.2
+        epochs: int = 2
+        batch_size: int = 16
+        seed: int = 0
+
+        def __post_init__(self) -> None:
+            PairVector.Config.__post_init__(self)
+            for key in ("beta", "learning_rate"):
+                if (value := getattr(self, key)) <= 0:
+                    raise ValueError(f"{key}: {value:g} is too small; give more than 0")
+            if lines := too_few({"epochs": self.epochs, "batch_size": self.batch_size}):
+                raise ValueError("\n".join(lines))
+
+    def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
+        """One vector a layer, all layers at once. [L, D]"""
+        activations = self.read_activations(model, tokenizer, pairs)
+        mean = activations.mean_difference()
+        found = self._learned(model, tokenizer, pairs, unit=mean.norm(dim=-1), exchanged=set())
+        self.vectors = as_long_as(found, mean) if self.config.norm == "caa" else found
+        self.diagnostics = sizes(activations, pairs, vectors=self.vectors)
+
+    def exchanged_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
+    ) -> Tensor:
+        """Learned anew from the exchanged pairs: as much work as the fit itself. [L, D]"""
+        return self._learned(model, tokenizer, pairs, unit=self.fitted().norm(dim=-1), exchanged=exchanged)
+
+    def _learned(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: Pairs,
+        *,
+        unit: Tensor,
+        exchanged: set[str],
+    ) -> Tensor:
+        """Vectors in the method's own length. [L, D]
+
+        Args:
+            unit: what a step is measured in, a length a layer. [L]
+            exchanged: ids of the items whose two answers change places.
+        """
+        import torch
+
+        from caa_bench.interventions.fitting import current
+        from caa_bench.interventions.vectors import letter_prompts
+        from caa_bench.models.blocks import hidden_size, num_layers
+
+        prompts = letter_prompts(tokenizer, pairs)
+        toward = torch.tensor([-1.0 if pair.item in exchanged else 1.0 for pair in pairs])
+        draw = random.Random(self.config.seed)  # noqa: S311 - an order, not a secret
+        steps = [step for _ in range(self.config.epochs) for step in _steps(model, prompts, self.config, draw)]
+        own, adam = torch.zeros(num_layers(model), hidden_size(model)), _Adam()
+        fitting, done, total = current(), 0, sum(map(len, steps))
+        with _weights_fixed(model):
+            for number, group in enumerate(steps):
+                sign = draw.choice((-1.0, 1.0))
+                gradient = sign * _gradient(
+                    model,
+                    [prompts[row] for row in group],
+                    vectors=sign * own,
+                    want=sign * self.config.beta * toward[group],
+                )
+                rate = self.config.learning_rate * (1 - number / len(steps))
+                own = own - rate * unit[:, None] * adam.step(gradient)
+                done += len(group)
+                fitting.step(done, total)
+                if done < total:
+                    fitting.leave_if_asked()
+        return own
+
+
+class _Adam:
+    """Adam's step with one scale a layer in the place of one a number, so that a step has about length 1 in any basis.
+
+    With a scale a number, the many directions in which the gradient is noise would each move as far as the one in
+    which it is not.
+    """
+
+    def __init__(self, *, keep: float = 0.9, keep_square: float = 0.999) -> None:
+        self.mean: Tensor | float = 0.0
+        self.square: Tensor | float = 0.0
+        self.keep, self.keep_square, self.steps = keep, keep_square, 0
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """The direction to go against. [L, D] -> [L, D]"""
+        self.steps += 1
+        square = gradient.pow(2).sum(dim=-1, keepdim=True)
+        self.mean = self.keep * self.mean + (1 - self.keep) * gradient
+        self.square = self.keep_square * self.square + (1 - self.keep_square) * square
+        mean, size = self.mean / (1 - self.keep**self.steps), self.square / (1 - self.keep_square**self.steps)
+        return mean / size.sqrt().clamp_min(1e-30)
+
+
+def _steps(
+    model: PreTrainedModel, prompts: Sequence[ChoicePrompt], config: BiPO.Config, draw: random.Random
+) -> list[list[int]]:
+    """The rows of each step of an epoch: batches of prompts of like length, in a drawn order."""
+    import torch
+
+    from caa_bench.engine.batches import batched
+
+    half = model.dtype in (torch.float16, torch.bfloat16)
+    order = draw.sample(range(len(prompts)), len(prompts))
+    found = [
+        [order[place] for place in group]
+        for group in batched([prompts[row] for row in order], config.batch_size, exact=half)
+    ]
+    draw.shuffle(found)
+    return found
+
+
+def _gradient(model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, vectors: Tensor, want: Tensor) -> Tensor:
+    """d of the mean loss over d of each layer's vector, as it is added. [L, D]
+
+    Args:
+        vectors: what is added in each layer, one layer at a time. [L, D]
+        want: what each prompt's change of log-odds is multiplied by inside the sigmoid. [B]
+    """
+    import torch
+
+    from caa_bench.engine.changes import Add
+    from caa_bench.engine.edit import Edit
+    from caa_bench.engine.forwards import full_logits, shared_logits
+    from caa_bench.engine.pack import Rows
+    from caa_bench.engine.positions import batch_of
+    from caa_bench.engine.prefix import split
+    from caa_bench.engine.sharing import can_share
+    from caa_bench.models.blocks import frozen
+
+    letters = torch.tensor([prompt.candidates[:2] for prompt in prompts])
+    shared, found = can_share(model, prompts), []
+
+    def odds(logits: Tensor) -> Tensor:  # [B, R, V] -> [B, R]
+        both = logits.gather(-1, letters.to(logits.device)[:, None].expand(-1, logits.shape[1], -1))
+        return (both[..., 0] - both[..., 1]).float()
+
+    with frozen(model), batch_of(prompts):
+        prefix = split(model, prompts, suffix=len(prompts[0].ids) - prompts[0].first_position) if shared else None
+        plain = torch.zeros(()) if shared else odds(full_logits(model, prompts, [])[:, None])
+        for some in torch.arange(len(vectors)).split(LAYERS_AT_ONCE if shared else 1):
+            own = [vectors[layer].clone().requires_grad_() for layer in some.tolist()]
+            conditions = [[Edit(layer, Add(vector))] for layer, vector in zip(some.tolist(), own, strict=True)]
+            with torch.enable_grad():
+                if prefix is not None:
+                    rows = Rows([[], *conditions], len(vectors))
+                    said = odds(shared_logits(model, prefix, rows)[:, rows.row_of])
+                    plain, moved = said[:, :1].detach(), said[:, 1:]
+                else:
+                    moved = odds(full_logits(model, prompts, conditions[0])[:, None])
+                margin = want.to(moved.device)[:, None] * (moved - plain)
+                loss = -torch.nn.functional.logsigmoid(margin).mean(dim=0).sum()
+            found += [gradient.cpu() for gradient in torch.autograd.grad(loss, own)]
+    return torch.stack(found)
+
+
+@contextmanager
+def _weights_fixed(model: PreTrainedModel) -> Iterator[None]:
+    """No weight wants a gradient inside."""
+    wanting = [weight for weight in model.parameters() if weight.requires_grad]
+    try:
+        for weight in wanting:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight in wanting:
+            weight.requires_grad_(True)
