@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -83,10 +84,10 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path)
 def test_the_installed_command_works_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     where = run(installed / "python", "-c", "import caa_bench; print(caa_bench.__file__)", folder=tmp_path)
     assert Path(where.strip()).is_relative_to(installed.parent), "the checkout's own package was taken"
-    kinds = dict(line.split(": ", 1) for line in run(installed / "caa-bench", "list", folder=tmp_path).splitlines())
-    assert {"refusal", "sycophancy", "survival-instinct"} <= set(kinds["behaviors"].split(", "))
-    assert {"compare", "smoke", "layer_sweep"} <= set(kinds["recipes"].split(", "))
-    assert "tiny" in kinds["models"].split(", ")
+    kinds = json.loads(run(installed / "caa-bench", "list", "--json", folder=tmp_path))
+    assert {"refusal", "sycophancy", "survival-instinct"} <= kinds["behaviors"].keys()
+    assert {"compare", "smoke", "layer_sweep"} <= kinds["recipes"].keys()
+    assert "tiny" in kinds["models"]
     assert "refusal on tiny is fine" in run(installed / "caa-bench", "check", folder=tmp_path)
     assert "cells:" in run(installed / "caa-bench", "sweep", "--dry-run", folder=tmp_path)
     assert "usage: caa-bench" in run(installed / "python", "-m", "caa_bench", "--help", folder=tmp_path)

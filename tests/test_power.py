@@ -66,8 +66,8 @@ def test_fits_are_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     ("argv", "problem", "hint"),
     [
         (["--sd", "1"], "--sd: needs --effect too", "that is to be seen"),
-        (["--effect", "0", "--sd", "1"], "no number of items shows an effect of 0", "give one that is not 0"),
-        (["--effect", "1", "--sd", "-1"], "-1 is no standard deviation", "give 0 or more"),
+        (["--effect", "0", "--sd", "1"], "no number of items shows an effect of 0", "give one of 1e-06 to 1e+06"),
+        (["--effect", "1", "--sd", "-1"], "-1 is no standard deviation", "give 0 to 1e+06"),
         (["--effect", "1", "--power", "1"], "--power: 1 is no chance", "such as 0.8"),
         (["--effect", "1", "--sd", "1", "--fit-sd", "1"], "--fit-sd: one fit cannot show it", "give --fits of 2"),
         (["--effect", "1", "--sd", "1", "--fits", "0"], "0 is no number of fits", "give 1 or more"),

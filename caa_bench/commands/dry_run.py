@@ -182,14 +182,22 @@ def _has_edits(intervention: Intervention, condition: Condition) -> bool:
 def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
     """The base alone, then a line for each vector's cells."""
     lines = [f"  {arm.evaluator.name}: {arm.base.key} x{arm.dose.multiplier:g}: alone"]
+    alike: dict[tuple[str, str], int] = {}
     for vector, conditions in doses_under(arm.evaluator, benchmark.settled_vectors(), arm.base, layers).items():
-        grid = ", ".join(map(_condition_text, conditions))
-        lines.append(f"    + {vector.key}: {grid}")
+        own = (vector.label, _grid_text(conditions))
+        alike[own] = alike.get(own, 0) + 1
+    for (label, grid), count in alike.items():
+        lines.append(f"    + {label}{f' ({count} draws or fits)' if count > 1 else ''}: {grid}")
     return lines
 
 
-def _condition_text(condition: Condition) -> str:
-    return f"{'' if condition.layer is None else f'layer {condition.layer} '}x{condition.multiplier:+g}"
+def _grid_text(conditions: Sequence[Condition]) -> str:
+    """`layer 3 x-1 x+1`, a layer once."""
+    doses: dict[int | None, list[str]] = {}
+    for condition in conditions:
+        doses.setdefault(condition.layer, []).append(f"x{condition.multiplier:+g}")
+    said = (("" if layer is None else f"layer {layer} ") + " ".join(own) for layer, own in doses.items())
+    return ", ".join(said)
 
 
 def _training(benchmark: Benchmark, layers: Layers) -> int:
@@ -207,7 +215,16 @@ def _training(benchmark: Benchmark, layers: Layers) -> int:
 def _time(flops: float) -> str:
     """Seconds on two stated machines; a statement of arithmetic, not a promise."""
     cpu, gpu = flops / CPU_FLOPS, flops / GPU_FLOPS
-    return f"about {cpu:,.0f} s on 2 CPU cores, {gpu:,.1f} s on a data-center GPU, plus loading"
+    return f"about {_long(cpu)} on 2 CPU cores, {_long(gpu)} on a data-center GPU, plus loading"
+
+
+def _long(seconds: float) -> str:
+    """A time as one says it."""
+    if seconds < 1:
+        return "under a second"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _memory(benchmark: Benchmark) -> str:

@@ -6,7 +6,7 @@ import shutil
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from caa_bench.commands.base import Command
+from caa_bench.commands.base import Command, run_named
 from caa_bench.errors import UserError
 
 
@@ -32,9 +32,10 @@ class Export(Command):
         from caa_bench.storage.artifact_folder import read_artifact
         from caa_bench.storage.files import inside
 
-        run, target = Path(options.folder), Path(options.target)
+        target = Path(options.target)
         if target.exists():
             raise UserError(f"{target}: exists already; give a new folder")
+        run = run_named(options.folder)
         report = make_report(run)
         found = {label: kept_at(run, path) for label, path in read_manifest(run)["facts"]["artifacts"].items()}
         for label, folder in found.items():
