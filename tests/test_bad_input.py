@@ -218,7 +218,11 @@ COMMANDS: dict[str, tuple[list[str], str, str]] = {
     ),
     "recipe with a very long name": (["check", "--recipe", LONG], "aaa", "give the path of a YAML file"),
     "unknown command": (["chek"], "there is no command 'chek'", "did you mean 'check'?"),
-    "unknown option": (["check", "--recip", "compare"], "check: there is no option '--recip'", "did you mean --recipe?"),
+    "unknown option": (
+        ["check", "--recip", "compare"],
+        "check: there is no option '--recip'",
+        "did you mean --recipe?",
+    ),
     "open bracket": (["check", "--set", "caa.layers=[1"], "override: 'caa.layers=[1': a quote or bracket", "close it"),
     "no run": (["report"], "there is no run under runs", "or give a run folder"),
     "no such run": (["report", "no"], "no: there is no run there", "there is no run under runs either"),

@@ -123,7 +123,7 @@ def overrides_of(options: Namespace) -> list[str]:
 
 
 def quiet_libraries(options: Namespace) -> None:
-    """Keep the libraries' advice to their own callers out of what a run prints; errors still show. Not so if verbose."""
+    """Keep the libraries' advice to their own callers out of what a run prints, unless it is `--verbose`."""
     if options.verbose:
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

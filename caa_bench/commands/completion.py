@@ -53,8 +53,8 @@ class Completion(Command):
 
 def script() -> str:
     """For bash; zsh reads it through bashcompinit."""
-    from caa_bench.__main__ import parser
     from caa_bench.behaviors.behavior import behavior_names
+    from caa_bench.commands.parser import commands_of, parser
     from caa_bench.models.model import model_names
     from caa_bench.storage.paths import recipes_folder
 
@@ -63,7 +63,7 @@ def script() -> str:
         "model": model_names(),
         "recipe": sorted(path.stem for path in recipes_folder().glob("*.yaml")),
     }
-    commands = next(one for one in parser()._actions if isinstance(one, argparse._SubParsersAction)).choices
+    commands = commands_of(parser())
     values = "".join(f"    {key}) names={shlex.quote(' '.join(own))} ;;\n" for key, own in names.items())
     options = "".join(
         f"    {name}) options={shlex.quote(' '.join(_offered(own)))} ;;\n" for name, own in commands.items()

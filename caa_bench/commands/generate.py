@@ -102,7 +102,9 @@ def doses(texts: Sequence[str], *, option: str) -> list[float]:
         try:
             found.append(float(text))
         except ValueError:
-            raise UserError(f"{option}: {terminal_safe(text)!r} is no number; write for example {option} -1 0 1") from None
+            raise UserError(
+                f"{option}: {terminal_safe(text)!r} is no number; write for example {option} -1 0 1"
+            ) from None
     if not found:
         raise UserError(f"{option}: no number; write for example {option} -1 0 1")
     return found

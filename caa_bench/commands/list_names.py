@@ -11,7 +11,7 @@ from pathlib import Path
 
 from caa_bench.commands.base import Command, run_folders
 from caa_bench.commands.runs import run_line
-from caa_bench.commands.terminal import described, painted
+from caa_bench.commands.terminal import names_text, painted
 from caa_bench.errors import UserError
 
 HEADS = {
@@ -48,7 +48,7 @@ class ListNames(Command):
             print(json.dumps(chosen, indent=1, ensure_ascii=False))
             return 0
         blocks = [
-            f"{painted(f'{kind}:', 'bold')} {HEADS[kind]}\n{described(names) if names else '  none yet'}"
+            f"{painted(f'{kind}:', 'bold')} {HEADS[kind]}\n{names_text(names) if names else '  none yet'}"
             for kind, names in chosen.items()
         ]
         print("\n\n".join(blocks))

@@ -7,7 +7,6 @@ import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caa_bench.commands.base import Command, newest_run, run_named
@@ -101,9 +100,10 @@ def _from_numbers(effect: float, noise: Noise, *, power: float, as_json: bool) -
         given = {"effect": effect, "sd": noise.items, "power": power}
         answer = {"items_to_see": seen, "items_to_settle": kept}
         return json.dumps(given | {name: items and max(items, MIN_ITEMS) for name, items in answer.items()}, indent=1)
+    how = f"(log-odds, {over}, {power:.0%} power, two-sided 5%)"
     return wrapped(
-        f"{_items_text(seen, noise)} needed to see a mean effect of {effect:g} (log-odds, {over}, {power:.0%} power, two-"
-        f'sided 5%)\n{_items_text(kept, noise)} needed to settle "adds fully" where CAA\'s effect of {abs(effect):g} is kept '
+        f"{_items_text(seen, noise)} needed to see a mean effect of {effect:g} {how}\n"
+        f'{_items_text(kept, noise)} needed to settle "adds fully" where CAA\'s effect of {abs(effect):g} is kept '
         f"whole and these are the sds of the interaction; under {MIN_ITEMS} there is no interval"
     )
 

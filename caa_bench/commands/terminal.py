@@ -39,7 +39,7 @@ def wrapped(text: str, *, indent: int = 4) -> str:
     return "\n".join(lines)
 
 
-def described(entries: Mapping[str, str]) -> str:
+def names_text(entries: Mapping[str, str]) -> str:
     """A line a name with what it is, cut to the terminal."""
     widest = max(map(len, entries), default=0)
     room = max(columns() - widest - 2 * GAP, 20)

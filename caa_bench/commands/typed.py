@@ -68,10 +68,10 @@ def shown(word: str) -> str:
 def _step(words: Sequence[str], parser: argparse.ArgumentParser, steps: argparse.Action) -> list[str]:
     if not words or words[0].startswith("-"):
         return list(words)
-    parsers: Mapping[str, argparse.ArgumentParser] = dict(steps.choices or {})  # type: ignore[arg-type]
+    parsers: Mapping[str, argparse.ArgumentParser] = dict(steps.choices or {})
     if words[0] not in parsers:
         hint = _near(words[0], list(parsers)) or f"; use {', '.join(parsers)}"
-        raise UserError(f"{_name(parser)}: there is no step {shown(words[0])}{hint}")
+        raise UserError(f"{_command_name(parser)}: there is no step {shown(words[0])}{hint}")
     return [words[0], *normalized(words[1:], parsers[words[0]])]
 
 
@@ -111,8 +111,8 @@ class _Reader:
     def _unknown(self, name: str, equals: str, value: str, rest: list[str]) -> None:
         near = get_close_matches(name, self.options, n=1, cutoff=NEAR)
         if near or not self.recipe:
-            hint = f"; did you mean {near[0]}?" if near else f"; see caa-bench {_name(self.parser)} --help"
-            raise UserError(f"{_name(self.parser)}: there is no option {shown(name)}{hint}")
+            hint = f"; did you mean {near[0]}?" if near else f"; see caa-bench {_command_name(self.parser)} --help"
+            raise UserError(f"{_command_name(self.parser)}: there is no option {shown(name)}{hint}")
         key = name[2:].replace("-", "_")
         if not equals:
             if not rest or rest[0].startswith("--"):
@@ -139,7 +139,7 @@ class _Reader:
         self.read.append(f"{OVERRIDE}={text}" if OVERRIDE in self.options else text)
 
 
-def _name(parser: argparse.ArgumentParser) -> str:
+def _command_name(parser: argparse.ArgumentParser) -> str:
     return parser.prog.removeprefix("caa-bench ")
 
 

@@ -41,7 +41,7 @@ def width() -> int:
 
 def render(report: Report, *, detail: bool = False, timings: bool = True) -> str:
     """Plain text. With `detail`, every vector, layer, dose and warning."""
-    parts = [_answer(report, timings), *_body(report, detail, timings), _notices(report, all_of_them=detail)]
+    parts = [_answer_lines(report, timings), *_body(report, detail, timings), _notices(report, all_of_them=detail)]
     return safe("\n\n".join(part for part in parts if part))
 
 
@@ -52,10 +52,10 @@ def tables_text(report: Report, *, detail: bool = False) -> str:
 
 def closing_text(report: Report) -> str:
     """The answer and the worst warnings: what a run says last."""
-    return safe(f"{_answer(report, True)}\n\n{_notices(report, all_of_them=False)}")
+    return safe(f"{_answer_lines(report, True)}\n\n{_notices(report, all_of_them=False)}")
 
 
-def _answer(report: Report, timings: bool) -> str:
+def _answer_lines(report: Report, timings: bool) -> str:
     said = sentence(report).lines(timings=timings)
     return "\n".join(line for clause in said for line in textwrap.wrap(clause, width(), subsequent_indent="    "))
 
