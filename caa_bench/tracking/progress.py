@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from caa_bench.callbacks import Callback
 from caa_bench.storage.safe_text import terminal_safe
+from caa_bench.tracking.bars import bar
 from caa_bench.tracking.fit_progress import FitProgress
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Progress(Callback):
         _say(f"tuning, {name}: {len(plan.cells)} cells of the selection split")
         done = len(plan.batches) - len(waiting)
         self.close()
-        self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
+        self.bar = bar(total=len(plan.batches), initial=done, unit="batch")
 
     def on_tuning_batch(self, *, batch: Batch) -> None:
         """Move the bar on by a batch of the search."""
@@ -93,8 +94,7 @@ class Progress(Callback):
         done = len(plan.batches) - len(waiting)
         note = f", {done} of {len(plan.batches)} batches done before" if done else ""
         _say(f"{len(plan.cells)} cells in {folder}{note}")
-        # disable=None: no bar where stderr is a file, the cells' lines are enough there
-        self.bar = tqdm(total=len(plan.batches), initial=done, unit="batch", disable=None, dynamic_ncols=True)
+        self.bar = bar(total=len(plan.batches), initial=done, unit="batch")
 
     def on_costs(self, *, lines: Sequence[str]) -> None:
         """One line each, over the bar."""
