@@ -57,8 +57,9 @@ def behavior_from_records(
     Args:
         records: dictionaries with `question`, `answer_matching_behavior`, `answer_not_matching_behavior` and, where
             items share a template, `cluster`; the answers are letters, as " (A)", or texts. Also a `datasets.Dataset`,
-            a pandas DataFrame (a cell without a value is left out), a dictionary of splits (`train`, `test`, `selection` or `validation`, `open_ended`), or the name of a data
-            set on the hub. One set of records is split 60/20/20 by the seed, whole clusters together.
+            a pandas DataFrame (a cell without a value is left out), a dictionary of splits (`train`, `test`,
+            `selection` or `validation`, `open_ended`), or the name of a data set on the hub. One set of records is
+            split 60/20/20 by the seed, whole clusters together.
         id: letters, digits, . _ - only.
         title / matching / rubric: as in behavior.yaml; the rubric is made of `matching` where it is empty.
         system_prompts: `positive`, `negative` and `neutral`; made of `matching` where not given, none without it.
