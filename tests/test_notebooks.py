@@ -54,7 +54,7 @@ def test_nothing_of_a_machine_is_kept(path: Path) -> None:
 
 
 def test_the_first_look_steers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Away from refusal it complies, towards it it refuses; the pairs agree where the vector was planted, at layer 3."""
+    """At -2 it complies, at +2 it refuses; the pairs agree where the vector was planted, in layer 3."""
     space, shown = run_cells(next(path for path in NOTEBOOKS if path.stem == "first_look"))
     said = dict(re.findall(r"^([+-]\d)  (.+)$", capsys.readouterr().out, flags=re.M))
     assert "cannot" in said["+2"] or "will not" in said["+2"] or "can not" in said["+2"], said
