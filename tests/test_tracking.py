@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from judge_server import judged_by_server
 from small_runs import Small, contents, fresh, manifest, offline
 from small_runs import run as command
 from wandb_files import OfflineRun, offline_runs
@@ -213,6 +214,27 @@ def test_the_table_of_runs_shows_the_headline(runs: dict[str, OfflineRun], track
     assert shown["headline/answer"] in " ".join((tracked / "table.txt").read_text().split())
     assert not any(isinstance(value, float) and math.isnan(value) for value in shown.values())
     assert "verdict" in table_of(runs[SUMMARY], tracked, "arms")
+
+
+def test_judged_answers_stand_in_the_curves_and_beside_the_texts(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a judge that scores every answer: the score of each dose, and of each text."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    settings = ["bases=[none]", "vectors=[caa]", "evaluators=[answer_probability, open_ended]", "report_to=[wandb]"]
+    with judged_by_server() as judged:
+        assert main(small.compare(*settings, "open_ended.max_new_tokens=6", "limit=6", *judged)) == 0
+    runs = offline_runs(tmp_path / "run")
+    cells = pd.read_csv("run/cells.csv").query("evaluator == 'open_ended'").set_index("multiplier")
+    (curve,) = (run for run in runs.values() if run.config.get("kind") == "arm")
+    scores = {step["multiplier"]: step["open_ended/score"] for step in curve.history}
+    assert scores == pytest.approx(cells["score"].to_dict())
+    assert len(set(scores.values())) > 1, "the server rates an answer by its length"
+    shown = table_of(runs[SUMMARY], tmp_path / "run", "answers")
+    of_doses = [head for head in shown if head.endswith(": score")]
+    assert len(of_doses) == 3 and shown[of_doses].notna().all(axis=None)
 
 
 def test_a_repeat_replaces_its_runs(small: Small, runs: dict[str, OfflineRun], tracked: Path) -> None:
