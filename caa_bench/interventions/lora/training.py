@@ -33,8 +33,8 @@ ENOUGH_ITEMS = 10
 """With fewer, all are trained on."""
 SATURATED = 0.01
 """Training stops after an epoch in which the held-out loss fell by less than this share of the least so far."""
-LOGGED_STEPS = 5
-"""Of the optimizer; the training loss that is shown is their mean."""
+LOGGED_STEPS = 1
+"""Of the optimizer, between two training losses that are told."""
 
 
 def split_held_out(pairs: Sequence[Pair], *, seed: int) -> tuple[list[Pair], list[Pair]]:
