@@ -112,7 +112,7 @@ def behavior_of_entries(
 def located(records: Records) -> list[Located[Any]]:
     """Each record with its number from 1; values that are missing (None, in a table NaN) are left out."""
     if hasattr(records, "itertuples"):  # a DataFrame, whose own iteration gives the names of its columns
-        rows = records.to_dict("records")
+        rows: Any = records.to_dict("records")  # type: ignore[attr-defined]
         records = [{key: value for key, value in row.items() if value == value} for row in rows]
     return [
         Located(line=number, value=_object(record) if isinstance(record, Mapping) else record)

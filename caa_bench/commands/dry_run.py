@@ -220,10 +220,8 @@ def _time(flops: float) -> str:
 
 def _long(seconds: float) -> str:
     """A time as one says it."""
-    if seconds < 1:
-        return "under a second"
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 1 else "under a second"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 

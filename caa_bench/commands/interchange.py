@@ -46,7 +46,7 @@ def write_interchange(
 
     delta = plain_delta(vector, layer)
     folder.mkdir(parents=True)
-    facts = _facts(vector, delta, layer=layer, model=model, model_key=model_key)
+    facts = _interchange_facts(vector, delta, layer=layer, model=model, model_key=model_key)
     flat = {key: str(value) for key, value in facts.items() if not isinstance(value, dict)}
     save_file({f"layer.{layer}": delta}, folder / TENSORS, metadata=flat)
     written = [TENSORS, FACTS]
@@ -69,14 +69,17 @@ def plain_delta(vector: Intervention, layer: int) -> Tensor:
         edits = vector.edits(Condition(layer=layer, multiplier=1.0)) or []
     except (IndexError, ValueError):
         edits = []
-    if len(edits) != 1 or not edits[0].is_plain or edits[0].site != "block" or edits[0].layer != layer:
+    from caa_bench.engine.changes import Add
+
+    change = edits[0].change if len(edits) == 1 else None
+    if not isinstance(change, Add) or not edits[0].is_plain or edits[0].site != "block" or edits[0].layer != layer:
         raise UserError(
             f"{vector.label}: not an addition to the output of block {layer}; no other tool has its operation"
         )
-    return edits[0].change.delta.detach().float().cpu().reshape(-1).clone()
+    return change.delta.detach().float().cpu().reshape(-1).clone()
 
 
-def _facts(
+def _interchange_facts(
     vector: Intervention, delta: Tensor, *, layer: int, model: str, model_key: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What any reader must know, then how each tool takes it."""
