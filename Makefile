@@ -20,7 +20,7 @@ export SET TORCH
 OPTIONS = --set "$$SET" $(if $(RECIPE),--recipe $(RECIPE)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare compare-all sweep tune fit report check data list test test-slow quality format bench simulate tiny clean
+.PHONY: help install compare compare-all sweep tune fit report check data list test test-slow quality format docs bench simulate tiny clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,7 @@ help: ## this list
 install: $(STAMP) ## a virtual environment in .venv with pinned versions; TORCH=... chooses another build
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about 2.5 GB on a CPU, several minutes; nothing is printed meanwhile"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $$TORCH -c constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
@@ -77,6 +78,11 @@ quality: $(STAMP) ## format, lint and types, as CI checks them
 format: $(STAMP) ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP) ## the documentation as a site, in site/; fails at the first warning
+	@$(BIN)/python -c "import mkdocs, mkdocstrings" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 bench: $(STAMP) ## how fast the engine is beside the usual loops; writes BENCHMARKS.md
 	$(BIN)/python -m benchmarks.bench

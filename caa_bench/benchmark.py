@@ -265,6 +265,7 @@ class Benchmark:
         for line in language_warning(self.behavior, embedded=self.chat.embedded):
             logger.warning(line)
         with RunFolder(self.folder, recipe=self.settings) as run, finish_what_runs() as stop, in_use(self.chat):
+            self.callbacks.tell("on_begin", settings=run.manifest["recipe"], folder=self.folder)
             self._tune(run, stop)
             plan, rows = self.plan(), RowStore(run.rows_path)
             keys = [batch.key for batch in plan.batches]

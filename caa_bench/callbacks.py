@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,9 @@ class Callback:
 
     def __str__(self) -> str:
         return type(self).__name__
+
+    def on_begin(self, *, settings: Mapping[str, Any], folder: Path) -> None:
+        """A comparison begins: its recipe, flat (dotted key -> value), and the run folder that it goes into."""
 
     def on_fit_begin(self, *, intervention: Intervention, pairs: int) -> None:
         """An intervention is about to be fitted, or its artifact taken, on so many pairs."""

@@ -241,6 +241,11 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
     Raises:
         UserError: one line a mistake, with file:line and a suggestion.
+
+    Example:
+        >>> from caa_bench import load_recipe
+        >>> load_recipe("smoke", ["behavior=sycophancy", "limit=8"]).args.limit
+        8
     """
     from caa_bench.config.recipe_yaml import Parsed, entries, load, written
 

@@ -217,13 +217,16 @@ COMMANDS: dict[str, tuple[list[str], str, str]] = {
         "did you mean 'layer_sweep'?",
     ),
     "recipe with a very long name": (["check", "--recipe", LONG], "aaa", "give the path of a YAML file"),
-    "unknown command": (["chek"], "argument COMMAND: invalid choice: 'chek'", "see caa-bench --help"),
-    "no command": ([], "the following arguments are required: COMMAND", "see caa-bench --help"),
-    "unknown option": (["check", "--recip", "compare"], "unrecognized arguments: --recip", "see caa-bench --help"),
+    "unknown command": (["chek"], "there is no command 'chek'", "did you mean 'check'?"),
+    "unknown option": (
+        ["check", "--recip", "compare"],
+        "check: there is no option '--recip'",
+        "did you mean --recipe?",
+    ),
     "open bracket": (["check", "--set", "caa.layers=[1"], "override: 'caa.layers=[1': a quote or bracket", "close it"),
     "no run": (["report"], "there is no run under runs", "or give a run folder"),
-    "no such run": (["report", "no"], "no/manifest.json: cannot be read", "check the path"),
-    "export of no run": (["export", "no", "to"], "no/manifest.json: cannot be read", "check the path"),
+    "no such run": (["report", "no"], "no: there is no run there", "there is no run under runs either"),
+    "export of no run": (["export", "no", "to"], "no: there is no run there", "there is no run under runs either"),
     "export onto something": (["export", "no", "b"], "b: exists already", "give a new folder"),
 }
 

@@ -81,13 +81,16 @@ def test_trackio_holds_every_curve_once(tmp_path: Path) -> None:
     done = subprocess.run(call, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     logs = json.loads(done.stdout)
-    assert [name.partition(" (refusal-tiny ")[0] for name in logs] == ["none + caa, layer 3", "none + random, layer 3"]
+    names = [name.partition(" (refusal-tiny ")[0] for name in logs]
+    assert names == ["none + caa, layer 3", "none + placebos of caa (1 draws), layer 3"]
     levels = {f"behavior/{name}" for name in METRICS["behavior"]}
     costs = {f"capability/{name}" for name in METRICS["capability"]}
-    for (_, lines), known in zip(logs.items(), (levels | costs, levels), strict=True):
+    band = {f"behavior/{name}" for name in ("p_balanced", "p_balanced_low", "p_balanced_high", "n")}
+    for (_, lines), known in zip(logs.items(), (levels | costs, band), strict=True):
         assert [line["multiplier"] for line in lines] == [-1, -0.5, 0, 0.5, 1]
         for line in lines:
-            assert {name for name in line if "/" in name} == known, "a placebo's capability is not measured"
+            here = {"behavior/p_balanced"} if known is band and not line["multiplier"] else known
+            assert {name for name in line if "/" in name} == here, "a placebo's capability is not measured"
 
 
 @pytest.fixture(scope="module")

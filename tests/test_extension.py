@@ -6,6 +6,7 @@ The commands, the recipe keys, the error lines and the project's own contract te
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -117,11 +118,10 @@ def python(copy: Path, *args: str, folder: Path | None = None) -> subprocess.Com
 
 
 def test_both_are_listed_and_checked_by_name(copy: Path, tmp_path: Path) -> None:
-    listed = python(copy, "-m", "caa_bench", "list", folder=tmp_path).stdout.splitlines()
-    kinds = dict(line.split(": ", 1) for line in listed)
-    assert "politeness" in kinds["behaviors"].split(", ")
-    assert {"first_pairs", "reminder"} <= set(kinds["interventions"].split(", "))
-    assert "polite" in kinds["recipes"].split(", ")
+    kinds = json.loads(python(copy, "-m", "caa_bench", "list", "--json", folder=tmp_path).stdout)
+    assert "politeness" in kinds["behaviors"]
+    assert {"first_pairs", "reminder"} <= kinds["interventions"].keys()
+    assert "polite" in kinds["recipes"]
     checked = python(copy, "-m", "caa_bench", "check", "behavior=politeness", folder=tmp_path)
     assert checked.returncode == 0, checked.stderr
     assert "politeness on tiny is fine" in checked.stdout

@@ -204,7 +204,7 @@ def test_a_base_that_is_not_there_leaves_everything_as_it_was(small: Small) -> N
     ("more", "says"),
     [
         (["--multipliers", "inf"], "multiplier: inf is no dose; give a finite number"),
-        (["--multipliers", "few"], "argument --multipliers: invalid float value: 'few'"),
+        (["--multipliers", "few"], "--multipliers: 'few' is no number"),
         (["--layer", "9"], "caa.layers: "),
         (["--base", "lora"], "'lora' is no intervention"),
         (["--base", "system_prompt_loud"], "no system prompt called 'loud'"),

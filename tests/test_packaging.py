@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("caa_bench", "configs", "recipes")
+EXTRAS = ("bitsandbytes", "wandb", "wandb_workspaces", "trackio", "lm_eval", "gguf", "submitit", "fastapi", "openai")
+"""What a core install does not bring."""
 
 
 def run(*command: str | Path, folder: Path) -> str:
@@ -61,7 +64,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "venv", "--without-pip", home, folder=home)
     (packages,) = home.glob("lib/python*/site-packages")
     here = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    (packages / "dependencies.pth").write_text("\n".join(here) + "\n")
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r}))"  # as where no extra is installed
+    (packages / "dependencies.pth").write_text("\n".join([*here, blocked]) + "\n")
     options = ["--no-deps", "--no-index", "--quiet", "--disable-pip-version-check"]
     python = home / "bin/python"
     run(sys.executable, "-m", "pip", "--python", python, "install", *options, wheel, folder=home)
@@ -80,13 +84,40 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path)
     assert any(name.endswith(".jinja") for name in names)
 
 
+def test_the_extras_are_the_ones_that_the_core_does_without() -> None:
+    """Each of them is named by an extra and by no requirement of the core."""
+    setup = (ROOT / "setup.cfg").read_text()
+    core = setup.partition("install_requires =")[2].partition("[options.extras_require]")[0]
+    extras = setup.partition("[options.extras_require]")[2]
+    for name in EXTRAS:
+        package = name.replace("_", "-")
+        assert package not in core, package
+        assert package in extras or package in ("fastapi", "openai"), package  # those are of transformers[serving]
+
+
+def test_what_an_extra_brings_is_asked_for_by_name(installed: Path, tmp_path: Path) -> None:
+    """One line with the command that installs it, before any weights load."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    for words, extra in {
+        ("check", "loading.quantization=4bit"): "quantization",
+        ("check", "report_to=[trackio]"): "dashboards",
+        ("dashboard", "--local"): "dashboards",
+        ("check", "evaluators=[lm_eval]", "lm_eval.tasks=[arc_easy]"): "lm-eval",
+    }.items():
+        call = [str(installed / "caa-bench"), *words]
+        done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        lines = [line for line in done.stderr.splitlines() if "wandb is not installed" not in line]
+        assert done.returncode == 2 and len(lines) == 1, done.stderr
+        assert f"caa-bench[{extra}]" in lines[0]
+
+
 def test_the_installed_command_works_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     where = run(installed / "python", "-c", "import caa_bench; print(caa_bench.__file__)", folder=tmp_path)
     assert Path(where.strip()).is_relative_to(installed.parent), "the checkout's own package was taken"
-    kinds = dict(line.split(": ", 1) for line in run(installed / "caa-bench", "list", folder=tmp_path).splitlines())
-    assert {"refusal", "sycophancy", "survival-instinct"} <= set(kinds["behaviors"].split(", "))
-    assert {"compare", "smoke", "layer_sweep"} <= set(kinds["recipes"].split(", "))
-    assert "tiny" in kinds["models"].split(", ")
+    kinds = json.loads(run(installed / "caa-bench", "list", "--json", folder=tmp_path))
+    assert {"refusal", "sycophancy", "survival-instinct"} <= kinds["behaviors"].keys()
+    assert {"compare", "smoke", "layer_sweep"} <= kinds["recipes"].keys()
+    assert "tiny" in kinds["models"]
     assert "refusal on tiny is fine" in run(installed / "caa-bench", "check", folder=tmp_path)
     assert "cells:" in run(installed / "caa-bench", "sweep", "--dry-run", folder=tmp_path)
     assert "usage: caa-bench" in run(installed / "python", "-m", "caa_bench", "--help", folder=tmp_path)
@@ -94,7 +125,11 @@ def test_the_installed_command_works_from_an_empty_folder(installed: Path, tmp_p
 
 
 def test_the_installed_command_compares(installed: Path, tmp_path: Path) -> None:
-    settings = ["behavior=refusal", "limit=4", "bases=[none]", "vectors=[caa]", "report_to=[]", "draws=9"]
-    said = run(installed / "caa-bench", "compare", "--output", "run", *settings, folder=tmp_path)
+    """With what a core install brings, and with the default dashboard, which then is not there."""
+    settings = ["behavior=refusal", "limit=4", "bases=[none,lora_sft_positive]", "vectors=[caa]", "draws=9"]
+    said = run(
+        installed / "caa-bench", "compare", "--output", "run", *settings, "lora_sft.max_pairs=8", folder=tmp_path
+    )
     assert "p(matching)" in said
+    assert not (tmp_path / "run/wandb").exists()
     assert {"cells.csv", "stacking.csv", "report.html"} <= {path.name for path in (tmp_path / "run").iterdir()}

@@ -37,8 +37,8 @@ def test_from_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = [max(items_to_settle(x["alone"], Noise(items=x["spread_items"])), 20) for x in lines]
     said = answer(capsys, str(folder))
     assert said.startswith(f'{max(wanted)} items are needed to settle "adds fully"')
-    assert "this run has 60 items" in said
-    shown = [int(line.split()[-1]) for line in said.splitlines()[3:]]
+    assert "this run has 60 items" in " ".join(said.split())
+    shown = [int(line.split()[-1]) for line in said.partition("\n\n")[2].splitlines()[1:]]
     assert sorted(shown) == sorted(wanted)
     more = answer(capsys, str(folder), "--effect", "0.1", "--power", "0.9")
     assert int(more.split()[0]) > int(answer(capsys, str(folder), "--effect", "0.1").split()[0])
@@ -66,14 +66,14 @@ def test_fits_are_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     ("argv", "problem", "hint"),
     [
         (["--sd", "1"], "--sd: needs --effect too", "that is to be seen"),
-        (["--effect", "0", "--sd", "1"], "no number of items shows an effect of 0", "give one that is not 0"),
-        (["--effect", "1", "--sd", "-1"], "-1 is no standard deviation", "give 0 or more"),
+        (["--effect", "0", "--sd", "1"], "no number of items shows an effect of 0", "give one of 1e-06 to 1e+06"),
+        (["--effect", "1", "--sd", "-1"], "-1 is no standard deviation", "give 0 to 1e+06"),
         (["--effect", "1", "--power", "1"], "--power: 1 is no chance", "such as 0.8"),
         (["--effect", "1", "--sd", "1", "--fit-sd", "1"], "--fit-sd: one fit cannot show it", "give --fits of 2"),
         (["--effect", "1", "--sd", "1", "--fits", "0"], "0 is no number of fits", "give 1 or more"),
         (["--effect", "1", "--fits", "3"], "--fits: a run has its own", "give --sd too"),
         (["run", "--effect", "1", "--sd", "1"], "a run has its own", "leave out"),
-        (["nowhere"], "nowhere/manifest.json: cannot be read", "check the path"),
+        (["nowhere"], "nowhere: there is no run there", "there is no run under runs either"),
     ],
 )
 def test_mistakes_are_one_line(

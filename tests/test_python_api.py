@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from report_runs import simulate
 from small_behavior import PROMPTS, _item
 from small_runs import Small, manifest
 
@@ -42,6 +43,7 @@ from caa_bench.__main__ import main
 from caa_bench.behaviors.records import behavior_from_records
 from caa_bench.interventions import ShuffledLabels, registry
 from caa_bench.interventions.vectors import letter_differences
+from caa_bench.report import make_report
 
 QUICK: dict[str, Any] = {"draws": 99, "limit": 8, "report_to": ()}
 ENTRIES = [_item(number) for number in range(36)]
@@ -216,6 +218,48 @@ def test_shuffled_labels_of_any_method_are_those_of_caa(small: Small) -> None:
     turned = caa.exchanged_vectors(chat.model, chat.tokenizer, pairs, exchanged=some)
     assert torch.allclose(general, turned, atol=1e-5)
     assert not torch.allclose(general, caa.fitted(), atol=1e-2)
+
+
+def test_a_notebook_steers_in_plain_words_and_leaves_nothing_behind(small: Small) -> None:
+    """The same as `attach` with a condition; another dose is another model, afterwards it is the old one."""
+    chat, pairs = caa_bench.ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()
+    caa = CAA()
+    caa.fit(chat.model, chat.tokenizer, pairs)
+    asked = chat.tokenizer("Can you help me?", return_tensors="pt")
+
+    def logits() -> torch.Tensor:
+        with torch.no_grad():
+            return chat.model(**asked).logits[0, -1]
+
+    before = logits()
+    with caa.steer(chat.model, layer=1, multiplier=1.5):
+        steered = logits()
+    with caa.attach(chat.model, Condition(layer=1, multiplier=1.5)):
+        assert torch.equal(logits(), steered)
+    assert not torch.equal(steered, before) and torch.equal(logits(), before)
+    with SystemPrompt(variant="mine", text="Be kind.").steer(chat.model):
+        assert torch.equal(logits(), before)
+    assert refusal(lambda: caa.steer(chat.model)).startswith("layer: caa acts in one layer; name it")
+    assert refusal(lambda: caa.steer(chat.model, layer=3)) == "layer: 3 does not exist; the model has layers 0 to 2"
+    assert "nan is no dose" in refusal(lambda: caa.steer(chat.model, layer=1, multiplier=float("nan")))
+
+
+def test_a_data_frame_is_a_behavior(small: Small) -> None:
+    """As the list of its lines is; what a line does not have is missing there too."""
+    import pandas as pd
+
+    entries = [{**entry, **({"cluster": "one"} if place < 3 else {})} for place, entry in enumerate(ENTRIES)]
+    made, listed = (behavior_from_records(given) for given in (pd.DataFrame(entries), entries))
+    assert (made.train, made.selection, made.test) == (listed.train, listed.selection, listed.test)
+    assert {item.cluster for item in (*made.train, *made.selection, *made.test)} >= {"one"}
+
+
+def test_stacks_are_the_columns_that_one_looks_at(tmp_path: Path) -> None:
+    report = make_report(simulate(tmp_path / "run", items=24, bases=("none", "system_prompt_positive")))
+    assert len(report.stacks) == len(report.stacking) and report.stacks.shape[1] < 20
+    assert {"base", "multiplier", "n", "alone", "on_top", "retention", "retention_low", "verdict"} <= set(report.stacks)
+    assert report.stacks["on_top"].tolist() == report.stacking["on_top"].tolist()
+    assert report.stacks["retention"].notna().any()
 
 
 def test_behaviors_and_seeds_have_random_directions_of_their_own(small: Small, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from judge_server import judged_by_server
 from small_runs import Small, contents, fresh, manifest, offline
 from small_runs import run as command
 from wandb_files import OfflineRun, offline_runs
@@ -22,7 +23,7 @@ from caa_bench.storage.safe_text import terminal_safe
 from caa_bench.tracking.curves import METRICS
 
 SETTINGS = (
-    "bases=[none, system_prompt_positive]",
+    "bases=[none, system_prompt_positive, lora_sft_positive]",
     "vectors=[caa, random]",
     "caa.layers=[0, 2]",
     "caa.multipliers=[8, -8, 2]",  # not ascending, on purpose
@@ -30,6 +31,7 @@ SETTINGS = (
     "open_ended.max_new_tokens=6",
     "report_to=[wandb]",
     "limit=6",
+    "random.draws=19",
 )
 
 
@@ -54,37 +56,62 @@ def runs(tracked: Path) -> dict[str, OfflineRun]:
     return offline_runs(tracked)
 
 
+SUMMARY, PROGRESS = "small · model · summary", "small · model · progress"
+
+
 def test_a_run_a_curve_and_a_summary(runs: dict[str, OfflineRun], tracked: Path) -> None:
+    """Each curve says in its config what it is of; the placebos of a layer are one."""
     curves = {
-        f"{base} + {vector}, layer {layer}"
-        for base in ("none", "system_prompt_positive")
-        for vector in ("caa", "random")
+        f"{base} + caa, layer {layer}": {"base": base, "vector": "caa", "layer": layer, "kind": "arm"}
+        for base in ("none", "system_prompt_positive", "lora_sft_positive")
         for layer in (0, 2)
-        if vector == "caa" or base == "none"  # placebos are measured on the unchanged model
     }
-    assert runs.keys() == curves | {"summary"}
-    assert Counter(run.job_type for run in runs.values()) == {"curve": 6, "summary": 1}
+    curves |= {
+        f"none + placebos of caa (19 draws), layer {layer}": {
+            "base": "none", "vector": "placebos of caa", "layer": layer, "kind": "placebo"
+        }
+        for layer in (0, 2)
+    }  # fmt: skip
+    assert runs.keys() == curves.keys() | {SUMMARY, PROGRESS}
+    assert Counter(run.job_type for run in runs.values()) == {"curve": 8, "summary": 1, "progress": 1}
     assert {run.project for run in runs.values()} == {"caa_bench"}
-    assert len({run.group for run in runs.values()}) == 1
+    assert {run.group for run in runs.values()} == {"small-model"}
+    assert {tuple(run.tags) for run in runs.values()} == {("small", "model", "test")}
     assert all(run.finished for run in runs.values())
     recipe = manifest(tracked)["recipe"]
-    for run in runs.values():
-        assert {key: value for key, value in run.config.items() if key != "_wandb"} == recipe
+    for name, run in runs.items():
+        assert {key: value for key, value in run.config.items() if key != "_wandb"} == recipe | curves.get(name, {})
+
+
+def test_losses_and_cells_are_logged_while_the_run_goes_on(runs: dict[str, OfflineRun], tracked: Path) -> None:
+    """The training loss falls; each cell's mean ends where the table has it; no placebo is drawn."""
+    history = runs[PROGRESS].history
+    losses = [step["train/lora_sft_positive/loss"] for step in history if "train/lora_sft_positive/loss" in step]
+    pairs = [step["train/lora_sft_positive/pairs"] for step in history if "train/lora_sft_positive/pairs" in step]
+    assert len(losses) > 2 and all(0 < loss < 20 for loss in losses)
+    assert any("train/lora_sft_positive/held_out_loss" in step for step in history)
+    assert pairs == sorted(pairs) and pairs[-1] > 0
+    batches = [step["cells/batches"] for step in history if "cells/batches" in step]
+    assert batches == list(range(1, len(manifest(tracked)["facts"]["batches"]) + 1))
+    last = {key: value for step in history for key, value in step.items() if key.endswith("(answer_probability)")}
+    cells = pd.read_csv(tracked / "cells.csv").query("evaluator == 'answer_probability' and vector != 'random'")
+    assert len(last) == len(cells) and not any("random" in key for key in last)
+    for line in cells.to_dict("records"):
+        steered = f" + {line['vector']} L{line['layer']:.0f} x{line['multiplier']:+g}" if line["multiplier"] else ""
+        assert last[f"cells/{line['base']}{steered} (answer_probability)"] == pytest.approx(line["p_balanced"])
 
 
 def test_a_curve_is_probability_against_ascending_multipliers(runs: dict[str, OfflineRun], tracked: Path) -> None:
     cells = pd.read_csv(tracked / "cells.csv")
-    for name, run in runs.items():
-        if name == "summary":
+    for run in runs.values():
+        if run.config.get("kind") != "arm":
             continue
         assert run.steps == {"behavior/*": "multiplier", "open_ended/*": "multiplier"}
         assert [step["multiplier"] for step in run.history] == [-8, 0, 2, 8]
-        base, _, rest = name.partition(" + ")
-        vector, _, layer = rest.partition(", layer ")
         for step in run.history:
-            own = cells[(cells["base"] == base) & (cells["multiplier"] == step["multiplier"])]
-            own = own[own["vector"].isna() if not step["multiplier"] else (own["vector"] == vector)]
-            own = own[own["layer"].isna() | (own["layer"] == float(layer))]
+            own = cells[(cells["base"] == run.config["base"]) & (cells["multiplier"] == step["multiplier"])]
+            own = own[own["vector"].isna() if not step["multiplier"] else (own["vector"] == run.config["vector"])]
+            own = own[own["layer"].isna() | (own["layer"] == run.config["layer"])]
             lines = {line["evaluator"]: line for line in own.to_dict("records")}
             for family, evaluator in (("behavior", "answer_probability"), ("open_ended", "open_ended")):
                 for metric in METRICS[family]:
@@ -93,6 +120,19 @@ def test_a_curve_is_probability_against_ascending_multipliers(runs: dict[str, Of
             assert "behavior/p_balanced_low" not in step, "6 items have no interval, and none is shown as 0"
             assert {"behavior/p_balanced", "behavior/n", "open_ended/n"} <= step.keys()
             assert "open_ended/score" not in step, "the classifier abstains on so few texts, and missing is missing"
+
+
+def test_the_placebos_are_a_band(runs: dict[str, OfflineRun]) -> None:
+    """Their mean between the least and the largest of all draws; the unsteered cell at 0."""
+    for run in runs.values():
+        if run.config.get("kind") != "placebo":
+            continue
+        assert [step["multiplier"] for step in run.history] == [-8, 0, 2, 8]
+        for step in run.history:
+            if step["multiplier"]:
+                low, high = step["behavior/p_balanced_low"], step["behavior/p_balanced_high"]
+                assert low < step["behavior/p_balanced"] < high
+                assert step["behavior/n"] == 19
 
 
 def media_of(run: OfflineRun, tracked: Path) -> Path:
@@ -109,22 +149,22 @@ def table_of(run: OfflineRun, tracked: Path, key: str) -> pd.DataFrame:
 def test_the_summary_holds_the_cells_as_a_table_and_every_curve_in_one_chart(
     runs: dict[str, OfflineRun], tracked: Path
 ) -> None:
-    shown = table_of(runs["summary"], tracked, "cells")
+    shown = table_of(runs[SUMMARY], tracked, "cells")
     cells = pd.read_csv(tracked / "cells.csv")
     assert list(shown) == list(cells)
     for column in ("p_balanced", "score"):
         assert shown[column].astype(float).tolist() == pytest.approx(cells[column].tolist(), nan_ok=True)
     for chart in ("curves_table",):
-        lines = table_of(runs["summary"], tracked, chart)
-        assert len(lines) == 6 * 4
-        assert set(lines["lineKey"]) == runs.keys() - {"summary"}
+        lines = table_of(runs[SUMMARY], tracked, chart)
+        assert len(lines) == 8 * 4
+        assert set(lines["lineKey"]) == runs.keys() - {SUMMARY, PROGRESS}
 
 
 def test_the_summary_has_the_figures_the_report_and_the_tables_to_take_away(
     runs: dict[str, OfflineRun], tracked: Path
 ) -> None:
     """The same bytes, in the run's own folder and named for the upload, so that `wandb sync` needs nothing else."""
-    run, media = runs["summary"], media_of(runs["summary"], tracked)
+    run, media = runs[SUMMARY], media_of(runs[SUMMARY], tracked)
     shown = {key.removesuffix(".path"): value for key, value in run.history[0].items() if key.endswith(".path")}
     names = ("dose_curves", "dose_curves_log_odds", "layers", "stacking", "stacking_log_odds")
     sources = {f"figures/{name}": f"figures/{name}.png" for name in names}
@@ -141,14 +181,14 @@ def test_the_summary_has_the_figures_the_report_and_the_tables_to_take_away(
 
 def test_the_summary_has_answers_side_by_side(runs: dict[str, OfflineRun], tracked: Path) -> None:
     """A line a question and base, a column a dose at the headline's layer, with the texts of the rows."""
-    shown = table_of(runs["summary"], tracked, "answers")
+    shown = table_of(runs[SUMMARY], tracked, "answers")
     doses = {"CAA -8": -8, "alone": 0, "CAA +2": 2, "CAA +8": 8}
     heads = [head for dose in doses for head in (dose, f"{dose}: score")]
     assert list(shown) == ["question", "base", *heads]
-    assert shown["base"].tolist() == ["none", "system_prompt_positive"] * 2
+    assert shown["base"].tolist() == ["none", "system_prompt_positive", "lora_sft_positive"] * 2
     assert shown["question"].nunique() == 2
     cells = pd.read_csv(tracked / "cells.csv")
-    layer = runs["summary"].summary["headline/layer"]
+    layer = runs[SUMMARY].summary["headline/layer"]
     cells = cells[(cells["evaluator"] == "open_ended") & (cells["layer"].isna() | (cells["layer"] == layer))]
     texts = {(row["cell"], row["question"]): row["text"] for row in RowStore(tracked / "rows.jsonl").answers()}
     for line in shown.to_dict("records"):
@@ -159,23 +199,43 @@ def test_the_summary_has_answers_side_by_side(runs: dict[str, OfflineRun], track
 
 
 def test_the_table_of_runs_shows_the_headline(runs: dict[str, OfflineRun], tracked: Path) -> None:
-    """The numbers of the first table, the verdict of each stack, and no key for what is not known."""
-    shown, layer = runs["summary"].summary, runs["summary"].summary["headline/layer"]
-    stacking = pd.read_csv(tracked / "stacking.csv")
-    stacking = stacking[(stacking["vector"] == "caa") & (stacking["layer"] == layer)].set_index("multiplier")
-    for name, dose in (("caa_minus", -8), ("caa_plus", 2)):
-        place = f"system_prompt_positive/{name}"
-        assert shown[f"{place}/multiplier"] == dose
-        assert stacking.loc[dose, "verdict"] in shown[f"{place}/verdict"]
-        assert shown[f"{place}/n"] == 6
-        assert f"{place}/p_balanced_low" not in shown, "6 items have no interval"
-        assert f"{place}/score" not in shown, "the classifier abstains on so few texts"
-    cells = pd.read_csv(tracked / "cells.csv")
-    alone = cells[(cells["multiplier"] == 0) & (cells["evaluator"] == "answer_probability")].set_index("base")
-    for base in ("none", "system_prompt_positive"):
-        assert shown[f"{base}/alone/p_balanced"] == pytest.approx(alone.loc[base, "p_balanced"])
-    assert shown["headline/sentence"] in " ".join((tracked / "table.txt").read_text().split())
+    """A dozen columns, each known elsewhere too, and no key for what is not known; the rest is a table."""
+    shown = {key: value for key, value in runs[SUMMARY].summary.items() if key.startswith("headline/")}
+    layer = shown["headline/layer"]
+    assert 8 <= len(shown) <= 16
+    assert not any(key.startswith(("none/", "system_prompt")) for key in runs[SUMMARY].summary)
+    shifts = pd.read_csv(tracked / "shifts.csv")
+    line = shifts[(shifts["base"] == "none") & (shifts["vector"] == "caa") & (shifts["layer"] == layer)]
+    line = line[(line["multiplier"] == shown["headline/dose"]) & (line["evaluator"] == "answer_probability")].iloc[0]
+    assert shown["headline/shift"] == pytest.approx(line["shift"])
+    assert shown["headline/p_after"] == pytest.approx(line["p_balanced"])
+    assert "headline/shift_low" not in shown, "6 items have no interval"
+    assert shown["headline/n"] == 6
+    assert "no verdict (n < 20)" in shown["headline/verdicts"]
+    assert shown["headline/answer"] in " ".join((tracked / "table.txt").read_text().split())
     assert not any(isinstance(value, float) and math.isnan(value) for value in shown.values())
+    assert "verdict" in table_of(runs[SUMMARY], tracked, "arms")
+
+
+def test_judged_answers_stand_in_the_curves_and_beside_the_texts(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a judge that scores every answer: the score of each dose, and of each text."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    settings = ["bases=[none]", "vectors=[caa]", "evaluators=[answer_probability, open_ended]", "report_to=[wandb]"]
+    with judged_by_server() as judged:
+        assert main(small.compare(*settings, "open_ended.max_new_tokens=6", "limit=6", *judged)) == 0
+    runs = offline_runs(tmp_path / "run")
+    cells = pd.read_csv("run/cells.csv").query("evaluator == 'open_ended'").set_index("multiplier")
+    (curve,) = (run for run in runs.values() if run.config.get("kind") == "arm")
+    scores = {step["multiplier"]: step["open_ended/score"] for step in curve.history}
+    assert scores == pytest.approx(cells["score"].to_dict())
+    assert len(set(scores.values())) > 1, "the server rates an answer by its length"
+    shown = table_of(runs[SUMMARY], tmp_path / "run", "answers")
+    of_doses = [head for head in shown if head.endswith(": score")]
+    assert len(of_doses) == 3 and shown[of_doses].notna().all(axis=None)
 
 
 def test_a_repeat_replaces_its_runs(small: Small, runs: dict[str, OfflineRun], tracked: Path) -> None:

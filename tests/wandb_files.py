@@ -31,6 +31,7 @@ class OfflineRun:
     group: str = ""
     job_type: str = ""
     project: str = ""
+    tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     steps: dict[str, str] = field(default_factory=dict)
@@ -55,7 +56,7 @@ def _read(path: Path) -> OfflineRun:
         if kind == "run":
             one = record.run
             run.id, run.name, run.group = one.run_id, one.display_name, one.run_group
-            run.job_type, run.project = one.job_type, one.project
+            run.job_type, run.project, run.tags = one.job_type, one.project, run.tags or list(one.tags)
             run.config |= {item.key: json.loads(item.value_json) for item in one.config.update}
         elif kind == "history":
             items = {(item.key or ".".join(item.nested_key)): item.value_json for item in record.history.item}

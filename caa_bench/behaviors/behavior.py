@@ -189,6 +189,11 @@ def load_behavior(
 
     Raises:
         UserError: no such behavior, or faults in its files: one line each, with file and line.
+
+    Example:
+        >>> from caa_bench import load_behavior
+        >>> load_behavior("refusal")
+        Behavior('refusal': 320 train, 60 selection, 210 test, 60 open_ended)
     """
     folder = find_folder(name_or_path)
     name = folder.name

@@ -57,8 +57,9 @@ def behavior_from_records(
     Args:
         records: dictionaries with `question`, `answer_matching_behavior`, `answer_not_matching_behavior` and, where
             items share a template, `cluster`; the answers are letters, as " (A)", or texts. Also a `datasets.Dataset`,
-            a dictionary of splits (`train`, `test`, `selection` or `validation`, `open_ended`), or the name of a data
-            set on the hub. One set of records is split 60/20/20 by the seed, whole clusters together.
+            a pandas DataFrame (a cell without a value is left out), a dictionary of splits (`train`, `test`,
+            `selection` or `validation`, `open_ended`), or the name of a data set on the hub. One set of records is
+            split 60/20/20 by the seed, whole clusters together.
         id: letters, digits, . _ - only.
         title / matching / rubric: as in behavior.yaml; the rubric is made of `matching` where it is empty.
         system_prompts: `positive`, `negative` and `neutral`; made of `matching` where not given, none without it.
@@ -109,7 +110,10 @@ def behavior_of_entries(
 
 
 def located(records: Records) -> list[Located[Any]]:
-    """Each record with its number from 1; values that are missing (None) are left out."""
+    """Each record with its number from 1; values that are missing (None, in a table NaN) are left out."""
+    if hasattr(records, "itertuples"):  # a DataFrame, whose own iteration gives the names of its columns
+        rows: Any = records.to_dict("records")  # type: ignore[attr-defined]
+        records = [{key: value for key, value in row.items() if value == value} for row in rows]
     return [
         Located(line=number, value=_object(record) if isinstance(record, Mapping) else record)
         for number, record in enumerate(records, start=1)

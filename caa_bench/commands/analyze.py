@@ -34,7 +34,7 @@ class Analyze(RecipeCommand):
             raise UserError("--dry-run: analyze measures no cells; it makes two passes over the training pairs")
         options.overrides = [*options.overrides, "bases=[none]"]  # nothing else needs to be fitted
         made = benchmarks(options)
-        quiet_libraries()
+        quiet_libraries(options)
         from caa_bench.geometry import analyze
 
         folders = [_folder(benchmark, given=options.output) for benchmark in made]

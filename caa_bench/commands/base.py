@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from caa_bench.config.recipe_yaml import split_overrides
 from caa_bench.errors import UserError
 from caa_bench.recipe import Recipe, load_recipe
+from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
     from caa_bench.benchmark import Benchmark
@@ -55,16 +56,18 @@ class RecipeCommand(Command):
         add_set(parser)
         parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a recipe key, e.g. seed=1")
         parser.add_argument("--dry-run", action="store_true", help="list the cells and what they cost, run nothing")
+        add_loudness(parser)
 
     def run(self, options: Namespace) -> int:
         """Check everything; then do it, or list what it would cost."""
         made = benchmarks(options)
         if options.dry_run:
             from caa_bench.commands.dry_run import dry_run_text
+            from caa_bench.commands.terminal import wrapped
 
-            print("\n\n".join(map(dry_run_text, made)))
+            print(wrapped("\n\n".join(map(dry_run_text, made))))
             return 0
-        quiet_libraries()
+        quiet_libraries(options)
         return self.work(made)
 
     def work(self, made: Sequence[Benchmark]) -> int:
@@ -75,6 +78,7 @@ class RecipeCommand(Command):
 def benchmarks(options: Namespace) -> list[Benchmark]:
     """One a behavior, all on the same model; every mistake in any of them is found before work begins."""
     from caa_bench.benchmark import Benchmark
+    from caa_bench.commands.terminal import columns
     from caa_bench.tracking.progress import Tables
 
     recipes = _recipes(options)
@@ -83,7 +87,8 @@ def benchmarks(options: Namespace) -> list[Benchmark]:
         benchmark = Benchmark.from_recipe(
             recipe,
             chat=made[0].chat if made else None,
-            callbacks=[Tables()],
+            callbacks=[Tables(quiet=options.quiet, verbose=options.verbose, terminal=columns())],
+            progress=not options.quiet,
             folder=_folder(options, recipe, several=len(recipes) > 1),
         )
         made.append(benchmark)
@@ -101,6 +106,13 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_loudness(parser: argparse.ArgumentParser) -> None:
+    """`--quiet` and `--verbose`, one or the other."""
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="no progress and no tables: the answer alone")
+    loudness.add_argument("--verbose", action="store_true", help="every vector, layer and dose; the libraries' advice")
+
+
 def overrides_of(options: Namespace) -> list[str]:
     """What every `--set` says, in order.
 
@@ -110,8 +122,10 @@ def overrides_of(options: Namespace) -> list[str]:
     return [override for text in options.set for override in split_overrides(text)]
 
 
-def quiet_libraries() -> None:
-    """Keep the libraries' advice to their own callers out of what a run prints; errors still show."""
+def quiet_libraries(options: Namespace) -> None:
+    """Keep the libraries' advice to their own callers out of what a run prints, unless it is `--verbose`."""
+    if options.verbose:
+        return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -122,6 +136,24 @@ def run_folders(root: Path) -> list[Path]:
     """Finished and unfinished runs under `root`, the newest last."""
     found = sorted(root.glob("*/*/manifest.json"), key=lambda path: path.stat().st_mtime)
     return [path.parent for path in found]
+
+
+def run_named(name: str, root: Path = Path("runs")) -> Path:
+    """A run by its folder, by the folder's name (`refusal-tiny-1a2b3c4d`) or by the key at its end (`1a2b3c4d`).
+
+    Raises:
+        UserError: there is none; names the newest one where there are any.
+    """
+    if (Path(name) / "manifest.json").is_file():
+        return Path(name)
+    known = run_folders(root)
+    found = [folder for folder in known if folder.name == name or folder.name.endswith(f"-{name}")]
+    if len(found) == 1:
+        return found[0]
+    newest = f"the newest run is {known[-1]}" if known else f"there is no run under {root} either"
+    if found:
+        raise UserError(f"{terminal_safe(name)}: several runs are called so; give a folder, such as {found[-1]}")
+    raise UserError(f"{terminal_safe(name[:200])}: there is no run there; {newest}")
 
 
 def newest_run(root: Path = Path("runs")) -> Path:

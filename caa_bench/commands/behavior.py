@@ -33,8 +33,7 @@ class BehaviorCommand(Command):
     def add_options(self, parser: ArgumentParser) -> None:
         """Adds the sub-commands `new`, `import` and `check`."""
         steps = parser.add_subparsers(dest="step", required=True, metavar="new|import|check")
-        new = steps.add_parser("new", help="write a skeleton to fill in")
-        new.add_argument("behavior", metavar="NAME", help="its name: letters, digits, . _ -")
+        add_new(steps.add_parser("new", help="write a skeleton to fill in", allow_abbrev=False))
         made = steps.add_parser(
             "import", help="make a behavior of a CSV, JSON or JSON lines file, or of a hub data set"
         )
@@ -45,30 +44,48 @@ class BehaviorCommand(Command):
         made.add_argument("--open-ended", metavar="FILE", help="questions to be answered in words")
         made.add_argument("--split", help="which split of a data set on the hub (default: all)")
         made.add_argument("--seed", type=int, default=0, help="of the splits that are drawn (%(default)s)")
-        for step in (new, made):
-            step.add_argument("--to", default=".", metavar="DIR", help="where its folder goes (%(default)s)")
+        _add_to(made)
         check = steps.add_parser("check", help="what is there, how balanced it is, and what it can show")
         check.add_argument("behavior", metavar="FOLDER", help="a behavior's folder, or the name of a built-in one")
 
     def run(self, options: Namespace) -> int:
         """Say what was written, or what was found."""
         from caa_bench.behaviors.behavior import load_behavior
-        from caa_bench.behaviors.written import new_folder, write_behavior, write_skeleton
+        from caa_bench.behaviors.written import new_folder, write_behavior
 
         if options.step == "check":
             print("\n".join(described(load_behavior(options.behavior))))
             return 0
-        folder = new_folder(Path(options.to), options.behavior)
         if options.step == "new":
-            write_skeleton(folder)
-            print(f"{folder}: write what behavior.yaml asks for, and the items into items.csv")
-        else:
-            behavior = _imported(options)
-            write_behavior(folder, behavior)
-            print("\n".join(described(behavior)))
-            print(f"\nwritten to {folder}; read the texts in {folder / 'behavior.yaml'} and make them your own")
+            write_new(options)
+            return 0
+        folder = new_folder(Path(options.to), options.behavior)
+        behavior = _imported(options)
+        write_behavior(folder, behavior)
+        print("\n".join(described(behavior)))
+        print(f"\nwritten to {folder}; read the texts in {folder / 'behavior.yaml'} and make them your own")
         print(f"then: caa-bench behavior check {folder}")
         return 0
+
+
+def add_new(parser: ArgumentParser) -> None:
+    """The options of `behavior new`, which is `new behavior` too."""
+    parser.add_argument("behavior", metavar="NAME", help="its name: letters, digits, . _ -")
+    _add_to(parser)
+
+
+def write_new(options: Namespace) -> None:
+    """Write the skeleton, and say what to do with it."""
+    from caa_bench.behaviors.written import new_folder, write_skeleton
+
+    folder = new_folder(Path(options.to), options.behavior)
+    write_skeleton(folder)
+    print(f"{folder}: write what behavior.yaml asks for, and the items into items.csv")
+    print(f"then: caa-bench behavior check {folder}")
+
+
+def _add_to(parser: ArgumentParser) -> None:
+    parser.add_argument("--to", default=".", metavar="DIR", help="where its folder goes (%(default)s)")
 
 
 def _imported(options: Namespace) -> Behavior:

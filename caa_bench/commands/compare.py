@@ -44,14 +44,18 @@ class Compare(RecipeCommand):
 
     def work(self, made: Sequence[Benchmark]) -> int:
         """Exit 1 if a batch or a fit failed."""
+        from caa_bench.commands.terminal import columns
         from caa_bench.report.comparison import render_summary
+        from caa_bench.report.text import columns_of
 
         with self._replicas(made[0]) as replicas:
             for benchmark in made:
                 benchmark.replicas = replicas
             reports = [benchmark.compare().report() for benchmark in made]
         if len(reports) > 1:
-            print("\n" + render_summary(reports))
+            with columns_of(columns()):
+                print(f"\n{render_summary(reports)}\n")
+            print("\n".join(f"open {report.folder / 'report.html'}" for report in reports))
         return 1 if any(report.record.status == "error" for report in reports) else 0
 
     def _replicas(self, first: Benchmark) -> AbstractContextManager[Replicas | None]:

@@ -193,14 +193,22 @@ def _has_edits(intervention: Intervention, condition: Condition) -> bool:
 def _cells(arm: Arm, benchmark: Benchmark, layers: Layers) -> list[str]:
     """The base alone, then a line for each vector's cells."""
     lines = [f"  {arm.evaluator.name}: {arm.base.key} x{arm.dose.multiplier:g}: alone"]
+    alike: dict[tuple[str, str], int] = {}
     for vector, conditions in doses_under(arm.evaluator, benchmark.settled_vectors(), arm.base, layers).items():
-        grid = ", ".join(map(_condition_text, conditions))
-        lines.append(f"    + {vector.key}: {grid}")
+        own = (vector.label, _grid_text(conditions))
+        alike[own] = alike.get(own, 0) + 1
+    for (label, grid), count in alike.items():
+        lines.append(f"    + {label}{f' ({count} draws or fits)' if count > 1 else ''}: {grid}")
     return lines
 
 
-def _condition_text(condition: Condition) -> str:
-    return f"{'' if condition.layer is None else f'layer {condition.layer} '}x{condition.multiplier:+g}"
+def _grid_text(conditions: Sequence[Condition]) -> str:
+    """`layer 3 x-1 x+1`, a layer once."""
+    doses: dict[int | None, list[str]] = {}
+    for condition in conditions:
+        doses.setdefault(condition.layer, []).append(f"x{condition.multiplier:+g}")
+    said = (("" if layer is None else f"layer {layer} ") + " ".join(own) for layer, own in doses.items())
+    return ", ".join(said)
 
 
 def _pair_tokens(benchmark: Benchmark) -> list[int]:

@@ -1,25 +1,33 @@
-"""`export`: a run's fitted artifacts in a folder of their own."""
+"""`export`: a run's fitted artifacts in a folder of their own, and its vectors in the formats of other tools."""
 
 from __future__ import annotations
 
 import shutil
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from caa_bench.commands.base import Command
+from caa_bench.commands.base import Command, run_named
 from caa_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from caa_bench.interventions import Intervention
+    from caa_bench.report import Report
+
+ELSEWHERE = "for_other_tools"
 
 
 class Export(Command):
-    """Safetensors and JSON, every checksum checked, and a card that says what each did in the run."""
+    """Safetensors, JSON and GGUF, every checksum checked, and a card that says what each did in the run."""
 
     name = "export"
-    help = "copy a run's fitted artifacts to a folder of their own"
+    help = "copy a run's fitted artifacts to a folder of their own, vectors also for llama.cpp, repeng and others"
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """Adds the run folder, and the new folder that artifacts are copied to."""
-        parser.add_argument("folder", help="the run folder")
-        parser.add_argument("target", help="a new folder")
+        """Adds the run, the new folder that artifacts are copied to, and the layer of the vectors."""
+        parser.add_argument("folder", metavar="RUN", help="the run's folder or name")
+        parser.add_argument("target", metavar="FOLDER", help="a new folder")
+        parser.add_argument("--layer", type=int, help="of the vectors for other tools, from 0 (default: the run's own)")
 
     def run(self, options: Namespace) -> int:
         """Copy each artifact with a card, and print a line for it."""
@@ -32,10 +40,12 @@ class Export(Command):
         from caa_bench.storage.artifact_folder import read_artifact
         from caa_bench.storage.files import inside
 
-        run, target = Path(options.folder), Path(options.target)
+        target = Path(options.target)
         if target.exists():
             raise UserError(f"{target}: exists already; give a new folder")
+        run = run_named(options.folder)
         report = make_report(run)
+        _refuse_unwritable(target)
         found = {label: kept_at(run, path) for label, path in read_manifest(run)["facts"]["artifacts"].items()}
         for label, folder in found.items():
             read_artifact(folder, expect=None)
@@ -43,6 +53,39 @@ class Export(Command):
             shutil.copytree(folder, copy)
             own = label.partition("@")[0]  # of several fits the run shows the mean
             origin, effects = run_origin(report, own), run_effects(report, own)
-            write_card(copy, Intervention.from_pretrained(copy), origin, effects=effects)
+            fitted = Intervention.from_pretrained(copy)
+            write_card(copy, fitted, origin, effects=effects)
             print(f"{label}: {target / label}")
+            if fitted.role == "vector" and own not in report.record.placebos:
+                print(f"  {_for_other_tools(report, fitted, target / ELSEWHERE / label, layer=options.layer)}")
         return 0
+
+
+def _for_other_tools(report: Report, vector: Intervention, folder: Path, *, layer: int | None) -> str:
+    """The vector of one layer in other formats, or why there is none; one line."""
+    from caa_bench.commands.interchange import write_interchange
+    from caa_bench.runs.folder import read_manifest
+
+    layers = report.shifts.loc[report.shifts["vector"] == vector.label, "layer"].dropna()
+    if layer is None and layers.empty:
+        return "not measured in this run, so give --layer for a file that other tools read"
+    lead = report.headline.layer
+    chosen = layer if layer is not None else int(lead if lead in set(layers) else layers.iloc[0])  # type: ignore[arg-type]
+    model_key = read_manifest(report.folder)["facts"].get("model", {})
+    try:
+        written = write_interchange(folder, vector, layer=chosen, model=report.record.model, model_key=model_key)
+    except UserError as error:
+        return error.lines[0]
+    return f"layer {chosen} for other tools: {folder} ({', '.join(written)})"
+
+
+def _refuse_unwritable(target: Path) -> None:
+    """Before anything is copied.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    try:
+        target.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from caa_bench.commands.base import Command, add_set, overrides_of, quiet_libraries
+from caa_bench.commands.base import Command, add_loudness, add_set, overrides_of, quiet_libraries
 from caa_bench.errors import UserError
 from caa_bench.storage.safe_text import terminal_safe
 
@@ -26,6 +27,8 @@ class SteeredCommand(Command):
         parser.add_argument("--max-new-tokens", type=int, default=100, help="longest answer (%(default)s)")
         parser.add_argument("--recipe", default="compare", help="where all other settings are from (%(default)s)")
         add_set(parser)
+        parser.add_argument("--override", action="append", default=[], help=SUPPRESS)  # `key=value`, as it was typed
+        add_loudness(parser)
 
     def session(self, options: Namespace) -> Session:
         """The loaded model with its vector and base.
@@ -35,14 +38,15 @@ class SteeredCommand(Command):
         """
         from caa_bench.commands.session import Session, Settings
 
-        quiet_libraries()
+        quiet_libraries(options)
         settings = Settings(
             recipe=options.recipe,
-            changes=tuple(overrides_of(options)),
+            changes=(*overrides_of(options), *options.override),
             behavior=options.behavior,
             model=options.model,
             layer=options.layer,
             max_new_tokens=options.max_new_tokens,
+            progress=not options.quiet,
         )
         return Session(settings, base=options.base)
 
@@ -57,7 +61,11 @@ class Generate(SteeredCommand):
         """The question and the doses."""
         parser.add_argument("question", help="what the model is asked")
         parser.add_argument(
-            "--multipliers", type=float, nargs="+", default=[-1.0, 0.0, 1.0], help="doses of CAA (-1 0 1)"
+            "--multipliers",
+            nargs="+",
+            action=Doses,
+            default=[-1.0, 0.0, 1.0],
+            help="doses of CAA: -1 0 1 or [-1,0,1] (-1 0 1)",
         )
         super().add_options(parser)
 
@@ -72,6 +80,34 @@ class Generate(SteeredCommand):
         for multiplier, answer in zip(options.multipliers, answers, strict=True):
             print(f"\nCAA {multiplier:+g}\n{answer_text(answer, indent='    ')}")
         return 0
+
+
+class Doses(Action):
+    """Numbers with blanks or commas between them, also in brackets as in a recipe."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None) -> None:
+        """Read them all."""
+        texts = [text for value in values for text in value.strip("[] ").replace(",", " ").split()]
+        setattr(namespace, self.dest, doses(texts, option=str(option_string)))
+
+
+def doses(texts: Sequence[str], *, option: str) -> list[float]:
+    """Texts as doses.
+
+    Raises:
+        UserError: one of them is no finite number, or there is none.
+    """
+    found = []
+    for text in texts:
+        try:
+            found.append(float(text))
+        except ValueError:
+            raise UserError(
+                f"{option}: {terminal_safe(text)!r} is no number; write for example {option} -1 0 1"
+            ) from None
+    if not found:
+        raise UserError(f"{option}: no number; write for example {option} -1 0 1")
+    return found
 
 
 def described(session: Session) -> str:

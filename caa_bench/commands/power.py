@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.commands.base import Command, newest_run
+from caa_bench.commands.base import Command, newest_run, run_named
+from caa_bench.commands.terminal import columns, wrapped
 from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
     from caa_bench.analysis.power import Noise
     from caa_bench.report import Report
+
+
+LEAST, MOST = 1e-6, 1e6
+"""Log-odds; beyond them a number is a slip of the keyboard, and no arithmetic holds."""
 
 
 class Power(Command):
@@ -38,6 +43,7 @@ class Power(Command):
             help="with --sd: standard deviation of the effect over fits (%(default)g)",
         )
         parser.add_argument("--power", type=float, default=0.8, help="the chance to see it, 0-1 (%(default)s)")
+        parser.add_argument("--json", action="store_true", help="the same as one JSON object")
 
     def run(self, options: Namespace) -> int:
         """Print how many items are needed, and what the number rests on."""
@@ -47,13 +53,14 @@ class Power(Command):
         _check(options)
         if options.sd is not None:
             noise = Noise(items=options.sd, fits=options.fit_sd / math.sqrt(options.fits), n_fits=options.fits)
-            print(_from_numbers(options.effect, noise, power=options.power))
+            print(_from_numbers(options.effect, noise, power=options.power, as_json=options.json))
             return 0
-        report = make_report(Path(options.folder) if options.folder else newest_run())
+        report = make_report(run_named(options.folder) if options.folder else newest_run())
         found = needs(report, effect=options.effect, power=options.power)
         if not found:
             raise UserError(f"{report.folder}: holds no stack to ask about; give --effect and --sd")
-        print(needs_text(found, effect=options.effect, power=options.power))
+        shown = _needs_json if options.json else needs_text
+        print(shown(found, effect=options.effect, power=options.power))
         return 0
 
 
@@ -61,16 +68,18 @@ def _check(options: Namespace) -> None:
     mistakes = []
     if not 0 < options.power < 1:
         mistakes.append(f"--power: {options.power:g} is no chance; give one between 0 and 1, such as 0.8")
-    if options.effect is not None and not 0 < abs(options.effect) < float("inf"):
-        mistakes.append(f"--effect: no number of items shows an effect of {options.effect:g}; give one that is not 0")
-    if options.sd is not None and not 0 <= options.sd < float("inf"):
-        mistakes.append(f"--sd: {options.sd:g} is no standard deviation; give 0 or more")
+    if options.effect is not None and not LEAST <= abs(options.effect) <= MOST:
+        mistakes.append(
+            f"--effect: no number of items shows an effect of {options.effect:g}; give one of {LEAST:g} to {MOST:g}"
+        )
+    if options.sd is not None and not 0 <= options.sd <= MOST:
+        mistakes.append(f"--sd: {options.sd:g} is no standard deviation; give 0 to {MOST:g}")
     if options.sd is not None and options.effect is None:
         mistakes.append("--sd: needs --effect too, the mean effect that is to be seen")
     if options.fits < 1:
         mistakes.append(f"--fits: {options.fits} is no number of fits; give 1 or more")
-    if not 0 <= options.fit_sd < float("inf"):
-        mistakes.append(f"--fit-sd: {options.fit_sd:g} is no standard deviation; give 0 or more")
+    if not 0 <= options.fit_sd <= MOST:
+        mistakes.append(f"--fit-sd: {options.fit_sd:g} is no standard deviation; give 0 to {MOST:g}")
     elif options.fit_sd and options.fits == 1:
         mistakes.append("--fit-sd: one fit cannot show it; give --fits of 2 or more")
     if options.sd is None and (options.fits != 1 or options.fit_sd):
@@ -81,23 +90,31 @@ def _check(options: Namespace) -> None:
         raise UserError(*mistakes)
 
 
-def _from_numbers(effect: float, noise: Noise, *, power: float) -> str:
+def _from_numbers(effect: float, noise: Noise, *, power: float, as_json: bool) -> str:
     from caa_bench.analysis.estimates import MIN_ITEMS
     from caa_bench.analysis.power import items_needed, items_to_settle
 
     over = f"sd {noise.items:g} over items" + (f", {noise.n_fits} fits" if noise.n_fits > 1 else "")
     seen, kept = items_needed(effect, noise, power=power), items_to_settle(abs(effect), noise, power=power)
-    return (
-        f"{_items_text(seen)} needed to see a mean effect of {effect:g} (log-odds, {over}, {power:.0%} power, two-"
-        f'sided 5%)\n{_items_text(kept)} needed to settle "adds fully" where CAA\'s effect of {abs(effect):g} is kept '
+    if as_json:
+        given = {"effect": effect, "sd": noise.items, "power": power}
+        answer = {"items_to_see": seen, "items_to_settle": kept}
+        return json.dumps(given | {name: items and max(items, MIN_ITEMS) for name, items in answer.items()}, indent=1)
+    how = f"(log-odds, {over}, {power:.0%} power, two-sided 5%)"
+    return wrapped(
+        f"{_items_text(seen, noise)} needed to see a mean effect of {effect:g} {how}\n"
+        f'{_items_text(kept, noise)} needed to settle "adds fully" where CAA\'s effect of {abs(effect):g} is kept '
         f"whole and these are the sds of the interaction; under {MIN_ITEMS} there is no interval"
     )
 
 
-def _items_text(items: int | None) -> str:
+def _items_text(items: int | None, noise: Noise) -> str:
     from caa_bench.analysis.estimates import MIN_ITEMS
+    from caa_bench.analysis.power import MOST_ITEMS
 
-    return "no number of items is enough, more fits are" if items is None else f"{max(items, MIN_ITEMS)} items are"
+    if items is not None:
+        return f"{max(items, MIN_ITEMS)} items are"
+    return "no number of items is enough, more fits are" if noise.n_fits > 1 else f"more than {MOST_ITEMS:,} items are"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +173,7 @@ def needs(report: Report, *, effect: float | None, power: float) -> list[Need]:
 def needs_text(found: Sequence[Need], *, effect: float | None, power: float) -> str:
     """The answer in a sentence, then a line a stack."""
     from caa_bench.report import words
-    from caa_bench.report.text import columns, safe
+    from caa_bench.report.text import columns_of, folded, safe
 
     question = 'to settle "adds fully" where it is true' if effect is None else f"to see an interaction of {effect:g}"
     known = [need.items for need in found if need.items is not None]
@@ -174,11 +191,19 @@ def needs_text(found: Sequence[Need], *, effect: float | None, power: float) -> 
         ]
         for need in found
     ]
-    table = columns(["base", "dose", "n", "vector alone", "sd of the interaction", "items needed"], lines)
-    parts = [f"{answer}\n", table]
+    with columns_of(columns()):
+        table = folded(["base", "dose", "n", "vector alone", "sd of the interaction", "items needed"], lines, names=2)
+    parts = [wrapped(f"{answer}\n"), table]
     if len(known) < len(found):
-        parts.append("n/a: the vector alone does nothing there, or its fits differ too much for any number of items")
+        parts.append(wrapped("n/a: the vector alone does nothing there, or no number of items is enough"))
     return safe("\n".join(parts))
+
+
+def _needs_json(found: Sequence[Need], *, effect: float | None, power: float) -> str:
+    """The same for a program; None where there is no answer."""
+    stacks = [{name: None if value != value else value for name, value in vars(need).items()} for need in found]
+    most = max((need.items for need in found if need.items is not None), default=None)
+    return json.dumps({"effect": effect, "power": power, "items": most, "stacks": stacks}, indent=1)
 
 
 def _items(line: Mapping[str, Any], *, noise: Noise, effect: float | None, power: float) -> int | None:

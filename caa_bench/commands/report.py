@@ -5,7 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from caa_bench.commands.base import Command, newest_run
+from caa_bench.commands.base import Command, add_loudness, newest_run, run_named
+from caa_bench.commands.terminal import columns
 from caa_bench.errors import UserError
 
 
@@ -22,12 +23,15 @@ class ReportCommand(Command):
         parser.add_argument(
             "--published", action="store_true", help="beside the paper's numbers, for a run with the paper's settings"
         )
+        add_loudness(parser)
 
     def run(self, options: Namespace) -> int:
         """Write them, print the tables; several runs get one page too."""
         from caa_bench.report import make_report, write_report
+        from caa_bench.report.text import columns_of
+        from caa_bench.tracking.progress import Tables
 
-        folders = [Path(folder) for folder in options.folders] or [newest_run()]
+        folders = [run_named(folder) for folder in options.folders] or [newest_run()]
         if options.page and len(folders) < 2:
             raise UserError("--page: is for several runs; give more than one run folder")
         if options.published:
@@ -37,11 +41,13 @@ class ReportCommand(Command):
             return 0
         reports = [write_report(folder) for folder in folders]
         if len(reports) == 1:
-            print(f"{reports[0].text()}\n\nwritten to {folders[0]}")
+            shown = Tables(quiet=options.quiet, verbose=options.verbose, terminal=columns())
+            shown.on_report(report=reports[0])
             return 0
         from caa_bench.report.comparison import render_summary, write_comparison
 
         page = Path(options.page or "comparison.html")
         write_comparison(reports, page)
-        print(f"{render_summary(reports)}\n\nwritten to each run and to {page}")
+        with columns_of(columns()):
+            print(f"{render_summary(reports)}\n\nopen {page}")
         return 0

@@ -33,6 +33,7 @@ class Settings:
         behavior / model: None for the recipe's own.
         layer: the block to steer; None for the recipe's first.
         max_new_tokens: length limit of an answer.
+        progress: False prints nothing while something is fitted.
     """
 
     recipe: str = "compare"
@@ -41,6 +42,7 @@ class Settings:
     model: str | None = None
     layer: int | None = None
     max_new_tokens: int = 100
+    progress: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,7 @@ class Session:
 
     def _use(self, base: str, *, chat: ChatModel | None) -> None:
         recipe = load_recipe(self.settings.recipe, self._overrides(base))
-        benchmark = Benchmark.from_recipe(recipe, chat=chat).fit()
+        benchmark = Benchmark.from_recipe(recipe, chat=chat, progress=self.settings.progress).fit()
         if benchmark.fits.unfit:
             failed = [f"{label}: could not be fitted ({why})" for label, why in benchmark.fits.unfit.items()]
             raise UserError(*(f"{line}; choose another base or model" for line in failed))

@@ -39,7 +39,7 @@ class Tune(RecipeCommand):
         if options.dry_run:
             return super().run(options)
         made = benchmarks(options)
-        quiet_libraries()
+        quiet_libraries(options)
         status = self.work(made)
         if options.save:
             _save(options.save, made)

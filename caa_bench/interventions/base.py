@@ -217,6 +217,37 @@ class Intervention(Saved):
             raise TypeError(f"{type(self).__name__} has no edits, so it must define attach")
         return steered(model, edits)
 
+    def steer(
+        self, model: PreTrainedModel, *, layer: int | None = None, multiplier: float = 1.0
+    ) -> AbstractContextManager[Any]:
+        """`attach` in plain words, for a notebook: inside, the model is steered; afterwards it is as it was.
+
+            with caa.steer(model, layer=13, multiplier=1.5):
+                model.generate(**tokenizer(text, return_tensors="pt"))
+
+        Args:
+            model: the model that it was fitted on.
+            layer: the 0-based decoder block; only an intervention that has no layers goes without.
+            multiplier: the dose; negative pushes away from the behavior.
+
+        Raises:
+            UserError: no layer, one that the model does not have, or a dose that is no finite number.
+        """
+        import math
+
+        from caa_bench.models.blocks import hidden_size, num_layers
+
+        layers = Layers(count=num_layers(model), default=0, hidden=hidden_size(model))
+        if layer is None and self.conditions(layers)[0].layer is not None:
+            raise UserError(
+                f"layer: {self.label} acts in one layer; name it, as in steer(model, layer={layers.count // 2})"
+            )
+        if layer is not None and not 0 <= layer < layers.count:
+            raise UserError(f"layer: {layer} does not exist; the model has layers 0 to {layers.count - 1}")
+        if not math.isfinite(multiplier):
+            raise UserError(f"multiplier: {multiplier} is no dose; give a finite number, for example 1.5")
+        return self.attach(model, Condition(layer=layer, multiplier=multiplier))
+
     @property
     def acts(self) -> str:
         """Where it acts, and from which position on, in a sentence for its card."""

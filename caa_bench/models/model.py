@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +204,9 @@ class ChatModel:
         if self.loading.template not in ("none", *TEMPLATES):
             known = " or ".join(TEMPLATES)
             return [f"loading.template: there is no plain template {self.loading.template!r}; use {known}, or none"]
+        if self.loading.quantization != "none" and find_spec("bitsandbytes") is None:
+            wanted = self.loading.quantization
+            return [f"loading.quantization: {wanted} needs bitsandbytes; run pip install 'caa-bench[quantization]'"]
         if self.gguf is not None:
             return gguf_mistakes(self.gguf)
         folder = Path(self.source)

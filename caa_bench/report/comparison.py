@@ -20,7 +20,7 @@ from caa_bench.report.figures import GREY, look_of
 from caa_bench.report.page import charts, page, shown_table
 from caa_bench.report.sections import Column, Line, Table, sections
 from caa_bench.report.sentence import kind_of, plain, sentence
-from caa_bench.report.text import WIDTH, columns, safe, table_text
+from caa_bench.report.text import columns, folded, safe, table_text, width
 from caa_bench.storage.drawing import Drawing, panels, save_drawings
 from caa_bench.storage.files import write_atomic
 
@@ -99,13 +99,13 @@ def render_summary(reports: Sequence[Report]) -> str:
     names = run_names(joined(reports))
     models = ", ".join(dict.fromkeys(report.record.model for report in reports))
     heads = ["run", "layer", "dose -", "alone", "dose +", "up most", "down most", "n", "warnings"]
-    alone = columns(heads, [[name, *_single_run_line(report)] for name, report in names.items()])
+    alone = folded(heads, [[name, *_single_run_line(report)] for name, report in names.items()])
     parts = [f"{len(reports)} run{'s' * (len(reports) > 1)} on {models}", "The vector alone: p(matching), and the "
              f"strongest arm\n{alone}"]  # fmt: skip
     verdicts = _verdicts(names, short=True)
     if len(verdicts.columns) > 1 and len(verdicts.frame):
         wide = table_text(verdicts)
-        if max(map(len, wide.split("\n"))) > WIDTH:
+        if max(map(len, wide.split("\n"))) > width():
             bases = verdicts.columns[1:]
             long = [[line["run"], base.head, line[base.name]] for line in verdicts.lines for base in bases]
             wide = columns(["run", "base", "verdict"], long)

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+STACKS = (
+    "base", "vector", "layer", "multiplier", "n", "p_before", "p_after", "alone", "alone_low", "alone_high", "on_top",
+    "on_top_low", "on_top_high", "retention", "retention_low", "retention_high", "verdict",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report(Tables):
     """What a run shows: its tables and, worked out when first asked for, what of them leads.
@@ -39,7 +45,7 @@ class Report(Tables):
         >>> from caa_bench.report import make_report
         >>> report = make_report(Path("runs/compare/refusal"))  # doctest: +SKIP
         >>> print(report.text())  # doctest: +SKIP
-        >>> report.stacking  # a DataFrame, as every other table  # doctest: +SKIP
+        >>> report.stacks  # a DataFrame, as every other table  # doctest: +SKIP
     """
 
     folder: Path
@@ -78,6 +84,18 @@ class Report(Tables):
         if drawn is None:
             raise UserError(f"{self.folder}: nothing to plot; the run has no vector on a base (see report.cells)")
         return drawn.figure
+
+    @property
+    def stacks(self) -> pd.DataFrame:
+        """`stacking` in the columns that one looks at first: a line a vector, layer and dose on a base.
+
+        `alone` and `on_top` are the vector's effect on the unchanged model and on the base, in log-odds and in the
+        dose's own direction; `retention` is the second over the first. docs/numbers.md has the other columns.
+
+        Example:
+            >>> report.stacks.query("base == 'system_prompt_positive'")  # doctest: +SKIP
+        """
+        return self.measured("stacking")[list(STACKS)].reset_index(drop=True)
 
     @cached_property
     def headline(self) -> Headline:

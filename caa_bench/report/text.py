@@ -1,10 +1,12 @@
-"""A report as plain text: the answer, what was run, every section's tables, the warnings. 120 columns."""
+"""A report as plain text: the answer, what was run, every section's tables, the warnings. 120 columns, or fewer."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from caa_bench.report import words
@@ -15,22 +17,53 @@ from caa_bench.storage.files import terminal_safe
 if TYPE_CHECKING:
     from caa_bench.report.model import Report
 
-WIDTH = 118
-WIDEST = 120
+MARGIN = 2
+"""Sentences end so far before the edge."""
+_WIDEST = ContextVar("columns", default=120)
 WORST = 3
 """Warnings that are printed; all of them are in table.txt."""
 
 
+@contextmanager
+def columns_of(terminal: int) -> Iterator[None]:
+    """Inside, text is made for a terminal of so many columns; 120 elsewhere, as in every file."""
+    token = _WIDEST.set(terminal)
+    try:
+        yield
+    finally:
+        _WIDEST.reset(token)
+
+
+def width() -> int:
+    """Columns that a sentence may take."""
+    return _WIDEST.get() - MARGIN
+
+
 def render(report: Report, *, detail: bool = False, timings: bool = True) -> str:
     """Plain text. With `detail`, every vector, layer, dose and warning."""
-    answer = sentence(report).lines(timings=timings)
-    parts = [
-        "\n".join(line for clause in answer for line in textwrap.wrap(clause, WIDTH, subsequent_indent="    ")),
-        textwrap.fill(head(report), WIDTH),
-        *(_section(section, report, said=answer, detail=detail) for section in sections()),
-        _notices(report, all_of_them=detail),
-    ]
+    parts = [_answer_lines(report, timings), *_body(report, detail, timings), _notices(report, all_of_them=detail)]
     return safe("\n\n".join(part for part in parts if part))
+
+
+def tables_text(report: Report, *, detail: bool = False) -> str:
+    """What was run and every section's tables: `render` without the answer and the warnings."""
+    return safe("\n\n".join(part for part in _body(report, detail, True) if part))
+
+
+def closing_text(report: Report) -> str:
+    """The answer and the worst warnings: what a run says last."""
+    return safe(f"{_answer_lines(report, True)}\n\n{_notices(report, all_of_them=False)}")
+
+
+def _answer_lines(report: Report, timings: bool) -> str:
+    said = sentence(report).lines(timings=timings)
+    return "\n".join(line for clause in said for line in textwrap.wrap(clause, width(), subsequent_indent="    "))
+
+
+def _body(report: Report, detail: bool, timings: bool) -> list[str]:
+    said = sentence(report).lines(timings=timings)
+    shown = [_section(section, report, said=said, detail=detail) for section in sections()]
+    return [textwrap.fill(head(report), width()), *shown]
 
 
 def safe(text: str) -> str:
@@ -57,7 +90,7 @@ def columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, wrap_last: bo
     lines = [list(head), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     if wrap_last:
-        rest = max(WIDTH - sum(widths[:-1]) - 2 * len(widths), 16)
+        rest = max(width() - sum(widths[:-1]) - 2 * len(widths), 16)
         lines = [broken for line in lines for broken in _broken(line, rest)]
         widths[-1] = min(widths[-1], rest)
     padded = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
@@ -71,7 +104,12 @@ def folded(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1
     fewest = len(_blocks(widths, names, most=len(head)))
     blocks = _blocks(widths, names, most=math.ceil((len(head) - names) / fewest))
     shown = [[[*line[:names], *(line[i] for i in block)] for line in lines] for block in blocks]
-    return "\n".join(columns(part[0], part[1:]) for part in shown)
+    texts = (columns(part[0], part[1:]) for part in shown)
+    fits = _WIDEST.get()
+    return "\n".join(
+        text if max(map(len, text.split("\n"))) <= fits else columns(part[0], part[1:], wrap_last=True)
+        for text, part in zip(texts, shown, strict=True)
+    )
 
 
 def table_text(table: Table) -> str:
@@ -87,7 +125,7 @@ def table_text(table: Table) -> str:
         heads, rows = [*heads, ""], [[*row, line[table.flag]] for row, line in zip(rows, table.lines, strict=True)]
     if shown[-1].wide:
         text = columns(heads, rows, wrap_last=True)
-        if max(map(len, text.split("\n"))) <= WIDEST:
+        if max(map(len, text.split("\n"))) <= _WIDEST.get():
             return text
     return folded(heads, rows, names=max(names, 1))
 
@@ -104,17 +142,17 @@ def _section(section: Section, report: Report, *, said: Sequence[str], detail: b
     first = shown[0].caption if shown and not section.note else ""
     parts = [
         textwrap.fill(
-            f"{heading}. {section.note}" if section.note else f"{heading}: {first}" if first else heading, WIDTH
+            f"{heading}. {section.note}" if section.note else f"{heading}: {first}" if first else heading, width()
         )
     ]
     if not shown:
         parts = []
     for place, table in enumerate(shown):
         if table.caption and (place or section.note):
-            parts.append(textwrap.fill(table.caption, WIDTH, initial_indent="  ", subsequent_indent="    "))
+            parts.append(textwrap.fill(table.caption, width(), initial_indent="  ", subsequent_indent="    "))
         parts.append(table_text(table))
     then, command = section.steps(report)
-    parts += [textwrap.fill(finding, WIDTH, subsequent_indent="  ")] if finding else []
+    parts += [textwrap.fill(finding, width(), subsequent_indent="  ")] if finding else []
     return "\n".join([*parts, *([then, f"  {command}"] if command else [])])
 
 
@@ -138,7 +176,7 @@ def _blocks(widths: Sequence[int], names: int, *, most: int) -> list[list[int]]:
     """Places of the columns behind the names, table by table."""
     blocks: list[list[int]] = [[]]
     for place in range(names, len(widths)):
-        wide = sum(widths[:names]) + sum(widths[i] for i in (*blocks[-1], place)) > WIDEST
+        wide = sum(widths[:names]) + sum(widths[i] for i in (*blocks[-1], place)) > _WIDEST.get()
         if blocks[-1] and (wide or len(blocks[-1]) == most):
             blocks.append([])
         blocks[-1].append(place)
@@ -155,7 +193,7 @@ def _broken(line: list[str], width: int) -> Iterator[list[str]]:
 def _notices(report: Report, *, all_of_them: bool) -> str:
     found = report.notices
     shown = found if all_of_them else found[:WORST]
-    wrapper = textwrap.TextWrapper(WIDTH - 2, initial_indent="  ", subsequent_indent="    ")
+    wrapper = textwrap.TextWrapper(width() - 2, initial_indent="  ", subsequent_indent="    ")
     lines = [line for x in shown for line in wrapper.wrap(f"{x.severity}: {x.text}")]
     rest = f"; the worst {WORST} (all in table.txt)" if len(shown) < len(found) else ""
     return "\n".join([f"Warnings: {len(found)}{rest}", *lines]) if found else "Warnings: none"

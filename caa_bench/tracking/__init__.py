@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 from caa_bench.callbacks import Callback
 from caa_bench.errors import UserError, all_made
 from caa_bench.storage.registry import Registry
 from caa_bench.tracking.base import Tracker
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Tracker", "registry", "trackers"]
 
@@ -23,6 +27,9 @@ def trackers(names: Sequence[str], *, project: str) -> list[Callback]:
         UserError: one of them is unknown, or cannot start on this machine.
     """
     known = registry() if names else {}
+    if "wandb" in names and find_spec("wandb") is None:  # the default, which a core install does not bring
+        logger.warning("wandb is not installed: nothing is logged there; pip install 'caa-bench[dashboards]'")
+        names = [name for name in names if name != "wandb"]
 
     def made(name: str) -> Callback:
         if name not in known:

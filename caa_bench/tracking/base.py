@@ -6,6 +6,9 @@ from typing import ClassVar
 
 from caa_bench.callbacks import Callback
 
+STEP = "multiplier"
+"""What curves are drawn against."""
+
 
 class Tracker(Callback):
     """Shows the results elsewhere; it can be repeated, and it can never fail or change a run.

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from caa_bench.tracking.bars import bar, in_notebook
 from caa_bench.tracking.fit_progress import EVERY_S, FIRST_AFTER_S, memory, time_left
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ class BatchProgress:
         self._count, self._finished = len(batches), len(batches) - len(waiting)
         self._total, self._done = sum(map(work, waiting)), 0.0
         self._bar: Any = None
-        if sys.stderr.isatty() if terminal is None else terminal:
-            self._bar = tqdm(total=len(batches), initial=self._finished, unit="batch", dynamic_ncols=True)
+        if (sys.stderr.isatty() or in_notebook()) if terminal is None else terminal:
+            self._bar = bar(total=len(batches), initial=self._finished, unit="batch", disable=False)
 
     def finished(self, batch: Batch) -> None:
         """One more is done."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.report import words
 from caa_bench.report.headline import MEASURE
+from caa_bench.tracking.base import STEP as STEP
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from caa_bench.report import Report
 
-STEP = "multiplier"
 LEVELS = (
     "p_balanced", "p_balanced_low", "p_balanced_high", "log_odds", "log_odds_low", "log_odds_high", "option_mass",
     "letter_bias", "n",
@@ -33,11 +33,21 @@ class Curve:
 
     Args:
         name: `none + caa, layer 3`.
+        base / vector / layer: what it is of, to filter, group and color by; no layer where there is none.
+        kind: `arm`, or `placebo`, of which one curve stands for all draws: their mean, with their range as its ends.
         points: `multiplier` and what is known there as `family/column`, ascending; the base alone is at 0.
     """
 
     name: str
+    base: str
+    vector: str
+    layer: float | None
+    kind: str
     points: tuple[dict[str, float], ...]
+
+    def facts(self) -> dict[str, Any]:
+        """For the config of its run."""
+        return {"base": self.base, "vector": self.vector, "layer": self.layer, "kind": self.kind}
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -53,26 +63,62 @@ class Curve:
 
 
 def curves(report: Report) -> list[Curve]:
-    """Every curve of a run, in the plan's order; the evaluators of one condition stand in one point."""
+    """Every curve of a run, in the plan's order, then a band a vector, base and layer that has placebos.
+
+    The evaluators of one condition stand in one point.
+    """
     points: dict[tuple[Any, ...], dict[str, float]] = {}
     steered: dict[str, list[tuple[Any, ...]]] = {}
+    lines: dict[str, Mapping[str, Any]] = {}
     for known, line in _cell_lines(report):
+        if line["vector"] in report.record.placebos:
+            continue
         place = (line["base"], line["base_dose"], _curve_name(line), line[STEP])
         if place not in points and line["vector"]:
             steered.setdefault(place[2], []).append(place)
+            lines.setdefault(place[2], line)
         points.setdefault(place, {STEP: line[STEP]}).update(known)
     found = []
     for name, places in steered.items():
         base, base_dose, _, _ = places[0]
         own, alone = [points[place] for place in places], points.get((base, base_dose, "", 0.0), {})
         ordered = sorted([*own, *_beside(own, alone)], key=lambda point: point[STEP])
-        found.append(Curve(name=name, points=tuple(ordered)))
-    return found
+        found.append(_curve(name, lines[name], vector=str(lines[name]["vector"]), kind="arm", points=ordered))
+    return [*found, *_bands(report, points)]
 
 
-def group_of(report: Report) -> str:
+def _curve(name: str, line: Mapping[str, Any], *, vector: str, kind: str, points: list[dict[str, float]]) -> Curve:
+    layer = float(line["layer"])
+    base = words.named(line["base"], line["base_dose"])
+    return Curve(
+        name=name, base=base, vector=vector, layer=None if layer != layer else layer, kind=kind, points=tuple(points)
+    )
+
+
+def _bands(report: Report, points: Mapping[tuple[Any, ...], dict[str, float]]) -> Iterator[Curve]:
+    """The mean and the range of p(matching) over all draws of a vector's placebos."""
+    draws = report.measured("placebos")
+    for _, own in draws.groupby(["base", "base_dose", "layer", "original"], dropna=False, sort=False):
+        line = own.iloc[0]
+        band = []
+        for multiplier, at in own.groupby("multiplier"):
+            p = at["p_balanced"]
+            ends = {"p_balanced": p.mean(), "p_balanced_low": p.min(), "p_balanced_high": p.max(), "n": float(len(at))}
+            known = {f"behavior/{name}": float(value) for name, value in ends.items() if value == value}
+            band.append({STEP: float(multiplier), **known})
+        alone = points.get((line["base"], line["base_dose"], "", 0.0), {})
+        if "behavior/p_balanced" in alone:
+            band.append({STEP: 0.0, "behavior/p_balanced": alone["behavior/p_balanced"]})
+        many = own.groupby("multiplier").size().max()
+        vector = f"placebos of {line['original']}"
+        base, layer = words.named(line["base"], line["base_dose"]), words.count(line["layer"])
+        name = f"{base} + {vector} ({many} draws), layer {layer}"
+        yield _curve(name, line, vector=vector, kind="placebo", points=sorted(band, key=lambda point: point[STEP]))
+
+
+def group_named(recipe: Mapping[str, Any]) -> str:
     """`refusal-tiny`: what the curves of one behavior and model have in common."""
-    return f"{report.record.behavior.id}-{Path(report.record.model).name}"
+    return f"{Path(str(recipe['behavior'])).name}-{Path(str(recipe['model'])).name}"
 
 
 def _cell_lines(report: Report) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:

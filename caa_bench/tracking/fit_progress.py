@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tqdm import tqdm
-
 from caa_bench.storage.safe_text import terminal_safe
+from caa_bench.tracking.bars import bar, in_notebook
 
 FIRST_AFTER_S, EVERY_S = 20.0, 60.0
 """A file hears of a fit that takes longer than the first, and then so often."""
@@ -22,12 +21,12 @@ class FitProgress:
     overwrite it.
 
     Args:
-        terminal: whether lines can be redrawn; by default, whether stderr is one.
+        terminal: whether lines can be redrawn; by default, whether stderr is one, or a notebook's.
         clock: seconds.
     """
 
     def __init__(self, *, terminal: bool | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._terminal = sys.stderr.isatty() or in_notebook() if terminal is None else terminal
         self._clock = clock
         self._title = ""
         self._bar: Any = None
@@ -62,9 +61,7 @@ class FitProgress:
 
     def _draw(self, done: int, total: int, note: str) -> None:
         if self._bar is None:
-            self._bar = tqdm(
-                total=total, initial=done, unit="pair", leave=False, dynamic_ncols=True, smoothing=0, disable=None
-            )
+            self._bar = bar(total=total, initial=done, unit="pair", leave=False, smoothing=0)
         self._bar.set_postfix_str(", ".join(part for part in (memory(), terminal_safe(note)) if part), refresh=False)
         self._bar.update(done - self._bar.n)
 

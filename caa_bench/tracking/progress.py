@@ -169,11 +169,24 @@ class Progress(Callback):
 
 
 class Tables(Callback):
-    """Prints the tables of a finished report to stdout, as every command does."""
+    """Prints a finished report to stdout, as every command does: the tables, and last the answer and where to look.
+
+    Args:
+        quiet: the answer and the warnings alone.
+        verbose: every vector, layer and dose.
+        terminal: columns.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, terminal: int = 120) -> None:
+        self.quiet, self.verbose, self.terminal = quiet, verbose, terminal
 
     def on_report(self, *, report: Report) -> None:
-        """The tables, and where they are."""
-        print(f"\n{report.text()}\n\nrows, tables and figures are in {report.folder}")
+        """What stands last is what stays on the screen."""
+        from caa_bench.report.text import closing_text, columns_of, tables_text
+
+        with columns_of(self.terminal):
+            tables = "" if self.quiet else f"\n{tables_text(report, detail=self.verbose)}\n\n"
+            print(f"{tables}{closing_text(report)}\n\nopen {report.folder / 'report.html'}")
 
 
 def _what(line: Mapping[str, Any]) -> str:

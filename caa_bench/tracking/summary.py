@@ -16,11 +16,6 @@ from caa_bench.storage.safe_text import terminal_safe
 if TYPE_CHECKING:
     from caa_bench.report import Report
 
-NUMBERS = (
-    "p_balanced", "p_balanced_low", "p_balanced_high", "shift", "shift_low", "shift_high", "retention",
-    "retention_low", "retention_high", "capability", "capability_low", "capability_high", "option_mass", "n",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
@@ -31,28 +26,31 @@ class Examples:
 
 
 def headline_numbers(report: Report) -> dict[str, float | str]:
-    """What the table of all runs shows of this one: `<base>/<alone|caa_plus|caa_minus>/<number>`, and the verdicts.
+    """What the table of all runs shows of this one, in a dozen columns; every other number is in the table `arms`.
 
-    The columns are the same for every behavior and model, the doses stand in `.../multiplier`. Unknown numbers are left
-    out.
+    `shift` is the leading vector's effect alone at its larger dose, in log-odds with its interval; `retention` the
+    middle one over the bases; `capability_change` the largest loss of any arm or stack. What is unknown is left out.
     """
-    chosen = report.headline
-    found: dict[str, float | str] = {
-        "headline/sentence": sentence(report).lines(timings=False)[0],
-        "headline/vector": chosen.vector,
-        "headline/warnings": float(len(report.notices)),
+    chosen, arms = report.headline, report.arms
+    found: dict[str, Any] = {
+        "answer": sentence(report).lines(timings=False)[0],
+        "vector": chosen.vector,
+        "layer": chosen.layer,
+        "n": float(report.asked[0]),
+        "warnings": float(len(report.notices)),
+        "severe_warnings": float(report.grave),
     }
-    if chosen.layer is not None:
-        found["headline/layer"] = float(chosen.layer)
-    scores = _scores(report)
-    for line in report.arms.to_dict("records"):
-        numbers: dict[str, Any] = {name: line[name] for name in NUMBERS}
-        numbers |= {"multiplier": line["multiplier"]} if line["multiplier"] else {}
-        numbers |= {"verdict": line["told"]} if line["told"] else {}
-        numbers |= scores.get((line["base"], line["base_dose"], line["multiplier"]), {})
-        place = f"{words.named(line['base'], line['base_dose'])}/{_dose_key(line['multiplier'], chosen.vector)}"
-        found |= {f"{place}/{name}": value for name, value in numbers.items() if value == value}
-    return found
+    alone = arms[(arms["base"] == "none") & (arms["multiplier"] != 0)].sort_values("multiplier").tail(1)
+    for line in alone.to_dict("records"):
+        found |= {"dose": line["multiplier"], "p_before": line["p_before"], "p_after": line["p_balanced"]}
+        found |= {name: line[name] for name in ("shift", "shift_low", "shift_high")}
+    stacks = arms[(arms["base"] != "none") & (arms["multiplier"] != 0)]
+    if len(stacks):
+        found["retention"] = float(stacks["retention"].median())
+        counted = stacks["told"].value_counts(sort=False)
+        found["verdicts"] = "; ".join(f"{told}: {count}" for told, count in counted.items() if told)
+    found["capability_change"] = float(arms["capability"].min())
+    return {f"headline/{name}": value for name, value in found.items() if value is not None and value == value}
 
 
 def example_answers(report: Report) -> Examples | None:
@@ -83,19 +81,3 @@ def _answer(line: Mapping[str, Any] | None) -> tuple[str | None, float | None]:
     if line is None:
         return None, None
     return shown(line), None if pd.isna(line["score"]) else float(line["score"])
-
-
-def _scores(report: Report) -> dict[tuple[str, float, float], dict[str, float]]:
-    """Of the answers in words, by base, its dose and the multiplier."""
-    if report.answers is None:
-        return {}
-    names = {"score": "score", "score_low": "score_low", "score_high": "score_high", "n": "score_n"}
-    return {
-        (line["base"], line["base_dose"], line["multiplier"]): {own: line[name] for name, own in names.items()}
-        for line in report.leading(report.answers.cells).to_dict("records")
-    }
-
-
-def _dose_key(multiplier: float, vector: str) -> str:
-    """No number in it: a dot in a key would be a level of its own, and another dose another column."""
-    return f"{vector}_{'plus' if multiplier > 0 else 'minus'}" if multiplier else "alone"

@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from netrc import NetrcParseError, netrc
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
 from caa_bench.models.hub import first_line
 from caa_bench.storage.files import content_key
-from caa_bench.tracking.base import Tracker
+from caa_bench.tracking.live import PROGRESS, LiveTracker, progress_name, tags_of
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
@@ -32,8 +33,8 @@ FINISH_TIMEOUT_S = 60
 QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_disable_stats": True}
 
 
-class WandbTracker(Tracker):
-    """Logs every curve of a finished report; offline without an account, and without a question asked.
+class WandbTracker(LiveTracker):
+    """Logs losses and cells while a run goes on, and every curve of its report; offline without an account.
 
     Args:
         project: the project's name.
@@ -44,6 +45,24 @@ class WandbTracker(Tracker):
     def __init__(self, *, project: str) -> None:
         super().__init__(project=project)
         self.mode = wandb_mode()
+
+    def open_live(self, settings: Mapping[str, Any], folder: Path) -> Any:
+        """The run `refusal · tiny · progress`."""
+        quiet_wandb()
+        key = content_key([settings, PROGRESS])[:16]
+        self._forget(folder, key)
+        run = self._init(self._named(settings, folder, key=key, name=progress_name(settings)) | {"job_type": PROGRESS})
+        run.define_metric("train/*")
+        run.define_metric("cells/*")
+        return run
+
+    def log_live(self, live: Any, point: dict[str, float]) -> None:
+        """At its next step."""
+        live.log(point)
+
+    def close_live(self, live: Any) -> None:
+        """Finish the run."""
+        live.finish()
 
     def on_report(self, *, report: Report) -> None:
         """One run a base and vector, then a summary run with what the whole run shows."""
@@ -56,9 +75,9 @@ class WandbTracker(Tracker):
         self._log_summary(report, found)
 
     def _log_curve(self, report: Report, curve: Curve) -> None:
-        from caa_bench.tracking.curves import STEP
+        from caa_bench.tracking.base import STEP
 
-        with self._run(report, name=curve.name, job_type="curve") as run:
+        with self._run(report, name=curve.name, job_type="curve", more=curve.facts()) as run:
             for family in curve.families:
                 run.define_metric(f"{family}/*", step_metric=STEP)
             for point in curve.points:
@@ -69,26 +88,33 @@ class WandbTracker(Tracker):
         from caa_bench.tracking.pages import attach, logged_content
         from caa_bench.tracking.summary import headline_numbers
 
-        with self._run(report, name="summary", job_type="summary") as run:
+        name = progress_name(report.record.settings, "summary")
+        with self._run(report, name=name, job_type="summary") as run:
             run.log(logged_content(report, found))
             run.summary.update(headline_numbers(report))
             attach(run, report.folder)
 
     @contextmanager
-    def _run(self, report: Report, *, name: str, job_type: str) -> Iterator[Any]:
+    def _run(
+        self, report: Report, *, name: str, job_type: str, more: Mapping[str, Any] = MappingProxyType({})
+    ) -> Iterator[Any]:
         """A run with an id that follows from what it shows, so that a repeat replaces it, here and online."""
-        from caa_bench.tracking.curves import group_of
-
         recipe = report.record.settings
         key = content_key([recipe, name])[:16]
         self._forget(report.folder, key)
-        settings: dict[str, Any] = {"id": key, "name": name, "project": self.project, "dir": str(report.folder)}
-        settings |= {"group": group_of(report), "job_type": job_type, "config": recipe}
-        run = self._init(settings)
+        settings = self._named(recipe, report.folder, key=key, name=name)
+        run = self._init(settings | {"job_type": job_type, "config": {**recipe, **more}})
         try:  # not `with run`: it prints the traceback of what is reported in one line
             yield run
         finally:
             run.finish()
+
+    def _named(self, recipe: Mapping[str, Any], folder: Path, *, key: str, name: str) -> dict[str, Any]:
+        """What every run is told: where it stands, and what it is found by."""
+        from caa_bench.tracking.curves import group_named
+
+        found = {"id": key, "name": name, "project": self.project, "dir": str(folder), "config": dict(recipe)}
+        return found | {"group": group_named(recipe), "tags": tags_of(recipe)}
 
     @staticmethod
     def _forget(folder: str | Path, key: str) -> None:

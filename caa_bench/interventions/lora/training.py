@@ -33,6 +33,8 @@ ENOUGH_ITEMS = 10
 """With fewer, all are trained on."""
 SATURATED = 0.01
 """Training stops after an epoch in which the held-out loss fell by less than this share of the least so far."""
+LOGGED_STEPS = 1
+"""Of the optimizer, between two training losses that are told."""
 
 
 def split_held_out(pairs: Sequence[Pair], *, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -113,7 +115,8 @@ def training_arguments(folder: Path, *, config: Any, on_cpu: bool, evaluate: boo
         eval_strategy="epoch" if evaluate else "no",
         save_strategy="no",  # the watcher says when
         save_total_limit=2,
-        logging_strategy="no",
+        logging_strategy="steps",
+        logging_steps=LOGGED_STEPS,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=not on_cpu,
@@ -177,6 +180,7 @@ class _Watcher(TrainerCallback):
         self._fitting, self._clock = fitting, Clock()
         self._rows, self._batch_size, self._total = rows, batch_size, math.ceil(rows * epochs)
         self._steps = math.ceil(rows / batch_size)  # an epoch
+        self._loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._fitting.kept = self._done(state)
@@ -208,12 +212,18 @@ class _Watcher(TrainerCallback):
             # Not kept: a continued fit would begin another epoch behind it
             control.should_training_stop, control.should_save = True, False
 
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self._loss = float(logs["loss"])
+            self._tell(state)
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._fitting.kept = self._done(state)
 
     def _tell(self, state: Any) -> None:
-        found = losses(state)
-        self._fitting.step(self._done(state), self._total, note=f"held-out loss {found[-1]:.3f}" if found else "")
+        said = [] if self._loss is None else [f"loss {self._loss:.3f}"]
+        said += [f"held-out loss {loss:.3f}" for loss in losses(state)[-1:]]
+        self._fitting.step(self._done(state), self._total, note=", ".join(said))
 
     def _done(self, state: Any) -> int:
         epochs, steps = divmod(state.global_step, self._steps)
