@@ -61,6 +61,8 @@ class Small:
             "caa.multipliers": "[-8, 8]",  # of a random model; 1 would move nothing that a test could see
             "lora_sft.learning_rate": "0.05",
             "batch_size": "8",
+            "random.draws": "3",  # of placebos; each is an artifact and cells of its own
+            "shuffled.draws": "3",
             "draws": "99",
             "report_to": "[]",
         }

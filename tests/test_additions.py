@@ -148,7 +148,7 @@ def test_a_vector_is_one_file_with_placebos_and_a_line_in_every_table(run_with, 
         assert {"first_pairs", "random_first_pairs", "shuffled_first_pairs"} <= named, name
     assert {line["vector"] for line in table(tmp_path / "run" / "stacking.csv")} == {"first_pairs", "caa"}
     ranked = {(line["vector"], line["placebo"], line["draws"]) for line in table(tmp_path / "run" / "placebos.csv")}
-    assert {("first_pairs", "random_first_pairs", "19"), ("first_pairs", "shuffled_first_pairs", "19")} <= ranked
+    assert {("first_pairs", "random_first_pairs", "3"), ("first_pairs", "shuffled_first_pairs", "3")} <= ranked
 
 
 def test_an_evaluator_with_rows_of_its_own_is_one_file(run_with, small: Small, tmp_path: Path) -> None:

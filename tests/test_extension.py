@@ -165,6 +165,7 @@ def test_a_recipe_runs_them_with_everything_else(copy: Path, small: Small, tmp_p
         assert {line["vector"] for line in csv.DictReader(file)} >= {"first_pairs", "caa"}
 
 
+@pytest.mark.slow
 def test_the_project_s_own_tests_take_both(copy: Path) -> None:
     """The same test files, unedited: the interventions are in the matrix of the contract, the folder is checked too."""
     chosen = ["tests/test_contract.py", "tests/test_behavior.py", "-k", "first_pairs or reminder or builtin"]

@@ -281,8 +281,8 @@ def test_a_comparison_measures_it_under_every_base_and_dose_and_repeats_nothing(
     assert "Perplexity (n 24, " in printed and "ratio to the unchanged model" in printed
     assert "Perplexity (n 24, " in page
     assert max(len(line) for line in printed.split("Perplexity (n 24")[1].split("\n\n")[0].splitlines()) <= 120
-    assert len({cell["key"] for cell in manifest(Path("run"))["facts"]["cells"]}) == 6 + (3 + 2 * 19) + 3, (
-        "of the letters: none with CAA and 19 random draws, and LoRA with CAA"
+    assert len({cell["key"] for cell in manifest(Path("run"))["facts"]["cells"]}) == 6 + (3 + 2 * 3) + 3, (
+        "of the letters: none with CAA and 3 random draws, and LoRA with CAA"
     )
 
     before = contents(Path("run"))
