@@ -131,12 +131,14 @@ def test_unequal_tries_are_said(tmp_path: Path, multipliers: tuple[float, ...], 
 
 
 def test_effects_stand_at_equal_loss(selected: Report) -> None:
-    """CAA +1 costs .05, the finetune .18 at full strength and .04 at a quarter; an arm in error is missing."""
+    """CAA +1 costs .05. Of the finetune, 24 questions cannot show that any dose loses at most .05 (a tenth: .015, at
+    most .13 by its interval), so that none stands at equal loss; an arm in error is missing."""
     found = tables(selected)["equal_loss"].set_index(["arm", "budget"])
     assert found.loc["CAA up", "multiplier"].tolist() == [0.75, 0.75, 0.75 if _lost(selected) > 0.05 else 1.0]
     assert found.loc["CAA down", "multiplier"].tolist() == [-1.0] * 3
-    assert found.loc["lora_sft_positive", "base_dose"].isna().tolist() == [True, False, False]
-    assert found.loc["lora_sft_positive", "base_dose"].tolist()[1:] == [0.1, 0.25]
+    lost = selected.shifts.query("evaluator == 'capability' and base == 'lora_sft_positive' and multiplier == 0")
+    assert (lost["total_p_low"] < -0.05).all() and (lost["total_p"] > -0.05).any()
+    assert found.loc["lora_sft_positive", "base_dose"].isna().all()
     assert (found["total_p"].fillna(0) >= -found.index.get_level_values("budget")).all()
     assert found.loc["lora_sft_negative", ["total", "n", "total_p"]].isna().all(axis=None)
     assert (found.loc["lora_sft_negative", "doses"] == 0).all()
@@ -162,7 +164,7 @@ def test_every_number_of_both_sections_is_plain_arithmetic(folder: Path) -> None
                 assert line[column] == pytest.approx(float((y - other).mean()), rel=1e-7, abs=1e-12), column
                 checked[column] += 1
     assert checked["gap"] == checked["target"] == 3
-    assert checked["total"] == 3 + 3 * 5 - 4 and checked["total_p"] == 3 * 5 - 4
+    assert checked["total"] == 3 + 3 * 5 - 6 and checked["total_p"] == 3 * 5 - 6
     read = PageReader((folder / "report.html").read_text())
     assert "make compare BEHAVIOR=refusal" in read.loose["matched"] and TRIED in read.loose["matched"]
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import wandb
 from judge_server import judged_by_server
 from small_runs import Small, contents, fresh, manifest, offline
 from small_runs import run as command
 from wandb_files import OfflineRun, offline_runs
+from wandb_server import GONE
 
 from caa_bench.__main__ import main
 from caa_bench.runs.folder import RowStore
@@ -239,9 +241,11 @@ def test_judged_answers_stand_in_the_curves_and_beside_the_texts(
 
 
 def test_a_repeat_replaces_its_runs(small: Small, runs: dict[str, OfflineRun], tracked: Path) -> None:
+    """Begun by a process whose own wandb service has ended since."""
     folder = tracked.parent
     before = contents(folder)
-    assert command(small.compare(*SETTINGS), folder=folder, env=environment(folder)) == 0
+    env = environment(folder, WANDB_SERVICE=GONE)
+    assert command(small.compare(*SETTINGS), folder=folder, env=env) == 0
     again = offline_runs(tracked)
     assert {name: run.id for name, run in again.items()} == {name: run.id for name, run in runs.items()}
     results = {name for name in before if "wandb" not in name and not name.startswith(".c")}
@@ -342,14 +346,31 @@ def test_a_place_that_wandb_cannot_write_costs_nothing_but_its_runs(again: Again
 def test_an_unreachable_server_is_one_line_and_the_curves_are_kept(
     again: Again, runs: dict[str, OfflineRun], finished: Path
 ) -> None:
-    """Logged in, but nobody answers: offline after one timeout, with the same ids for a later `wandb sync`."""
+    """Logged in, but nobody answers: offline after one timeout, with the same ids for a later `wandb sync`.
+
+    Nothing is left to measure, so there is no `progress`.
+    """
     again.patch.setattr("caa_bench.tracking.wandb_runs.INIT_TIMEOUT_S", 2)
     (line,) = again(WANDB_API_KEY="a" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
     assert line.startswith("wandb cannot be reached (")
     assert line.endswith("); the curves are kept offline")
     kept = offline_runs(finished / "run")
-    assert {name: run.id for name, run in kept.items()} == {name: run.id for name, run in runs.items()}
+    assert {name: run.id for name, run in kept.items()} == {
+        name: run.id for name, run in runs.items() if name != PROGRESS
+    }
     assert not list((finished / "run/wandb").glob("run-*"))
+
+
+def test_the_runs_stand_in_the_run_folder_wherever_wandbs_service_was_begun(
+    again: Again, runs: dict[str, OfflineRun], finished: Path, tmp_path: Path
+) -> None:
+    """A notebook that changes its working folder has the service of the one before."""
+    again.patch.chdir(tmp_path)
+    again.patch.setenv("WANDB_MODE", "offline")
+    wandb.setup()
+    assert again() == []
+    kept = {name: run.id for name, run in offline_runs(finished / "run").items()}
+    assert kept == {name: run.id for name, run in runs.items() if name != PROGRESS}
 
 
 def test_wandb_mode_disabled_is_obeyed(again: Again, finished: Path) -> None:

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+GONE = "3-1-unix-/nowhere/socket"
+"""The `WANDB_SERVICE` that a command inherits from a process which used wandb too, and has ended."""
 
 
 @dataclass(kw_only=True)
@@ -37,7 +39,8 @@ class WandbServer:
     def environment(self) -> dict[str, str]:
         """Of a user who is logged in here; a client that has to ask again gives up soon."""
         limit_s = "2" if self.failing else "30"
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "", "WANDB_HTTP_TIMEOUT": limit_s}
+        login = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "", "WANDB_HTTP_TIMEOUT": limit_s}
+        return login | {"WANDB_SERVICE": GONE}
 
     def answer(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The `data` of an operation."""

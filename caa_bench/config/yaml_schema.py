@@ -183,8 +183,10 @@ class Walker:
         elsewhere = [path for path in self.paths if path.rpartition(".")[2] == name]
         # A slip of the pen in this section comes before a key of that very name in another one.
         slips = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.85)
-        near = slips or elsewhere[:1] or difflib.get_close_matches(name[:80], known, n=1)
-        return f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
+        near = slips or elsewhere or difflib.get_close_matches(name[:80], known, n=1)
+        if not near:
+            return f"valid keys: {', '.join(known)}"
+        return f"did you mean {'one of ' if len(near) > 1 else ''}{', '.join(map(repr, near))}?"
 
 
 def describe(kind: Any) -> str:

@@ -65,7 +65,7 @@ class PeftArm(Intervention):
         Raises:
             UserError: it is an adapter of another model.
         """
-        from caa_bench.interventions.wrappers import adapted
+        from caa_bench.interventions.lora.wrappers import adapted
 
         if self.adapter is None:
             raise RuntimeError(f"{self.label} has no adapter yet: call fit(...) or load(folder) first")
@@ -98,7 +98,7 @@ class PeftArm(Intervention):
         from transformers import set_seed
 
         from caa_bench.interventions.lora.applied import last_logits, refuse_other_logits
-        from caa_bench.interventions.wrappers import unwrapped_afterwards
+        from caa_bench.interventions.lora.wrappers import unwrapped_afterwards
 
         with unwrapped_afterwards(model):
             set_seed(self.config.seed)  # the adapter's first weights are drawn from the global generators

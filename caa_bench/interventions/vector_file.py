@@ -98,6 +98,7 @@ class VectorFile(PairVector):
         from caa_bench.interventions.pair_vectors import sizes
         from caa_bench.models.blocks import hidden_size, num_layers
 
+        _readable(self.config.path)
         found = torch.zeros(num_layers(model), hidden_size(model))
         rows = self._rows(*found.shape)
         for layer, row in rows.items():
@@ -190,7 +191,8 @@ def read_feature(path: str, tensor: str, feature: int, *, hidden: int) -> Tensor
     return found
 
 
-def _tensors(path: str) -> dict[str, Tensor]:
+def _readable(path: str) -> Path:
+    """The file, which is there and of a known format."""
     shown, file = terminal_safe(path), _file(path)
     if not path:
         raise UserError("vector_file.path: missing; name a .safetensors or .gguf file")
@@ -198,6 +200,11 @@ def _tensors(path: str) -> dict[str, Tensor]:
         raise UserError(f"vector_file.path: there is no file {shown}; give a .safetensors or .gguf file")
     if file.suffix not in _READERS:
         raise UserError(f"vector_file.path: {shown} is neither .safetensors nor .gguf; convert it")
+    return file
+
+
+def _tensors(path: str) -> dict[str, Tensor]:
+    shown, file = terminal_safe(path), _readable(path)
     try:
         return _READERS[file.suffix](file)
     except UserError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ INIT_TIMEOUT_S = 15
 FINISH_TIMEOUT_S = 60
 """Until a run stops waiting for a connection that broke; what is not uploaded stays on the disk for `wandb sync`."""
 QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_disable_stats": True}
+_SERVICE = re.compile(r"\d+-(\d+)-")
+"""How `WANDB_SERVICE` begins: a version, and the process that began the service."""
 
 
 class WandbTracker(LiveTracker):
@@ -113,7 +116,8 @@ class WandbTracker(LiveTracker):
         """What every run is told: where it stands, and what it is found by."""
         from caa_bench.tracking.curves import group_named
 
-        found = {"id": key, "name": name, "project": self.project, "dir": str(folder), "config": dict(recipe)}
+        place = str(folder.absolute())  # its service, begun by an earlier run, may stand in another working folder
+        found = {"id": key, "name": name, "project": self.project, "dir": place, "config": dict(recipe)}
         return found | {"group": group_named(recipe), "tags": tags_of(recipe)}
 
     @staticmethod
@@ -151,6 +155,9 @@ def quiet_wandb() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     if not os.environ.get("WANDB_MODE"):
         os.environ.pop("WANDB_MODE", None)  # set to nothing it would be refused
+    began = _SERVICE.match(os.environ.get("WANDB_SERVICE", ""))
+    if began and int(began[1]) != os.getpid():  # inherited: it ends with the process that began it, or has already
+        del os.environ["WANDB_SERVICE"]
 
 
 def _logged_in() -> bool:

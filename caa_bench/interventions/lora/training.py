@@ -180,7 +180,6 @@ class _Watcher(TrainerCallback):
         self._fitting, self._clock = fitting, Clock()
         self._rows, self._batch_size, self._total = rows, batch_size, math.ceil(rows * epochs)
         self._steps = math.ceil(rows / batch_size)  # an epoch
-        self._loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._fitting.kept = self._done(state)
@@ -214,14 +213,15 @@ class _Watcher(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self._loss = float(logs["loss"])
             self._tell(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._fitting.kept = self._done(state)
 
     def _tell(self, state: Any) -> None:
-        said = [] if self._loss is None else [f"loss {self._loss:.3f}"]
+        # from the state, which a continued fit takes over
+        trained = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        said = [f"loss {float(loss):.3f}" for loss in trained[-1:]]
         said += [f"held-out loss {loss:.3f}" for loss in losses(state)[-1:]]
         self._fitting.step(self._done(state), self._total, note=", ".join(said))
 
