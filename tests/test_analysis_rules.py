@@ -110,6 +110,7 @@ def test_the_rank_of_a_vector_is_exact():
     assert draws["shift"].tolist() == pytest.approx(effects)
 
 
+@pytest.mark.slow
 def test_a_vector_that_means_nothing_is_beyond_its_placebos_in_one_run_of_twenty():
     """Exchangeable by construction: one more draw, larger than all 19 of them with probability .05."""
     rng = np.random.default_rng(11)

@@ -112,9 +112,10 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
 # Pairs that are done when it is killed: of 24 (caa), 2 x 22 (lora_sft, two are held out) and 2 x 24 (full_sft).
 MIDDLE = {"caa": 4, "lora_sft": 30, "full_sft": 24}
+NAMES = ["caa", "lora_sft", pytest.param("full_sft", marks=pytest.mark.slow)]  # a full finetune stops as a LoRA does
 
 
-@pytest.mark.parametrize("name", MIDDLE)
+@pytest.mark.parametrize("name", NAMES)
 def test_killed_in_the_middle_it_goes_on_there_and_ends_in_the_same_bytes(
     name: str, small: Small, whole: Callable[[str], Whole], tmp_path: Path
 ) -> None:
@@ -129,7 +130,9 @@ def test_killed_in_the_middle_it_goes_on_there_and_ends_in_the_same_bytes(
     assert artifact(tmp_path / "killed") == whole(name).files
 
 
-@pytest.mark.parametrize("name", MIDDLE)
+@pytest.mark.parametrize(
+    "name", ["caa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora_sft", "full_sft"))]
+)
 def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(
     name: str, small: Small, whole: Callable[[str], Whole], tmp_path: Path
 ) -> None:
@@ -148,7 +151,7 @@ def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(
     assert artifact(tmp_path / "stopped") == whole(name).files
 
 
-@pytest.mark.parametrize("name", MIDDLE)
+@pytest.mark.parametrize("name", NAMES)
 def test_stopped_after_every_step_in_turn_it_ends_in_the_same_bytes(name: str, small: Small, tmp_path: Path) -> None:
     """Also at the end of an epoch and within one, where the held-out loss is not to be measured once more."""
     chat, pairs = ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()

@@ -157,6 +157,7 @@ def test_the_card_is_made_from_what_was_measured() -> None:
     assert (MODEL / "README.md").read_text(encoding="utf-8") == tiny_card(MODEL, MEASURED)
 
 
+@pytest.mark.slow
 def test_the_card_s_figures_are_those_of_compare(tmp_path: Path, chat: ChatModel) -> None:
     """One behavior measured anew, without the placebos and finetunes; the slow test measures everything."""
     cells, _ = _compared(chat, "refusal", tmp_path)
