@@ -143,8 +143,10 @@ def _arm_lines(label: str, arm: Mapping[str, Any]) -> list[str]:
     else:
         loss, high = chosen["capability_loss"], chosen["capability_loss_high"]
         most = "" if high is None else f", at most {high:.3f} by its interval"
-        few = "" if can_show_loss(chosen["capability_items"], MOST_LOSS) else ", too few questions to show a small loss"
-        said.append(f"{label}: its capability loss is {loss:+.3f}{most}, n {chosen['capability_items']:.0f}{few}.")
+        items = chosen.get("capability_items")  # finished runs that are reported again may not know it
+        few = ", too few questions to show a small loss" if items and not can_show_loss(int(items), MOST_LOSS) else ""
+        asked = f", n {items:.0f}" if items else ""
+        said.append(f"{label}: its capability loss is {loss:+.3f}{most}{asked}{few}.")
     if arm["not_felt"]:
         said.append(f"{label}: not felt: at every setting tried the effect stays within {FELT:g} log-odds of 0.")
     if arm["edge"]:
