@@ -38,7 +38,7 @@ the dose on the selection split, then opened the test split once. [docs/findings
   base model `Gemma 3 270M`, dequantized and computed in float32 on a CPU. They are small: a finding here is about them
   and says little about models a hundred times their size.
 - The behaviors are the published splits of arXiv 2312.06681 (`caa-bench data download`), 60 training pairs and the
-  whole test split of 50 items, each in both option orders. With 50 items, half an interval of p is about .04 to .10.
+  whole test split of 50 items, each in both option orders.
 - Each folder holds the recipe, the cells, the stacking table, the search, the printed table and the figures. A run is
   repeated with the same file of weights by
 

@@ -144,15 +144,29 @@ def test_the_layout_is_the_real_one() -> None:
     assert missing == []
 
 
-def test_the_first_screen_has_a_real_table() -> None:
-    """Under the sentence: a base a line, the vector below it in both directions, each shift within its interval."""
-    top = README.splitlines()[:45]
+def _arms(text: str) -> dict[str, tuple[float, ...]]:
+    """The lines of a printed table of arms and stacks, each with its shift and interval; () for the unchanged model."""
     shift = re.compile(r"(?<=  )([+-]\d\.\d\d) \[([+-]\d\.\d\d), ([+-]\d\.\d\d)\]")
-    arms = [line for line in top if re.match(r"    (  \+ CAA [+-]1|none|system_prompt_\w+|lora_sft_\w+)  ", line)]
-    shifts = {line: tuple(map(float, found[0])) for line in arms if (found := shift.findall(line))}
-    assert len(arms) == 18 and set(arms) - set(shifts) == {arms[0]}, "the unchanged model has no shift"
+    arms = re.findall(r"^ +(?:  \+ CAA [+-][\d.]+|none|system_prompt_\w+|lora_sft_\w+)  .*$", text, flags=re.M)
+    return {line.strip(): tuple(map(float, found[0])) if (found := shift.findall(line)) else () for line in arms}
+
+
+def test_the_first_table_is_that_of_a_real_model() -> None:
+    """Line by line the table of the kept run; each shift lies in its interval, on its dose's side."""
+    first = README.partition("## A check in a minute")[0]
+    kept = (ROOT / "results/qwen2.5-coder-0.5b-instruct-q4/refusal/table.txt").read_text()
+    shown, there = _arms(first), _arms(kept.partition("How the layer and the doses")[0])
+    assert shown == there and len(shown) == 18
+    shifts = {line: values for line, values in shown.items() if values}
+    assert set(shown) - set(shifts) == {next(iter(shown))}, "the unchanged model has no shift"
     assert all(low <= point <= high for point, low, high in shifts.values())
-    assert all((values[0] > 0) == ("+1" in line) for line, values in shifts.items() if "+ CAA" in line)
+    assert all((values[0] > 0) == ("CAA +" in line) for line, values in shifts.items() if "+ CAA" in line)
+
+
+def test_the_table_of_the_embedded_model_comes_second() -> None:
+    shown = _arms(section("A check in a minute"))
+    assert len(shown) == 9
+    assert all(low <= point <= high for point, low, high in filter(None, shown.values()))
 
 
 def test_a_fresh_interpreter_finds_the_package_by_name(tmp_path: Path) -> None:

@@ -189,8 +189,9 @@ def idle_base(tables: Tables, facts: RunFacts) -> Found | None:
     idle = bases[bases.groupby("base")["idle"].transform("all")]  # a small dose beside a larger one may do nothing
     if idle.empty:
         return None
-    names = ", ".join(sorted(idle["base"].unique()))
-    return Found(severity="caution", count=len(idle), text=f"{names} alone does not move the behavior.")
+    names = sorted(idle["base"].unique())
+    verb = "does" if len(names) == 1 else "do"
+    return Found(severity="caution", count=len(idle), text=f"{', '.join(names)} alone {verb} not move the behavior.")
 
 
 def pairs_hardly_agree(tables: Tables, facts: RunFacts) -> Found | None:

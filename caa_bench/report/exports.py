@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from caa_bench.analysis.answers import worse_text
 from caa_bench.analysis.estimates import MIN_ITEMS
-from caa_bench.interventions.card import Origin, on_the_hub
+from caa_bench.interventions.card import Origin
 from caa_bench.report import words
 from caa_bench.report.headline import CAPABILITY
 from caa_bench.report.sections import Column, Line, Table
@@ -113,7 +112,7 @@ def _sentences(report: Report) -> list[str]:
         *_placebos(report),
     ]
     return [
-        f"We measured {record.behavior.title} on {record.model} with caa_bench",
+        f"We measured {record.behavior.title} on {record.model_name} with caa_bench",
         f"Vectors ({', '.join(record.vectors)}) were added at layer {layers} with multipliers {doses} on top of each "
         f"base ({bases}).",
         *(tested if items else [f"Means have 95% intervals from {_interval(record)} {sampled}"]),
@@ -179,11 +178,11 @@ def _spoken(report: Report) -> Iterator[str]:
 def run_origin(report: Report, label: str) -> Origin:
     """What the run says of one of its artifacts; of a local model only the folder's name."""
     record, chosen = report.record, report.headline
-    local = not on_the_hub(record.model) and Path(record.model).name != record.model
+    local = record.model_name != record.model
     layer = None if chosen.layer is None else int(chosen.layer)
     return Origin(
         behavior=record.behavior.id,
-        model=Path(record.model).name if local else record.model,
+        model=record.model_name,
         data=f"the training split of data={record.data}, protocol={record.protocol}, seed={record.seed}",
         loadable="" if local else record.model,
         layer=layer if label == chosen.vector else None,

@@ -40,7 +40,7 @@ def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]] | None = N
     shown = [part for section in sections() if (part := _part(section, report, drawn or {})) is not None]
     beside = [chart for part in shown for chart in part["charts"] if chart["place"]]
     return page(
-        title=f"{report.record.behavior.title} on {report.record.model}",
+        title=f"{report.record.behavior.title} on {report.record.model_name}",
         heading=report.record.behavior.title,
         small=f"matching means: {report.record.behavior.matching}",
         facts=_facts(report),
@@ -198,7 +198,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     same = len(set(seeds.values())) == 1
     seeded = str(record.seed) if same else ", ".join(f"{name.removesuffix('.seed')} {x}" for name, x in seeds.items())
     return [
-        ("model", record.model),
+        ("model", record.model_name),
         ("split", record.split),
         ("n", counted if items else "no A/B test"),
         *([("orders", "given only")] if record.protocol == "caa" else []),

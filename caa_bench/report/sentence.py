@@ -274,7 +274,9 @@ def _fits(report: Report, every: list[Cost]) -> Iterator[Clause]:
 def _mass(lines: list[Line]) -> Iterator[Clause]:
     known = [line["option_mass"] for line in lines if not math.isnan(line["option_mass"])]
     if known:
-        yield (f"The answer letters hold at least {words.percent(min(known))} of the probability in every row",)
+        least = words.percent(min(known))
+        hold = "more than " + least[1:] if least.startswith(">") else f"at least {least}"
+        yield (f"The answer letters hold {hold} of the probability in every row",)
 
 
 def _subject(line: Line) -> str:

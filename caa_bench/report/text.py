@@ -80,7 +80,8 @@ def head(report: Report) -> str:
     fits = f", means of {record.fits} fits" if record.fits > 1 else ""
     tested = f"n {items} items{grouped}, {orders}" if items else "no A/B test"
     return (
-        f"{record.behavior.title} on {record.model}{layer}: {record.split} split, {tested}, seed {record.seed}{fits}. "
+        f"{record.behavior.title} on {record.model_name}{layer}: {record.split} split, {tested}, seed {record.seed}"
+        f"{fits}. "
         f"Matching means: {record.behavior.matching.rstrip('.')}."
     )
 

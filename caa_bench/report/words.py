@@ -141,8 +141,8 @@ def percent(value: float) -> str:
 
 
 def lowered(title: str) -> str:
-    """A title inside a sentence: `Refusal` -> `refusal`; an abbreviation keeps its capitals."""
-    return title[:1].lower() + title[1:] if title[1:2].islower() else title
+    """A title inside a sentence: `Survival Instinct` -> `survival instinct`; an abbreviation keeps its capitals."""
+    return " ".join(word.lower() if word.istitle() else word for word in title.split(" "))
 
 
 def seconds(value: float) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from caa_bench.analysis.estimates import Resampling
+from caa_bench.interventions.card import on_the_hub
 
 OLD_PLACEBOS = {"random": "caa", "shuffled": "caa"}
 """Whose placebo each is, for manifests that do not say what their interventions are."""
@@ -92,6 +94,11 @@ class RunRecord:
     recipe_key: str
     versions: Mapping[str, str | None]
     version_changes: tuple[str, ...]
+
+    @property
+    def model_name(self) -> str:
+        """The model as pages and cards call it: of a local folder its own name, not where it lies on this machine."""
+        return self.model if on_the_hub(self.model) else Path(self.model).name
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> RunRecord:
