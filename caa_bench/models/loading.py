@@ -14,6 +14,7 @@ from caa_bench.errors import UserError
 from caa_bench.models import hub
 from caa_bench.models.adapters import with_adapter
 from caa_bench.models.memory import out_of_memory
+from caa_bench.models.pieces import split_otherwise
 from caa_bench.models.templates import apply_template
 from caa_bench.models.turns import PROBE_QUESTION, answer_form
 from caa_bench.models.weights import refuse_other_weights, refuse_untried
@@ -136,6 +137,14 @@ def load_tokenizer(chat: ChatModel) -> PreTrainedTokenizerBase:
         apply_template(tokenizer, template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if probe := split_otherwise(tokenizer, Path(chat.source)):
+        _log.warning(
+            "model: %s has no tokenizer.json, and what transformers makes of its tokenizer.model splits %r otherwise "
+            "than sentencepiece does: numbers differ a little from those with the published tokenizer; put its "
+            "tokenizer.json beside it",
+            terminal_safe(chat.source),
+            probe,
+        )
     answer_form(tokenizer)
     try:
         tokenizer.decode(tokenizer(PROBE_QUESTION, add_special_tokens=False)["input_ids"])
