@@ -31,12 +31,12 @@ MACHINE_KEYS = ("data_dir", "output_dir", "report_to", "project")
 
 HEAD = """# Results on real models
 
-What `make compare` found on three small pretrained models, with nothing tuned by hand: each run searched the layer and
+What `make compare` found on small pretrained models, with nothing tuned by hand: each run searched the layer and
 the dose on the selection split, then opened the test split once. [docs/findings.md](../docs/findings.md) reads them.
 
-- The models are Q4_K_M files (4-bit weights) of `Qwen2.5-Coder-0.5B-Instruct`, `Qwen2.5-Coder-1.5B-Instruct` and the
-  base model `Gemma 3 270M`, dequantized and computed in float32 on a CPU. They are small: a finding here is about them
-  and says little about models a hundred times their size.
+- The models are Q4_K_M files (4-bit weights) of `Qwen2.5-Coder-0.5B-Instruct` and of the base model `Gemma 3 270M`,
+  dequantized and computed in float32 on a CPU. They are small: a finding here is about them and says little about
+  models a hundred times their size.
 - The behaviors are the published splits of arXiv 2312.06681 (`caa-bench data download`), 60 training pairs and the
   whole test split of 50 items, each in both option orders.
 - Each folder holds the recipe, the cells, the stacking table, the search, the printed table and the figures. A run is
