@@ -30,8 +30,9 @@ def test_from_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(capsys, "--effect", "5", "--sd", "1").startswith("20 items"), "no interval under 20"
 
 
-def test_from_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A line a stack at the leading doses; the number for the most demanding one stands in front."""
+    monkeypatch.setenv("COLUMNS", "120")  # a narrower table is folded into blocks
     table = make_report(folder).stacking
     lines = table[(table["vector"] == "caa") & table["multiplier"].isin([-1, 1])].to_dict("records")
     wanted = [max(items_to_settle(x["alone"], Noise(items=x["spread_items"])), 20) for x in lines]
