@@ -204,6 +204,7 @@ def test_rows_of_another_model_in_the_same_folder_are_refused(
     assert "6 of 6 batches were made with another model, artifact, data or version" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_fit_is_shared_by_runs_of_the_same_and_by_no_others(small: Small, here: Path) -> None:
     def fitted(*more: str) -> Path:
         recipe = load_recipe("compare", small.settings("bases=[none]", *more))

@@ -52,6 +52,7 @@ def test_many_runs_stand_on_one_page(
         assert texts[1].startswith(told)
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_page(folders: list[Path], tmp_path: Path) -> None:
     pages = []
     for name in ("a.html", "b.html"):

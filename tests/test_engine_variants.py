@@ -38,7 +38,12 @@ def distances(model) -> tuple[float, float]:
     return distance(shared, full), distance(full, score(model, PROMPTS, sweep(), share_prefix=False, batch_size=1))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = ("llama", "mixtral", "gemma2")
+
+
+@pytest.mark.parametrize(
+    "family", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def test_sharing_in_bf16_moves_less_than_the_batch_size_does(family):
     """Log-odds, mean over items, conditions and three draws of the weights: one draw is noise beside noise."""
     found = [distances(random_model(family, dtype=torch.bfloat16, seed=seed)) for seed in range(3)]

@@ -142,6 +142,7 @@ def test_their_mistakes_are_told_like_any_other(copy: Path, tmp_path: Path) -> N
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_recipe_runs_them_with_everything_else(copy: Path, small: Small, tmp_path: Path) -> None:
     """As bases, in stacks, on top of others, fitted, kept, reported."""
     command = ["compare", "--recipe", "polite", "--output", "run", f"model={small.model}", "data=own"]

@@ -66,7 +66,8 @@ def small_wide(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "count"), [pytest.param("caa", 640, marks=pytest.mark.slow), ("lora_sft", 16)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), [("caa", 640), ("lora_sft", 16)])
 def test_a_fit_takes_what_the_dry_run_says(name: str, count: int, small_wide: Path) -> None:
     found = measured(small_wide, name, count)
     assert 0.8 < found["said"] / found["peak"] < 1.25

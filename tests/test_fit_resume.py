@@ -151,7 +151,9 @@ def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(
     assert artifact(tmp_path / "stopped") == whole(name).files
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["caa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora_sft", "full_sft"))]
+)
 def test_stopped_after_every_step_in_turn_it_ends_in_the_same_bytes(name: str, small: Small, tmp_path: Path) -> None:
     """Also at the end of an epoch and within one, where the held-out loss is not to be measured once more."""
     chat, pairs = ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()

@@ -161,6 +161,7 @@ def test_a_piped_conversation_changes_dose_and_base_while_talking(small: Small, 
     assert done.stdout.decode() == "\n".join(expected) + "\n"
 
 
+@pytest.mark.slow
 def test_a_mistake_while_talking_is_a_line_and_the_conversation_goes_on(small: Small, here: Path) -> None:
     typed = [
         "/multiplier much",

@@ -186,6 +186,7 @@ def test_a_score_that_stands_there_whole_counts_though_words_behind_it_were_cut(
     assert set(judged(api(server), small).values()) == {0.7}
 
 
+@pytest.mark.slow
 def test_a_cut_reply_that_was_kept_as_no_score_is_asked_again(
     server: Server, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -236,6 +236,7 @@ def test_a_config_that_makes_no_sense_is_one_line(text: str, said: str, tmp_path
     assert said in check(folder, capsys)
 
 
+@pytest.mark.slow
 def test_a_thousand_damaged_configs_and_weights_are_described_or_refused(tmp_path: Path) -> None:
     """Random values for random keys, and random bytes in the weights' header: a UserError or nothing, and no hang."""
     import random

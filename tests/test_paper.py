@@ -174,6 +174,7 @@ def test_the_whole_paper_recipe_equals_a_plain_script(tmp_path: Path) -> None:
     hold_against_the_script(case)
 
 
+@pytest.mark.slow
 def test_the_full_protocol_is_one_recipe(tmp_path: Path) -> None:
     """A/B at five doses on five bases, MMLU of the unchanged model from -2 to 2, answers in words at seven doses."""
     case = Case(tmp_path, train=8, test=4)

@@ -99,6 +99,7 @@ def test_covariance_draws_have_the_covariance_of_the_items_differences(
     assert share[:5].sum() > 2 * 5 / len(axes), "an isotropic direction has 5 / D of its length there"
 
 
+@pytest.mark.slow
 def test_other_behaviors_are_their_own_vectors_at_the_norm_of_this_one(caa: CAA, chat: ChatModel, small: Small) -> None:
     """A draw a behavior: the method on its pairs, rescaled layer by layer; the measured one is not among them."""
     from caa_bench.behaviors.folders import behavior_names

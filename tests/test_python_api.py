@@ -189,6 +189,7 @@ def test_names_stand_for_objects_and_the_defaults_are_the_recipes(small: Small, 
     assert refusal(lambda: benchmark(small, interventions=different)).startswith("lora_sft.rank: 2 in one of the given")
 
 
+@pytest.mark.slow
 def test_a_vector_method_of_ones_own_is_a_vector_with_placebos_of_its_own(small: Small, here: Path) -> None:
     """By its role, beside CAA and as CAA."""
     run = benchmark(small, interventions=[CAA(multipliers=[-8, 8]), FirstPairs(), Shout()]).compare()

@@ -94,6 +94,7 @@ def test_make_passes_everything_on(environment: Path) -> None:
     assert "layer 2 x" in done.stdout and "layer 3 x" in done.stdout and "layer 1 x" not in done.stdout
 
 
+@pytest.mark.slow
 def test_make_exits_as_the_command_does(environment: Path) -> None:
     done = make("check", "BEHAVIOR=refusl", venv=environment)
     assert done.returncode == 2

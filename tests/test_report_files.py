@@ -70,6 +70,7 @@ def test_only_marked_seconds_depend_on_the_clock(folder: Path, tmp_path: Path) -
     assert "16.6 min" in (copy / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_report_takes_less_than_ten_seconds(tmp_path: Path) -> None:
     """The default recipe on 100 items, all figures, in a process of its own: seconds of one core, imports included."""
     run = simulate(tmp_path / "runs" / "compare" / "refusal", items=100, overrides=["draws=9999"])

@@ -252,6 +252,7 @@ def test_a_repeat_replaces_its_runs(small: Small, runs: dict[str, OfflineRun], t
     assert {name: contents(folder)[name] for name in results} == {name: before[name] for name in results}
 
 
+@pytest.mark.slow
 def test_another_run_has_other_ids(small: Small, runs: dict[str, OfflineRun], tmp_path: Path) -> None:
     assert command(small.compare(*SETTINGS, "seed=1"), folder=tmp_path, env=environment(tmp_path)) == 0
     assert not {run.id for run in offline_runs(tmp_path / "run").values()} & {run.id for run in runs.values()}
@@ -324,7 +325,9 @@ def again(
     return Again(small=small, folder=finished, patch=monkeypatch, capsys=capsys, logged=caplog)
 
 
-@pytest.mark.parametrize("fault", FAULTY)
+@pytest.mark.parametrize(
+    "fault", [name if name == "broken on log" else pytest.param(name, marks=pytest.mark.slow) for name in FAULTY]
+)
 def test_a_faulty_wandb_costs_one_line_that_the_report_repeats(fault: str, again: Again, finished: Path) -> None:
     package = finished / "faulty"
     package.mkdir()
@@ -338,6 +341,7 @@ def test_a_faulty_wandb_costs_one_line_that_the_report_repeats(fault: str, again
     assert "wandb failed in on_report" in (finished / "run/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_place_that_wandb_cannot_write_costs_nothing_but_its_runs(again: Again, finished: Path) -> None:
     (finished / "run/wandb").write_text("a file is in the way")
     assert len(again()) <= 1

@@ -177,7 +177,12 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+SLOW = ("in the first round", "at the wordings", "once the test split is open")
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MOMENTS]
+)
 def test_killed_and_continued_it_ends_in_the_same_bytes(
     moment: str, wide: Small, uninterrupted: Path, tmp_path: Path
 ) -> None:
