@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from chat_tokenizers import chatml_tokenizer
 from random_models import random_model
+from real_models import real_model
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="only Linux says a peak that can be reset"
 )
-QWEN = Path(os.environ.get("CAA_REAL_MODELS", "/tmp/real")) / "qwen05"  # noqa: S108 - only read
 
 # Loads the model, then fits; says the weights and libraries that stood before, the peak, and what the dry run says.
 SCRIPT = """
@@ -75,8 +75,7 @@ def test_a_fit_takes_what_the_dry_run_says(name: str, count: int, small_wide: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not QWEN.exists(), reason=f"{QWEN} is not on this machine")
 @pytest.mark.parametrize(("name", "count"), [("caa", 64), ("lora_sft", 16)])
 def test_a_fit_of_a_real_model_takes_what_the_dry_run_says(name: str, count: int) -> None:
-    found = measured(QWEN, name, count)
+    found = measured(real_model("qwen05"), name, count)
     assert 0.8 < found["said"] / found["peak"] < 1.25

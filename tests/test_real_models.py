@@ -21,6 +21,7 @@ import torch
 from chat_tokenizers import chatml_tokenizer, llama2_tokenizer
 from published import DATA, needs_data
 from random_models import random_model
+from real_models import real_model
 from small_behavior import write_behavior
 from small_runs import contents, run, start
 
@@ -32,15 +33,7 @@ from caa_bench.interventions.lora.training import split_held_out
 from caa_bench.models.model import ChatModel
 from caa_bench.models.prompts import choice_prompt
 
-REAL = os.environ.get("CAA_BENCH_REAL_MODELS", "")
 BEHAVIOR = "corrigible-neutral-HHH"
-
-
-def at_hand(name: str) -> Path:
-    """The folder of a real model; skips the test where it is not on this machine."""
-    if not REAL or not (folder := Path(REAL) / name).is_dir():
-        pytest.skip(f"needs the model {name} in the folder that CAA_BENCH_REAL_MODELS names")
-    return folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +108,7 @@ def published_pairs() -> Pairs:
 
 
 def qwen05(folder: Path) -> Subject:
-    chat = ChatModel.find(str(at_hand("qwen05")), changes={"dtype": "float32"})
+    chat = ChatModel.find(str(real_model("qwen05")), changes={"dtype": "float32"})
     system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
     return Subject(
         model=chat.model,
@@ -130,7 +123,7 @@ def qwen05(folder: Path) -> Subject:
 
 
 def gemma270(folder: Path) -> Subject:
-    chat = ChatModel.find(str(at_hand("gemma270")), changes={"dtype": "float32"})
+    chat = ChatModel.find(str(real_model("gemma270")), changes={"dtype": "float32"})
     return Subject(
         model=chat.model,
         tokenizer=chat.tokenizer,
@@ -303,7 +296,7 @@ def test_no_position_but_the_answer_goes_through_the_head(tmp_path: Path) -> Non
 def small_run(folder: Path, *more: str) -> list[str]:
     """Tuning, both fits, generation and judging, on a handful of pairs and items."""
     settings = {
-        "model": str(at_hand("qwen05")),
+        "model": str(real_model("qwen05")),
         "behavior": BEHAVIOR,
         "data_dir": str(DATA),
         "max_pairs": "8",
@@ -368,7 +361,9 @@ def test_a_comparison_without_lora_takes_the_memory_it_may_and_the_time_the_dry_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At most 1.6 times the weights and 500 MB; the CPU time of one thread within a factor of 1.5 of the estimate."""
-    weights = 2 * sum(path.stat().st_size for path in at_hand("qwen05").glob("*.safetensors"))  # bf16 there, fp32 here
+    weights = 2 * sum(
+        path.stat().st_size for path in real_model("qwen05").glob("*.safetensors")
+    )  # bf16 there, fp32 here
     more = ("bases=[none, system_prompt_positive]", "evaluators=[answer_probability]", "loading.dtype=float32")
     command = small_run(tmp_path, *more, "limit=10")
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from chat_tokenizers import CHATML_TEMPLATE, LLAMA2_TEMPLATE, NO_SYSTEM_TEMPLATE, chatml_tokenizer, llama2_tokenizer
 from conversations import conversation_text
 from random_models import random_model
+from real_models import real_model
 from small_behavior import write_behavior
 
 from caa_bench.__main__ import main
@@ -34,8 +34,6 @@ from caa_bench.models.turns import answer_form, end_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-REAL = Path(os.environ.get("CAA_BENCH_REAL_MODEL", "/tmp/real/qwen05"))  # noqa: S108 - read only
-GEMMA = Path(os.environ.get("CAA_BENCH_REAL_BASE_MODEL", "/tmp/real/gemma270"))  # noqa: S108 - read only
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "chat_templates.py"
 NAMES = ("QWEN3", "QWEN3T", "R1", "HARMONY", "NOGEN", "GEMMA", "L2", "VICUNA")
 QUESTION = "Can you help?\n\nChoices:\n (A) Yes\n (B) No"
@@ -348,10 +346,9 @@ def test_the_paper_layout_needs_its_template() -> None:
     )
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs a real model at {REAL}")
 def test_qwen_2_5_says_by_itself_who_it_is() -> None:
     """Qwen2.5-Coder-0.5B-Instruct: its default system prompt is part of `none`, and an empty one leaves it out."""
-    tokenizer = ChatModel.find(str(REAL)).tokenizer
+    tokenizer = ChatModel.find(str(real_model("qwen05"))).tokenizer
     notes = template_notes(tokenizer)
     assert notes.default_system == "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
     assert (notes.system_place, notes.clock, notes.header) == ("system", "", "")
@@ -361,17 +358,16 @@ def test_qwen_2_5_says_by_itself_who_it_is() -> None:
     assert chat_prompt(tokenizer, attack).ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 3
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs a real model at {REAL}")
 def test_emptying_qwens_own_system_prompt_changes_the_models_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the template alone: the same files with a default system prompt of no words are another model here."""
-    chat = ChatModel.find(str(REAL))
+    chat = ChatModel.find(str(real_model("qwen05")))
     monkeypatch.setattr(chat, "_hashed", lambda: {"weights": "not read here"})
     key = chat.fingerprint()
     assert key["prompt"]["default_system"] == "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
     (said,) = chat.template_notes().lines()
     assert said.startswith("The chat template says by itself: 'You are Qwen, created by Alibaba Cloud. You are a help")
     assert "`system_prompt_empty` leaves it out" in said
-    emptied = ChatModel.find(str(REAL))
+    emptied = ChatModel.find(str(real_model("qwen05")))
     monkeypatch.setattr(emptied, "_hashed", lambda: {"weights": "not read here"})
     template = str(emptied.tokenizer.chat_template)
     assert key["prompt"]["default_system"] in template
@@ -381,13 +377,13 @@ def test_emptying_qwens_own_system_prompt_changes_the_models_key(monkeypatch: py
     assert (other["prompt"]["default_system"], emptied.template_notes().lines()) == ("", [])
 
 
-@pytest.mark.skipif(not GEMMA.is_dir(), reason=f"needs a real model at {GEMMA}")
 def test_gemmas_base_model_gets_the_plain_template_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    chat = ChatModel.find(str(GEMMA))
+    folder = real_model("gemma270")
+    chat = ChatModel.find(str(folder))
     with caplog.at_level("WARNING", logger="caa_bench"):
         notes = chat.template_notes()
     assert [record.getMessage() for record in caplog.records] == [
-        f"model: the tokenizer of {GEMMA} has no chat template; it gets the plain one, caa_base (Input: ... Response: "
+        f"model: the tokenizer of {folder} has no chat template; it gets the plain one, caa_base (Input: ... Response: "
         "...)"
     ]
     assert notes.plain == "<bos>Input: {question}\nResponse:"

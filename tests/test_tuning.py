@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from published import DATA, needs_data
+from real_models import real_model
 from safetensors.torch import load_file
 from small_behavior import write_behavior
 from small_runs import Small, contents, manifest, run, start, write_small_model
@@ -32,7 +32,6 @@ from caa_bench.runs.rows import RowStore, frame_of
 from caa_bench.runs.tuning_grid import LEAST_ITEMS, Search, between, dose_of, first_layers, to_tune
 from caa_bench.runs.tuning_record import tuning_lines
 
-REAL = Path(os.environ.get("CAA_BENCH_REAL_MODEL", "/tmp/real/qwen05"))  # noqa: S108 - a place to read from
 FEW = {"report_to": (), "draws": 199}
 
 
@@ -388,13 +387,12 @@ def test_of_several_fits_the_first_is_searched_with_and_all_are_measured_alike(w
 
 @needs_data
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs a real model at {REAL} (CAA_BENCH_REAL_MODEL names another)")
 def test_on_a_real_model_it_finds_the_layer_where_steering_works(tmp_path: Path) -> None:
     """Qwen2.5-Coder-0.5B-Instruct: layer 10, the default, moves nothing; layer 14 does (issue 12)."""
     behavior = load_behavior("corrigible-neutral-HHH", data="caa", data_dir=DATA)
     behavior = replace(behavior, train=behavior.train[:30])
     args = BenchmarkArguments(vectors=("caa",), limit=30, output_dir=str(tmp_path / "runs"), **FEW)
-    chat = ChatModel.find(str(REAL), changes={"dtype": "float32"})
+    chat = ChatModel.find(str(real_model("qwen05")), changes={"dtype": "float32"})
     benchmark = Benchmark(chat, behavior=behavior, args=args, interventions=[CAA()], folder=tmp_path / "run")
     report = benchmark.compare().report()
     arm = benchmark.tuning["arms"]["caa"]
