@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from caa_bench.errors import UserError
 from caa_bench.interventions.peft_arm import PeftArm
-from caa_bench.interventions.sft_checks import check_training
+from caa_bench.interventions.sft_checks import check_sizes, check_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,9 +51,7 @@ class DPO(PeftArm):
         def __post_init__(self) -> None:
             if self.beta <= 0:
                 raise ValueError(f"beta: {self.beta:g} is too small; give more than 0")
-            for key in ("rank", "alpha"):
-                if (value := getattr(self, key)) < 1:
-                    raise ValueError(f"{key}: {value} is too small; give 1 or more")
+            check_sizes(self, "rank", "alpha")
             check_training(self)
 
     def __init__(self, config: Any = None, *, variant: str = "positive", **settings: Any) -> None:
@@ -64,7 +61,7 @@ class DPO(PeftArm):
         """One line for each of `target_modules` that no adapter can sit on."""
         from caa_bench.interventions.lora import targets
 
-        return [line.replace("lora_sft", self.name) for line in targets.check(chat, self.config.target_modules)]
+        return targets.check(chat, self.config.target_modules, section=self.name)
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Train the adapter on all pairs.
@@ -79,10 +76,7 @@ class DPO(PeftArm):
         from caa_bench.interventions.lora.targets import targets
 
         rows = [self._row(tokenizer, pair) for pair in list(pairs)[: self.config.max_pairs]]
-        try:
-            on = targets(model, self.config.target_modules)
-        except UserError as error:
-            raise UserError(*(line.replace("lora_sft", self.name) for line in error.lines)) from None
+        on = targets(model, self.config.target_modules, section=self.name)
         config = LoraConfig(r=self.config.rank, lora_alpha=self.config.alpha, target_modules=on, task_type="CAUSAL_LM")
         self.learn(
             model,

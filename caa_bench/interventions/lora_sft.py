@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from caa_bench.interventions.base import Condition, Intervention
 from caa_bench.interventions.lora.applied import DOWN, UP
 from caa_bench.interventions.parts import OnCard
-from caa_bench.interventions.sft_checks import check_training
+from caa_bench.interventions.sft_checks import check_sizes, check_training, training_on_card
 from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ class LoraSFT(Intervention):
         seed: int = 0
 
         def __post_init__(self) -> None:
-            for key in ("rank", "alpha"):
-                if (value := getattr(self, key)) < 1:
-                    raise ValueError(f"{key}: {value} is too small; give 1 or more")
+            check_sizes(self, "rank", "alpha")
             if not 0 <= self.dropout < 1:
                 raise ValueError(f"dropout: {self.dropout:g} is no such share; give 0 or more, under 1")
             check_training(self)
@@ -187,11 +185,7 @@ class LoraSFT(Intervention):
 
     def facts_for_card(self, layer: int | None) -> OnCard:
         """Steps, batch and held-out losses of its training."""
-        if not self.training:
-            return OnCard()
-        found = ", ".join(f"{loss:.3f}" for loss in self.training["held_out_loss"])
-        how = f"{self.training['steps']} steps of {self.training['batch']} pairs"
-        return OnCard(facts={"training": f"{how}, held-out loss after each epoch {found}" if found else how})
+        return training_on_card(self.training)
 
     def _factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Module name -> (A [rank, in], B [out, rank])."""

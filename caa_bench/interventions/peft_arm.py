@@ -12,6 +12,7 @@ from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Intervention
 from caa_bench.interventions.lora_sft import ADAPTER
 from caa_bench.interventions.parts import OnCard
+from caa_bench.interventions.sft_checks import training_on_card
 from caa_bench.models.adapters import SETTINGS
 from caa_bench.models.layers import Layers
 
@@ -113,11 +114,7 @@ class PeftArm(Intervention):
 
     def facts_for_card(self, layer: int | None) -> OnCard:
         """Steps, batch and held-out losses of its training."""
-        if not self.training:
-            return OnCard()
-        found = ", ".join(f"{loss:.3f}" for loss in self.training["held_out_loss"])
-        how = f"{self.training['steps']} steps of {self.training['batch']} pairs"
-        return OnCard(facts={"training": f"{how}, held-out loss after each epoch {found}" if found else how})
+        return training_on_card(self.training)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter in peft's own format, which `PeftModel.from_pretrained` reads too, checksummed."""

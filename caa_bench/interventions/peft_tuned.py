@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from caa_bench.errors import UserError
 from caa_bench.interventions.peft_arm import PeftArm
-from caa_bench.interventions.sft_checks import check_training
+from caa_bench.interventions.sft_checks import check_sizes, check_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,8 +55,7 @@ class PeftTuned(PeftArm):
         seed: int = 0
 
         def __post_init__(self) -> None:
-            if self.rank < 1:
-                raise ValueError(f"rank: {self.rank} is too small; give 1 or more")
+            check_sizes(self, "rank")
             check_training(self)
 
     def __init__(self, config: Any = None, *, variant: str = "positive", **settings: Any) -> None:
@@ -67,7 +65,7 @@ class PeftTuned(PeftArm):
         """One line for each of `target_modules` that no adapter can sit on."""
         from caa_bench.interventions.lora import targets
 
-        return [line.replace("lora_sft", self.name) for line in targets.check(chat, self.config.target_modules)]
+        return targets.check(chat, self.config.target_modules, section=self.name)
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Train the adapter; nine tenths of the items are trained on.
@@ -100,10 +98,7 @@ class PeftTuned(PeftArm):
 
         from caa_bench.interventions.lora.targets import targets
 
-        try:
-            on = targets(model, self.config.target_modules)
-        except UserError as error:
-            raise UserError(*(line.replace("lora_sft", self.name) for line in error.lines)) from None
+        on = targets(model, self.config.target_modules, section=self.name)
         shared: dict[str, Any] = {"target_modules": on, "task_type": "CAUSAL_LM"}
         rank, method = self.config.rank, self.config.method
         if method in ("dora", "rslora"):

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from caa_bench.errors import too_few
+from caa_bench.interventions.parts import OnCard
+
+
+def check_sizes(config: Any, *keys: str) -> None:
+    """Validate the adapter's own sizes.
+
+    Raises:
+        ValueError: the first that is too small, beginning with its key.
+    """
+    for key in keys:
+        if (value := getattr(config, key)) < 1:
+            raise ValueError(f"{key}: {value} is too small; give 1 or more")
+
+
+def training_on_card(training: Mapping[str, Any]) -> OnCard:
+    """Steps, batch and held-out losses; nothing of an adapter that was not trained here."""
+    if not training:
+        return OnCard()
+    found = ", ".join(f"{loss:.3f}" for loss in training["held_out_loss"])
+    how = f"{training['steps']} steps of {training['batch']} pairs"
+    return OnCard(facts={"training": f"{how}, held-out loss after each epoch {found}" if found else how})
 
 
 def check_training(config: Any) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Asked = tuple[str, ...] | Literal["all-linear"]
 
-KEY = "lora_sft.target_modules"
+SECTION = "lora_sft"
 QUERY_AND_VALUE = frozenset(
     {"q_proj", "v_proj", "query", "value", "q", "v", "Wq", "Wv", "query_proj", "value_proj", "q_b_proj", "kv_b_proj"}
     | {"kv_proj", "query_key", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "qkv"}  # one matrix for several
@@ -32,32 +32,34 @@ PLAIN = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gem
 """Families known to have just the usual linear layers: checked without importing transformers, which takes seconds."""
 
 
-def targets(model: nn.Module, asked: Asked) -> list[str]:
+def targets(model: nn.Module, asked: Asked, *, section: str = SECTION) -> list[str]:
     """The modules to adapt, as peft takes them: last names where these are clear, else full names.
 
     Args:
         model: the model, or an empty one on the meta device.
         asked: last or full names, `all-linear`, or () for query and value.
+        section: of the recipe that asks, for messages.
 
     Raises:
         UserError: a name that is no linear layer in the decoder blocks, or none is left.
     """
-    linear = _linear_in_blocks(model)
+    linear = _linear_in_blocks(model, section)
     names = sorted({_last(name) for name in linear})
-    chosen = _chosen(linear, asked, state_space=_state_space(model), family=_family(model))
-    if wrong := mistakes(names, asked, others=_embeddings(model)):
+    chosen = _chosen(linear, asked, state_space=_state_space(model), family=_family(model), section=section)
+    if wrong := mistakes(names, asked, others=_embeddings(model), section=section):
         raise UserError(*wrong)
     wanted = sorted({_last(name) for name in chosen})
     same = {name for name, _ in model.named_modules() if _last(name) in wanted}
     return wanted if same == set(chosen) else chosen
 
 
-def mistakes(names: Sequence[str], asked: Asked, *, others: Sequence[str] = ()) -> list[str]:
+def mistakes(names: Sequence[str], asked: Asked, *, others: Sequence[str] = (), section: str = SECTION) -> list[str]:
     """One line for each asked name that no adapter can sit on.
 
     Args:
         names: last names of the linear layers in the blocks.
         others: names of the embeddings and the output head.
+        section: of the recipe that asks, for messages.
     """
     if asked == "all-linear":
         return []
@@ -69,26 +71,27 @@ def mistakes(names: Sequence[str], asked: Asked, *, others: Sequence[str] = ()) 
             what = "is an embedding or the output head, where an adapter would be trained and never applied"
         else:
             what = "is no linear layer in the blocks of this model"
-        lines.append(f"{KEY}: {name!r} {what}; use {', '.join(names)}, or all-linear")
+        lines.append(f"{section}.target_modules: {name!r} {what}; use {', '.join(names)}, or all-linear")
     return lines
 
 
-def check(chat: ChatModel, asked: Asked) -> list[str]:
+def check(chat: ChatModel, asked: Asked, *, section: str = SECTION) -> list[str]:
     """One line for each mistake, from the model's config alone: no weights are loaded, or even made.
 
     Args:
         chat: the model; nothing is said of one whose config is not on this machine yet.
+        section: of the recipe that asks, for messages.
     """
     config = _config(Path(chat.source))
     if config is None:
         return []
     if config.get("model_type") in PLAIN:
-        return mistakes(USUAL, asked, others=("embed_tokens", "lm_head"))
+        return mistakes(USUAL, asked, others=("embed_tokens", "lm_head"), section=section)
     empty = _empty_model(chat.source)
     if empty is None:
         return []
     try:
-        targets(empty, asked)
+        targets(empty, asked, section=section)
     except UserError as error:
         return list(error.lines)
     return []
@@ -116,7 +119,7 @@ def _empty_model(source: str) -> nn.Module | None:
     return model
 
 
-def _chosen(linear: Sequence[str], asked: Asked, *, state_space: bool, family: str) -> list[str]:
+def _chosen(linear: Sequence[str], asked: Asked, *, state_space: bool, family: str, section: str) -> list[str]:
     if asked == "all-linear":
         found = linear
     elif asked:
@@ -128,13 +131,13 @@ def _chosen(linear: Sequence[str], asked: Asked, *, state_space: bool, family: s
     found = [name for name in found if not (state_space and _last(name) in BYPASSED)]
     if not found:
         raise UserError(
-            f"lora_sft: {family} has no linear layer in its decoder blocks that an adapter could change; take lora_sft "
-            "out of bases"
+            f"{section}: {family} has no linear layer in its decoder blocks that an adapter could change; take "
+            f"{section} out of bases"
         )
     return found
 
 
-def _linear_in_blocks(model: nn.Module) -> list[str]:
+def _linear_in_blocks(model: nn.Module, section: str) -> list[str]:
     """Full names of the linear layers inside the text decoder's blocks; a picture's encoder is none of them.
 
     Raises:
@@ -149,7 +152,7 @@ def _linear_in_blocks(model: nn.Module) -> list[str]:
         inside = {id(module) for block in blocks(model) for module in block.modules()}
     except (ValueError, AttributeError, NotImplementedError):
         raise UserError(
-            f"lora_sft: no decoder blocks are found in {_family(model)}; take lora_sft out of bases"
+            f"{section}: no decoder blocks are found in {_family(model)}; take {section} out of bases"
         ) from None
     return [
         name
