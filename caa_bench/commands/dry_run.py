@@ -76,8 +76,9 @@ def dry_run_text(benchmark: Benchmark) -> str:
     arms = arms_of(benchmark, layers)
     work = sum(arm.token_layers(layers) for arm in arms)
     loop = sum(arm.tokens * layers.count * _count([arm]) + arm.decoding(layers) for arm in arms)
-    time = estimated_time(benchmark)
-    training = fitting(benchmark.interventions, tokens=_pair_tokens(benchmark), layers=layers.count).token_layers
+    tokens = _pair_tokens(benchmark)
+    time = _time(benchmark, arms, layers, tokens)
+    training = fitting(benchmark.interventions, tokens=tokens, layers=layers.count).token_layers
     return "\n".join(
         [
             f"{benchmark.behavior.title} on {benchmark.chat.name}: results would go to {benchmark.folder}",
@@ -89,20 +90,27 @@ def dry_run_text(benchmark: Benchmark) -> str:
             f"fitting: about {training:,.0f} token-layers, less what is kept from before",
             *_tuning(benchmark, layers),
             f"time: {time.text() if time else NO_CONFIG}",
-            f"memory: {memory_text(benchmark, _pair_tokens(benchmark))}",
+            f"memory: {memory_text(benchmark, tokens)}",
         ]
     )
 
 
 def estimated_time(benchmark: Benchmark) -> RunTime | None:
     """What this machine would take, nothing kept from before; None where the model's config is not at hand."""
-    shape, layers = Shape.of(benchmark.chat), benchmark.chat.layers
-    if shape is None or layers is None:
+    layers = benchmark.chat.layers
+    if layers is None:
+        return None
+    return _time(benchmark, arms_of(benchmark, layers), layers, _pair_tokens(benchmark))
+
+
+def _time(benchmark: Benchmark, arms: Sequence[Arm], layers: Layers, tokens: Sequence[int]) -> RunTime | None:
+    shape = Shape.of(benchmark.chat)
+    if shape is None:
         return None
     parts = {
-        "fitting": fitting(benchmark.interventions, tokens=_pair_tokens(benchmark), layers=layers.count),
+        "fitting": fitting(benchmark.interventions, tokens=tokens, layers=layers.count),
         "tuning": _searching(benchmark, layers),
-        "measuring": _measuring(arms_of(benchmark, layers), layers),
+        "measuring": _measuring(arms, layers),
     }
     return run_time(shape, parts)
 
