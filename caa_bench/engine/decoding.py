@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.head import float32_head
 from caa_bench.engine.prefix import Split
 from caa_bench.engine.row_edits import RowEdits
 
@@ -83,7 +84,7 @@ class DecodingRows:
     def forward(self, model: nn.Module) -> Tensor:
         """Run the tokens that are due; logits of each row's next one. [R, V] fp32"""
         width = self.cache.get_seq_length() + self.ids.shape[1]
-        with self.edits.applied(model, start=self.said):
+        with self.edits.applied(model, start=self.said), float32_head(model):
             output = model(
                 input_ids=self.ids,
                 attention_mask=self.mask[:, :width],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from caa_bench.engine.batches import Padded, pad
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.head import float32_head
 from caa_bench.engine.pack import Rows, packed
 from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import Split
@@ -29,7 +30,7 @@ def padded_logits(
     model: nn.Module, padded: Padded, prompts: Sequence[Prompt], edits: Sequence[Edit], *, keep: int
 ) -> Tensor:
     """One full forward of the batch that `prompts` were padded to: logits at its last places. [B, keep, V] fp32"""
-    with batch_of(prompts), hooked(model, edits):
+    with batch_of(prompts), hooked(model, edits), float32_head(model):
         output = model(
             input_ids=padded.ids,
             attention_mask=padded.mask,
@@ -43,7 +44,7 @@ def padded_logits(
 
 def shared_logits(model: nn.Module, split: Split, rows: Rows) -> Tensor:
     """One suffix pass on a computed prefix under all conditions: logits after each prompt. [B, R, V] fp32"""
-    with packed(model, rows, prefix=split.prefix, suffix=split.suffix):
+    with packed(model, rows, prefix=split.prefix, suffix=split.suffix), float32_head(model):
         output = model(
             input_ids=split.padded.ids[:, split.prefix :],
             attention_mask=split.padded.mask,

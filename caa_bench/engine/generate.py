@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from caa_bench.engine.batches import batched
 from caa_bench.engine.decoding import DecodingRows
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.head import float32_head
 from caa_bench.engine.positions import batch_of
 from caa_bench.engine.prefix import split
 from caa_bench.engine.sharing import can_share, shareable
@@ -201,7 +202,7 @@ def _generate_alone(
     # Mamba, RWKV and xLSTM keep a state of another kind, which nothing here continues: they read everything again.
     keeps = "past_key_values" in inspect.signature(base_model(model).forward).parameters
     forget_lengths(model)
-    with batch_of([prompt]), hooked(model, edits):
+    with batch_of([prompt]), hooked(model, edits), float32_head(model):
         while len(new) < decoding.max_new_tokens:
             if limit is not None and len(prompt.ids) + len(new) > limit:  # what is cached was turned another way
                 chunk, cache, seen = [*prompt.ids, *new], None, 0
