@@ -316,6 +316,7 @@ class Benchmark:
                 evaluators=self.evaluators,
                 interventions=self.interventions,
                 model_key=self.model_key,
+                computes_in=self.chat.computes_in,
                 layers=self.chat.loaded_layers(),
                 artifacts=self.fits.artifacts,
                 unfit=self.fits.unfit,

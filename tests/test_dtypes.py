@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
 from random_models import random_model
+from small_runs import Small
 
+from caa_bench.__main__ import main
 from caa_bench.models import dtypes
 from caa_bench.models.model import ChatModel
 
@@ -64,3 +67,19 @@ def test_nothing_is_chosen_where_something_was_said(tmp_path: Path, monkeypatch:
 def test_the_trial_takes_a_moment() -> None:
     assert 0 < dtypes._seconds("float32") < 5
     assert dtypes.memory_bytes() > 1e8
+
+
+@on_a_cpu
+@pytest.mark.parametrize(("half", "expected"), [(6.7, "float32"), (0.5, "bfloat16")])
+def test_what_auto_became_is_recorded_and_said_in_the_table(
+    half: float, expected: str, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, float32=1.0, bfloat16=half)
+    folder = saved(tmp_path / "model", torch.bfloat16)
+    settings = [one for one in small.settings() if not one.startswith("model=")]
+    command = ["compare", "--output", str(tmp_path / "run"), *settings, f"model={folder}", "bases=[none]"]
+    assert main(command) == 0
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert manifest["facts"]["model"]["computes_in"] == expected
+    said = "computed in bfloat16" in " ".join((tmp_path / "run/table.txt").read_text().split())
+    assert said == (expected == "bfloat16")

@@ -182,6 +182,15 @@ class ChatModel:
             self._dtype = choose_dtype(self._config_json(), weights_bytes=self._weights_bytes())
         return self._dtype
 
+    @property
+    def computes_in(self) -> str | None:
+        """The dtype of its arithmetic, `auto` resolved; None where config.json is not at hand or does not say."""
+        if (chosen := self.dtype.dtype) != "auto":
+            return chosen
+        config = self._config_json() or {}
+        stored = config.get("dtype") or config.get("torch_dtype") or (config.get("text_config") or {}).get("dtype")
+        return None if stored is None else str(stored)
+
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the loaded model: files, prompts as rendered, and how it is loaded; part of each key.
 

@@ -112,7 +112,8 @@ def _sentences(report: Report) -> list[str]:
         *_placebos(report),
     ]
     return [
-        f"We measured {record.behavior.title} on {record.model_name} with caa_bench",
+        f"We measured {record.behavior.title} on {record.model_name} with caa_bench"
+        + (f"; the model computed in {record.half}, its logits in float32" if record.half else ""),
         f"Vectors ({', '.join(record.vectors)}) were added at layer {layers} with multipliers {doses} on top of each "
         f"base ({bases}).",
         *(tested if items else [f"Means have 95% intervals from {_interval(record)} {sampled}"]),

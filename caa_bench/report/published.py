@@ -254,9 +254,8 @@ def _notes(parts: Sequence[pd.DataFrame], report: Report) -> Iterator[str]:
         yield "lora_sft: a LoRA here, a finetune of every weight there (recipes/paper_full_sft.yaml)"
     if any(base.startswith("system_prompt") for base in bases) and recipe.get("system_prompt.layout") != "paper":
         yield f"system_prompt.layout is {recipe.get('system_prompt.layout')!r} here; there it is 'paper'"
-    dtype = report.record.model_facts.get("dtype")
-    if dtype not in ("float32", None) and "7b" in str(recipe["model"]).lower():
-        yield f"loading.dtype is {dtype} here; there it is float32 for 7B"
+    if report.record.half and "7b" in str(recipe["model"]).lower():
+        yield f"computed in {report.record.half} here; there it is float32 for 7B"
     if any((part["kind"] == OPEN_ENDED).any() for part in parts):
         yield from _judging(report)
 

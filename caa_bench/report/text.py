@@ -78,10 +78,11 @@ def head(report: Report) -> str:
     layer = "" if chosen.layer is None else f", layer {words.count(chosen.layer)} ({chosen.layer_reason})"
     grouped = "" if clusters == items else f" in {clusters} clusters"
     fits = f", means of {record.fits} fits" if record.fits > 1 else ""
+    half = f", computed in {record.half}" if record.half else ""
     tested = f"n {items} items{grouped}, {orders}" if items else "no A/B test"
     return (
         f"{record.behavior.title} on {record.model_name}{layer}: {record.split} split, {tested}, seed {record.seed}"
-        f"{fits}. "
+        f"{fits}{half}. "
         f"Matching means: {record.behavior.matching.rstrip('.')}."
     )
 

@@ -26,6 +26,7 @@ def run_facts(
     evaluators: Sequence[Evaluator],
     interventions: Sequence[Intervention],
     model_key: Mapping[str, Any],
+    computes_in: str | None,
     layers: Layers,
     embedded: bool,
     artifacts: Mapping[str, Artifact],
@@ -42,7 +43,7 @@ def run_facts(
         "texts": {item.id: _text(item) for item in items[: args.limit]},
         "longer": _longer(behavior.train, items),
         "asked": _asked(evaluators, behavior, args),
-        "model": dict(model_key),
+        "model": {**model_key, "computes_in": computes_in},
         "layers": asdict(layers),
         "warnings": [*language_warning(behavior, embedded=embedded), *behavior.warnings, *missing],
         "interventions": {

@@ -58,7 +58,7 @@ class RunRecord:
         judges: those of the last run, the leading one first.
         layers: `count`, `default` and `hidden` of the model.
         tuning: what was tried and chosen on the selection split (`runs.tuning_record`); empty where nothing was.
-        model_facts: revision, dtype, quantization and files of the model.
+        model_facts: revision, dtype (`computes_in` is what `auto` became), quantization and files of the model.
         test_opened: how often the test split was evaluated by this run.
         test_opening: which opening of this test split with this model it was, of all runs beside it; from 1.
     """
@@ -99,6 +99,12 @@ class RunRecord:
     def model_name(self) -> str:
         """The model as pages and cards call it: of a local folder its own name, not where it lies on this machine."""
         return self.model if on_the_hub(self.model) else Path(self.model).name
+
+    @property
+    def half(self) -> str:
+        """The half precision that the model computed in, by name; "" for float32, or where it was not recorded."""
+        found = str(self.model_facts.get("computes_in") or self.model_facts.get("dtype") or "")
+        return found if found in ("bfloat16", "float16") else ""
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> RunRecord:
