@@ -75,10 +75,11 @@ def test_a_matrix_gives_the_bytes_of_the_sequential_runs_and_one_page(small: Sma
         expected, found = results(one_by_one, job.run), results(together, job.run)
         assert expected and found.keys() == expected.keys()
         assert [name for name in found if found[name] != expected[name]] == [], job.name
-    page = together / launch.folder / "comparison.html"
+    page = Path(launch.folder) / "comparison.html"
     runs = [job.run for job in launch.jobs]
-    beside = str(one_by_one / launch.folder / "comparison.html")
-    (one_by_one / launch.folder).mkdir(parents=True)
+    own = one_by_one / page.parent.relative_to(together)
+    own.mkdir(parents=True)
+    beside = str(own / "comparison.html")
     assert run(["report", *runs, "--page", beside], folder=one_by_one) == 0
     assert page.read_bytes() == Path(beside).read_bytes()
     assert all(f"{job.run.rpartition('/')[2]}/report.html" in page.read_text() for job in launch.jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import imported_modules
 import pytest
 import small_runs
+import torch
 from chat_tokenizers import chatml_tokenizer
 from random_models import random_model
 from small_runs import Small, contents, fresh, run
@@ -164,6 +166,17 @@ def test_memory_that_runs_out_in_a_replica_shrinks_the_batches_as_in_one_process
     assert (one / "rows.jsonl").read_bytes() == (three / "rows.jsonl").read_bytes()
     facts = [json.loads((run / "manifest.json").read_text())["facts"]["prompts_per_pass"] for run in (one, three)]
     assert facts[0] == facts[1] and set(facts[0].values()) == {2}
+
+
+def test_a_vector_that_was_fitted_just_now_is_sent_without_its_activations(small: Small, tmp_path: Path) -> None:
+    """They are an open file: every batch with such a vector was computed by the first process alone."""
+    caa = CAA(layers=[1])
+    args = BenchmarkArguments(output_dir=str(tmp_path), report_to=())
+    Benchmark(str(small.model), behavior=str(small.behavior), args=args, interventions=[caa], progress=False).fit()
+    assert caa.activations is not None
+    there = pickle.loads(pickle.dumps(caa))  # noqa: S301 - of this process
+    assert there.activations is None and there.settings() == caa.settings()
+    assert torch.equal(there.vectors, caa.vectors)
 
 
 def test_what_cannot_be_sent_is_computed_here(

@@ -84,6 +84,10 @@ class CAA(SteeringVector):
         self._keep_activations = keep_activations
         self._raw: dict[str, CAA] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: without the activations, which are a file of this one and only placebos read."""
+        return vars(self) | {"activations": None}
+
     def check(self, layers: Layers) -> list[str]:
         """Layers that the model does not have, and another model that is not there or does not fit."""
         steered = () if isinstance(self.config.layers, str) else self.config.layers
