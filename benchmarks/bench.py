@@ -26,6 +26,7 @@ import torch
 import transformers
 
 from benchmarks import extras, sections
+from benchmarks.changes import changes
 from benchmarks.subject import SHAPES, Settings, Subject, build, published
 from benchmarks.write import write
 
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Callable[[Subject, Settings], dict[str, Any]]] = {
     "sweep": sections.sweep,
     "extraction": sections.extraction,
     "generation": sections.generation,
+    "changes": changes,
     "seven_multipliers": sections.seven_multipliers,
     "steering_vectors_scoring": sections.steering_vectors_scoring,
     "growth": sections.growth,

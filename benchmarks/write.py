@@ -19,7 +19,14 @@ def write(root: Path, results: Found) -> None:
     """Write BENCHMARKS.md and benchmarks/growth.svg."""
     if "conditions" in results.get("growth", {}):
         _figure(root / "benchmarks" / "growth.svg", results["growth"])
-    parts = [_head(results), _targets(results), _sweeps(results), _extraction(results), _generation(results)]
+    parts = [
+        _head(results),
+        _targets(results),
+        _sweeps(results),
+        _changes(results),
+        _extraction(results),
+        _generation(results),
+    ]
     parts += [_growth(results), _more(results), _real(root / "benchmarks" / REAL), _gpu(results)]
     (root / "BENCHMARKS.md").write_text("\n\n".join(part for part in parts if part) + "\n")
 
@@ -73,6 +80,9 @@ def _targets(results: Found) -> str:
     for name in ("engine", "generate"):
         cost = _percent(steering[name]) if steering else NOT_MEASURED
         lines.append(f"| time that steering adds to generation ({name}) | at most 5% | {cost} |")
+    costs = results["changes"]["over additions"].values() if "changes" in results else ()
+    dearest = _times(max(costs, key=lambda one: one["median"]) if costs else None)
+    lines.append(f"| a sweep of the dearest other edit, over one of additions | at most 1.3x | {dearest} |")
     work = f"{sweep['over bound']:.3f}" if sweep else NOT_MEASURED
     lines.append(f"| token-layers of the sweep, over the arithmetic bound | at most 1.1 | {work} |")
     return "## At a glance\n\n| what | asked | measured |\n|---|---|---|\n" + "\n".join(lines)
@@ -100,6 +110,22 @@ logits; (c) the steering-vectors package; (d) this engine."""
                 f"{found['loop'] / found['token-layers']:.1f} times as many."
             )
     return text
+
+
+def _changes(results: Found) -> str:
+    found = results.get("changes")
+    if not found:
+        return ""
+    lines = [
+        f"| `{name}` | {seconds:.2f} | {_times(found['over additions'][name]) if name != 'Add' else ''} | "
+        f"{found['greatest difference'][name]:.1e} |"
+        for name, seconds in found["seconds"].items()
+    ]
+    return (
+        "### Other edits than additions\n\nEvery layer x (-1, 1), 12 items, each kind of edit. The difference is of "
+        "logits, between rows on a shared prefix and full forwards.\n\n"
+        "| edit | seconds | over additions | greatest difference |\n|---|---|---|---|\n" + "\n".join(lines)
+    )
 
 
 def _extraction(results: Found) -> str:

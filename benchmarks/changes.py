@@ -1,0 +1,48 @@
+"""What a sweep of edits that are no addition costs beside one of additions, and whether sharing the prefix is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.subject import Settings, Subject
+from benchmarks.timing import interleaved, ratio
+from caa_bench.engine.changes import Add, AddKeepingNorm, Change, Clamp, Gate, Project, Rotate
+from caa_bench.engine.edit import Edit
+from caa_bench.engine.score import score
+
+ITEMS = 12
+CHANGES: dict[str, Callable[[Tensor, float], Change]] = {
+    "Add": lambda vector, dose: Add(vector * dose),
+    "AddKeepingNorm": lambda vector, dose: AddKeepingNorm(vector * dose),
+    "Project": lambda vector, dose: Project(vector, keep=1 - dose / 2),
+    "Clamp": lambda vector, dose: Clamp(vector, low=dose - 1, high=dose),
+    "Rotate": lambda vector, dose: Rotate(vector, angle=dose / 5),
+    "Gate": lambda vector, dose: Gate(vector, Add(vector * dose)),
+}
+
+
+def changes(subject: Subject, settings: Settings) -> dict[str, Any]:
+    """Every layer x (-1, 1) on 12 items with each kind of change: seconds, cost in additions, exactness of sharing."""
+    items = subject.test[:ITEMS]
+    sweeps = {
+        name: [[Edit(layer, made(subject.vectors[layer], dose))] for layer in range(subject.layers) for dose in (-1, 1)]
+        for name, made in CHANGES.items()
+    }
+    timed = interleaved(
+        {name: partial(score, subject.model, items, sweep) for name, sweep in sweeps.items()},
+        settings.repetitions,
+        clock=settings.clock,
+    )
+    apart = {}
+    for name, sweep in sweeps.items():
+        full = score(subject.model, items, sweep, share_prefix=False).logits
+        apart[name] = float((full - timed[name].result.logits).abs().max())
+    return {
+        "seconds": {name: one.median for name, one in timed.items()},
+        "over additions": {name: ratio(one, timed["Add"]) for name, one in timed.items() if name != "Add"},
+        "greatest difference": apart,
+    }
