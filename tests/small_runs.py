@@ -128,9 +128,14 @@ class Command:
 
 def start(argv: Sequence[str], *, folder: Path, env: Mapping[str, str] | None = None) -> Command:
     """Start a command in `folder`; `env` is added to the environment (but libraries are imported already)."""
+    return start_call(_main, list(argv), folder=folder, env=env)
+
+
+def start_call(function: Callable[..., Any], *args: Any, folder: Path, env: Mapping[str, str] | None = None) -> Command:
+    """The same with a function of a module of the tests, whose result is thrown away."""
     folder.mkdir(parents=True, exist_ok=True)
     _warm()
-    process = _SERVER.Process(target=_main, args=(list(argv), str(folder), dict(env or {})), daemon=True)
+    process = _SERVER.Process(target=_called, args=(function, args, str(folder), dict(env or {})), daemon=True)
     process.start()
     return Command(process=process, folder=folder)
 
@@ -183,12 +188,16 @@ def manifest(folder: Path) -> dict[str, Any]:
     return read
 
 
-def _main(argv: list[str], folder: str, env: dict[str, str]) -> None:
+def _called(function: Callable[..., Any], args: tuple[Any, ...], folder: str, env: dict[str, str]) -> None:
     assert "small_runs_warm" in sys.modules, "the server is cold"
     os.chdir(folder)
     os.environ.update(env)
     for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    function(*args)
+
+
+def _main(argv: list[str]) -> None:
     from caa_bench.__main__ import main
 
     sys.exit(main(argv))

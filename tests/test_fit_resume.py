@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from small_runs import Small
+from fit_process import fit_one
+from small_runs import Command, Small, start_call
 
 from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.interventions import registry
@@ -22,40 +20,6 @@ from caa_bench.interventions.fitting import Fitting, current, during
 from caa_bench.interventions.lora.training import newest_checkpoint, saturated
 from caa_bench.models.model import ChatModel
 from caa_bench.runs.signals import Stop
-
-# Fits one intervention through the store, a line a step; keeps its state at every chance; waits where it is told to.
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from caa_bench.behaviors.behavior import load_behavior
-from caa_bench.interventions import fitting, registry
-from caa_bench.models.model import ChatModel
-from caa_bench.runs.artifacts import ArtifactStore, Watch
-from caa_bench.runs.signals import finish_what_runs
-
-model, behavior, folder, name, wait = sys.argv[1:]
-fitting.KEEP_EVERY_S = fitting.KEEPING_SHARE = 0.0
-chat, cls = ChatModel.find(model), registry()[name]
-waited = []
-config = cls.Config() if name == "caa" else cls.Config(epochs=2, batch_size=3, learning_rate=0.01, dropout=DROPOUT)
-
-
-def tell(intervention, done, total, note):
-    print(done, total, note, flush=True)
-    if 0 <= int(wait) <= done and not waited:
-        waited.append(done)
-        time.sleep(60)
-
-
-with finish_what_runs() as stop:
-    ArtifactStore(Path(folder)).fitted(
-        cls(config) if name == "caa" else cls(config, variant="positive"),
-        pairs=load_behavior(behavior).pairs(),
-        model_key=chat.fingerprint(),
-        loaded=lambda: chat,
-        watch=Watch(tell=tell, stop=stop),
-    )
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,29 +30,22 @@ class Whole:
     files: dict[str, bytes]
 
 
-def fit(small: Small, folder: Path, name: str, *, wait: int = -1) -> subprocess.Popen[str]:
-    script = SCRIPT.replace("DROPOUT", "0.1" if name == "lora_sft" else "0").replace(", dropout=0)", ")")
-    return subprocess.Popen(
-        [sys.executable, "-c", script, str(small.model), str(small.behavior), str(folder), name, str(wait)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def fit(small: Small, folder: Path, name: str, *, wait: int = -1) -> Command:
+    """Begin the fit; what it prints goes beside the artifacts' folder."""
+    number = len(list(folder.parent.glob(f"{folder.name}-*")))
+    own = folder.parent / f"{folder.name}-{number}"
+    return start_call(fit_one, str(small.model), str(small.behavior), str(folder), name, wait, folder=own)
 
 
-def until_step(process: subprocess.Popen[str], done: int) -> None:
-    for line in process.stdout or ():
-        if int(line.split()[0]) >= done:
-            return
-    raise AssertionError((process.stderr or sys.stderr).read())
+def until_step(process: Command, done: int) -> None:
+    process.until(lambda: any(int(line.split()[0]) >= done for line in process.stdout().splitlines()))
+    assert process.process.is_alive(), process.stderr()
 
 
-def finished(process: subprocess.Popen[str]) -> list[str]:
+def finished(process: Command) -> list[str]:
     """The steps it told of."""
-    out, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return out.splitlines()
+    assert process.wait() == 0, process.stderr()
+    return process.stdout().splitlines()
 
 
 def artifact(folder: Path) -> dict[str, bytes]:
@@ -122,8 +79,8 @@ def test_killed_in_the_middle_it_goes_on_there_and_ends_in_the_same_bytes(
     killed = fit(small, tmp_path / "killed", name, wait=MIDDLE[name])
     until_step(killed, MIDDLE[name])
     time.sleep(0.5)  # where it is waiting now, nothing is computed
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed.send(signal.SIGKILL)
+    assert killed.wait() == 128 + signal.SIGKILL
     again = finished(fit(small, tmp_path / "killed", name))
     assert int(again[0].split()[0]) > 0, "it began anew"
     assert again == whole(name).steps[-len(again) :]
@@ -138,11 +95,11 @@ def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(
 ) -> None:
     stopped = fit(small, tmp_path / "stopped", name, wait=MIDDLE[name])
     until_step(stopped, MIDDLE[name])
-    stopped.send_signal(signal.SIGINT)
+    stopped.send(signal.SIGINT)
     time.sleep(1)
-    stopped.send_signal(signal.SIGINT)
-    _, said = stopped.communicate(timeout=300)
-    assert stopped.returncode == 130
+    stopped.send(signal.SIGINT)
+    assert stopped.wait() == 130
+    said = stopped.stderr()
     assert "stopping after this batch or step of the fit; again to stop at once" in said
     assert "finished work is kept; the fit of " in said
     assert "starts again from pair " in said
