@@ -140,6 +140,13 @@ def start_call(function: Callable[..., Any], *args: Any, folder: Path, env: Mapp
     return Command(process=process, folder=folder)
 
 
+def run_code(code: str, *, folder: Path) -> str:
+    """What Python code prints that a user would run as a script in `folder`, in a warm process."""
+    done = start_call(_executed, code, folder=folder)
+    assert done.wait() == 0, done.stderr()
+    return done.stdout()
+
+
 def run(argv: Sequence[str], *, folder: Path, env: Mapping[str, str] | None = None) -> int:
     """The exit code of a command in a warm process."""
     return start(argv, folder=folder, env=env).wait()
@@ -195,6 +202,10 @@ def _called(function: Callable[..., Any], args: tuple[Any, ...], folder: str, en
     for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     function(*args)
+
+
+def _executed(code: str) -> None:
+    exec(compile(code, "example.py", "exec"), {"__name__": "__main__"})  # noqa: S102 - what the project itself wrote
 
 
 def _main(argv: list[str]) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 from judge_server import judged_by_server
 from method_settings import config_of, write_both
-from small_runs import Small, contents, run
+from small_runs import Small, contents, run, run_code
 
 from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.errors import UserError
@@ -66,17 +63,7 @@ def code_of(folder: Path, model: Path) -> str:
 
 def execute(folder: Path, model: Path) -> str:
     """The card's code block in a process of its own."""
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", code_of(folder, model)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_code(code_of(folder, model), folder=folder)
 
 
 def test_the_code_of_an_exported_card_runs(finished: Path, small: Small) -> None:

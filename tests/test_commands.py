@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import Small, fresh, manifest, run, start
+from small_runs import Small, manifest, run, start
 
 from caa_bench.__main__ import main
 from caa_bench.commands import registry
@@ -75,10 +75,10 @@ def test_a_dry_run_lists_every_cell_that_the_run_then_measures(
 
 def test_output_to_a_file_is_lines_one_a_fit_and_one_a_cell(small: Small, tmp_path: Path) -> None:
     """No bar, no carriage return, no escape: as in a log of a cluster or of CI."""
-    done = fresh(small.compare("vectors=[caa, random]"), folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert not {"\r", "\x1b"} & set(done.stderr + done.stdout)
-    lines = done.stderr.splitlines()
+    done = start(small.compare("vectors=[caa, random]"), folder=tmp_path)
+    assert done.wait() == 0, done.stderr()
+    assert not {"\r", "\x1b"} & set(done.stderr() + done.stdout())
+    lines = done.stderr().splitlines()
     fits = [line for line in lines if line.startswith("fit ")]
     assert [line.split()[1] for line in fits] == ["lora_sft_positive", "caa", "random"]
     assert all(line.endswith(" s") for line in fits)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from plain_loop import plain_forward
-from small_runs import TIMEOUT_S, Small
+from small_runs import Command, Small, start_call
 
 from caa_bench.__main__ import main
 from caa_bench.commands.chat import Conversation
@@ -125,24 +123,25 @@ def test_generate_takes_what_compare_has_fitted(
     assert sorted(path.name for path in Path("runs/artifacts").iterdir() if path.is_dir()) == kept
 
 
-def talk(small: Small, said: bytes, *more: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
-    """`caa-bench chat` in a process of its own, its input from a pipe."""
-    return subprocess.run(
-        [sys.executable, "-m", "caa_bench", "chat", *options(small, *more)],
-        cwd=folder,
-        input=said,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+def talk(small: Small, said: bytes, *more: str, folder: Path) -> Command:
+    """`caa-bench chat` in a process of its own, its input from a pipe; it has ended."""
+    typed = folder / "typed.txt"
+    typed.write_bytes(said)
+    done = start_call(_chat, ["chat", *options(small, *more)], str(typed), folder=folder)
+    done.wait()
+    return done
+
+
+def _chat(argv: list[str], typed: str) -> None:
+    with Path(typed).open() as sys.stdin:
+        sys.exit(main(argv))
 
 
 def test_a_piped_conversation_changes_dose_and_base_while_talking(small: Small, here: Path) -> None:
     """Each answer is what the session gives to the conversation so far; nothing is read behind /quit."""
     typed = [QUESTION, "", "/multiplier -8", "Why?", "/reset", "/base system_prompt_positive", QUESTION, "/quit", "no"]
     done = talk(small, "\n".join(typed).encode(), "--multiplier", "8", folder=here)
-    assert done.returncode == 0, done.stderr
+    assert done.wait() == 0, done.stderr()
     one, two = session(small), session(small, base="system_prompt_positive")
     asked = [{"role": "user", "content": QUESTION}]
     (first,) = one.answers(asked, multipliers=[8.0])
@@ -158,7 +157,7 @@ def test_a_piped_conversation_changes_dose_and_base_while_talking(small: Small, 
         "base system_prompt_positive",
         answer_text(third),
     ]
-    assert done.stdout.decode() == "\n".join(expected) + "\n"
+    assert done.stdout() == "\n".join(expected) + "\n"
 
 
 @pytest.mark.slow
@@ -174,8 +173,8 @@ def test_a_mistake_while_talking_is_a_line_and_the_conversation_goes_on(small: S
         "/multiplier 2",
     ]
     done = talk(small, "\n".join(typed).encode(), folder=here)
-    assert done.returncode == 0
-    lines = [line for line in done.stderr.decode().splitlines() if line.startswith("caa-bench: ")]
+    assert done.wait() == 0
+    lines = [line for line in done.stderr().splitlines() if line.startswith("caa-bench: ")]
     says = [
         "/multiplier: 'much' is no number",
         "multiplier: nan is no dose",
@@ -186,8 +185,8 @@ def test_a_mistake_while_talking_is_a_line_and_the_conversation_goes_on(small: S
     ]
     assert len(lines) == len(says), lines
     assert all(words in line for words, line in zip(says, lines, strict=True))
-    assert b"Traceback" not in done.stderr
-    out = done.stdout.decode().splitlines()
+    assert "Traceback" not in done.stderr()
+    out = done.stdout().splitlines()
     assert out[-1] == "CAA +2"
     assert "/quit             leave (or end the input)" in out
 
@@ -239,8 +238,8 @@ def test_questions_that_are_none_are_one_line(
 
 def test_a_pipe_that_is_no_text_is_one_line(small: Small, here: Path) -> None:
     done = talk(small, b"caf\xe9\n", folder=here)
-    lines = done.stderr.decode().splitlines()
-    assert "Traceback" not in done.stderr.decode()
+    lines = done.stderr().splitlines()
+    assert "Traceback" not in done.stderr()
     assert lines[-1].endswith("convert it first, for example with iconv") or "is not UTF-8 text" in lines[-1]
 
 

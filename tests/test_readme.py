@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import fresh
+from small_runs import fresh, run_code
 
 from caa_bench.__main__ import main
 from caa_bench.commands import registry
@@ -118,12 +118,9 @@ def test_the_python_example_runs_and_leaves_what_the_readme_lists(tmp_path: Path
     (code,) = [block for block in BLOCKS if "from caa_bench import" in block]
     assert "limit=" in code
     shortened = re.sub(r"limit=\d+", "limit=4", re.sub(r"^    ", "", code, flags=re.M))
-    (tmp_path / "example.py").write_text(f"{shortened}\nprint(list(report.stacking['base'].unique()), report.folder)")
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    call = [sys.executable, "example.py"]
-    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    bases, _, folder = done.stdout.strip().splitlines()[-1].rpartition(" ")
+    code = f"{shortened}\nprint(list(report.stacking['base'].unique()), report.folder)"
+    printed = run_code(code, folder=tmp_path)
+    bases, _, folder = printed.strip().splitlines()[-1].rpartition(" ")
     assert bases == "['none', 'system_prompt_mine']" or bases == "['system_prompt_mine']"
     named = set(re.findall(r"`(\w+\.(?:jsonl|json|csv|txt|html))`", section("Results")))
     assert {"rows.jsonl", "cells.csv", "stacking.csv"} <= named
