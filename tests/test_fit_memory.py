@@ -53,7 +53,9 @@ def measured(model: Path, name: str, count: int) -> dict[str, int]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name} on {count} pairs: peak {found['peak'] / 1e9:.2f} GB, the dry run says {found['said'] / 1e9:.2f} GB")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def small_wide(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("name", "count"), [("caa", 640), ("lora_sft", 16)])
 def test_a_fit_takes_what_the_dry_run_says(name: str, count: int, small_wide: Path) -> None:
     found = measured(small_wide, name, count)
-    assert 0.8 < found["said"] / found["peak"] < 1.25
+    assert 0.8 <= found["said"] / found["peak"] <= 1.2
     assert found["disk"] == (640 * 2 * 8 * 512 * 4 if name == "caa" else 0)
 
 
@@ -78,4 +80,4 @@ def test_a_fit_takes_what_the_dry_run_says(name: str, count: int, small_wide: Pa
 @pytest.mark.parametrize(("name", "count"), [("caa", 64), ("lora_sft", 16)])
 def test_a_fit_of_a_real_model_takes_what_the_dry_run_says(name: str, count: int) -> None:
     found = measured(real_model("qwen05"), name, count)
-    assert 0.8 < found["said"] / found["peak"] < 1.25
+    assert 0.8 <= found["said"] / found["peak"] <= 1.2
