@@ -74,7 +74,15 @@ def test_every_family_trains_or_is_refused_in_one_line(family, asked, behavior) 
 
 def test_all_linear_is_all_of_the_blocks_and_not_the_head(behavior) -> None:
     lora = fitted(model("llama"), behavior, target_modules="all-linear")
-    assert lora.targets == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert sorted(lora.peft_settings["target_modules"]) == [
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
+    ]
     assert len(lora._factors()) == 2 * 7
 
 
@@ -161,7 +169,7 @@ def test_items_are_held_out_whole_and_the_loss_on_them_is_kept(behavior, tmp_pat
     assert second < first
     lora.save_pretrained(tmp_path / "lora")
     again = LoraSFT.from_pretrained(tmp_path / "lora")
-    assert again.training == lora.training and again.targets == ["q_proj", "v_proj"]
+    assert again.training == lora.training and again.peft_settings["target_modules"] == ["q_proj", "v_proj"]
     assert f"held-out loss after each epoch {first:.3f}, {second:.3f}" in (tmp_path / "lora/README.md").read_text()
     # the loss is the mean over the held-out letters of -log p under the adapter
     from caa_bench.models.prompts import choice_prompt

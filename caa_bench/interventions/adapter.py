@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from caa_bench.errors import UserError
-from caa_bench.interventions.lora_sft import ADAPTER
 from caa_bench.interventions.parts import OnCard
-from caa_bench.interventions.peft_arm import PeftArm
+from caa_bench.interventions.peft_arm import ADAPTER, PeftArm
 from caa_bench.models.adapters import SETTINGS
 from caa_bench.models.layers import Layers
 from caa_bench.storage.paths import is_file

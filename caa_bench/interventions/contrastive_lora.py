@@ -54,13 +54,8 @@ class ContrastiveLora(LoraSFT):
             key: torch.cat([plus[key], minus[key]]) if key.endswith(DOWN) else torch.cat([plus[key], -minus[key]], 1)
             for key in plus
         }
-        self.targets = list(toward.targets)
+        twice = {"r": 2 * self.config.rank, "lora_alpha": 2 * self.config.alpha}  # at the same scale alpha / rank
+        self.peft_settings = {**toward.peft_settings, **twice}
         self.training = {key: value for key, value in toward.training.items() if key != "held_out_loss"}
         self.training = {**self.training, "held_out_loss": []}
         self._sides = None  # another fit is another model or other pairs
-
-    def _lora_config(self) -> Any:
-        """Of twice the rank, at the same scale alpha / rank."""
-        found = super()._lora_config()
-        found.r, found.lora_alpha = 2 * self.config.rank, 2 * self.config.alpha
-        return found

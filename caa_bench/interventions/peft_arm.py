@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from caa_bench.errors import UserError
 from caa_bench.interventions.base import Condition, Intervention
-from caa_bench.interventions.lora_sft import ADAPTER
 from caa_bench.interventions.parts import OnCard
 from caa_bench.interventions.sft_checks import training_on_card
 from caa_bench.models.adapters import SETTINGS
@@ -18,9 +17,13 @@ from caa_bench.models.layers import Layers
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from caa_bench.behaviors.behavior import Pairs
     from caa_bench.engine.edit import Edit
+
+ADAPTER = "adapter_model.safetensors"
+"""What peft calls the file of an adapter's tensors."""
 
 
 class PeftArm(Intervention):
@@ -76,6 +79,38 @@ class PeftArm(Intervention):
                 yield model
         except UserError as error:
             raise UserError(*(f"{self.label}: {line}" for line in error.lines)) from error
+
+    def learn_answers(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, peft_config: Any
+    ) -> None:
+        """Train an adapter on one answer of every pair, with trl's SFTTrainer; nine tenths of the items are trained on.
+
+        The variant says which answer, and the section's `target` what of it; the loss is on exactly those tokens.
+
+        Args:
+            peft_config: of peft.
+
+        Raises:
+            RuntimeError: the adapter as `attach` applies it is not the one that was trained.
+            SystemExit: stopped by the user; the state is kept.
+        """
+        from caa_bench.interventions.lora.quiet import quiet_training
+        from caa_bench.interventions.lora.rows import training_row
+
+        with quiet_training():
+            from caa_bench.interventions.lora.training import split_held_out, train
+
+        positive, own = self.variant == "positive", list(pairs)[: self.config.max_pairs]
+        learned, held_out = (
+            [training_row(tokenizer, pair, target=self.config.target, positive=positive) for pair in part]
+            for part in split_held_out(own, seed=self.config.seed)
+        )
+        self.learn(
+            model,
+            peft_config,
+            ids=learned[0]["input_ids"],
+            train=lambda wrapped: train(wrapped, tokenizer, learned, held_out, config=self.config),
+        )
 
     def learn(
         self,

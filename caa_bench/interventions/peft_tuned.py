@@ -75,23 +75,7 @@ class PeftTuned(PeftArm):
             RuntimeError: the adapter as `attach` applies it is not the one that was trained.
             SystemExit: stopped by the user; the state is kept.
         """
-        from caa_bench.interventions.lora.quiet import quiet_training
-        from caa_bench.interventions.lora.rows import training_row
-
-        with quiet_training():
-            from caa_bench.interventions.lora.training import split_held_out, train
-
-        positive, own = self.variant == "positive", list(pairs)[: self.config.max_pairs]
-        learned, held_out = (
-            [training_row(tokenizer, pair, target=self.config.target, positive=positive) for pair in part]
-            for part in split_held_out(own, seed=self.config.seed)
-        )
-        self.learn(
-            model,
-            self._peft_config(model),
-            ids=learned[0]["input_ids"],
-            train=lambda wrapped: train(wrapped, tokenizer, learned, held_out, config=self.config),
-        )
+        self.learn_answers(model, tokenizer, pairs, self._peft_config(model))
 
     def _peft_config(self, model: PreTrainedModel) -> Any:
         import peft

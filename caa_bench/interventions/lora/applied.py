@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from caa_bench.interventions.lora_sft import LoraSFT
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 """How peft's keys of the two factors of an update end."""
@@ -19,24 +18,13 @@ APART = 0.01
 """Share of the change of the logits by which the two ways may differ, beside rounding."""
 
 
-def refuse_unapplied(lora: LoraSFT, model: PreTrainedModel, ids: Sequence[int], *, trained: Tensor) -> None:
-    """Refuse an adapter of which a part was trained in vain: rows under it would equal the plain model's, unnoticed.
+def refuse_other_logits(arm: Intervention, model: PreTrainedModel, ids: Sequence[int], *, trained: Tensor) -> None:
+    """Refuse an adapter that was trained in vain: rows under it would equal the plain model's, unnoticed.
 
     Args:
-        lora: fitted.
+        arm: fitted.
         ids: a prompt.
         trained: what `last_logits` of the trained model gave for it. [V]
-
-    Raises:
-        RuntimeError: some trained weights cannot be applied, change nothing, or change something else.
-    """
-    if stray := [key for key in lora.adapter or () if not key.endswith((DOWN, UP))]:
-        raise RuntimeError(f"{lora.label}: {stray[0]} was trained, but can never be applied")
-    refuse_other_logits(lora, model, ids, trained=trained)
-
-
-def refuse_other_logits(arm: Intervention, model: PreTrainedModel, ids: Sequence[int], *, trained: Tensor) -> None:
-    """`refuse_unapplied` of any fitted arm with an adapter.
 
     Raises:
         RuntimeError: attached, it changes nothing, or something else than the trained model.

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from caa_bench.interventions.fitting import Clock, Fitting, current
+from caa_bench.interventions.lora.loss import answer_positions_alone
 from caa_bench.models.blocks import base_model, text_config
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def train(
         watcher = _Watcher(fitting, rows=len(rows), batch_size=args.train_batch_size, epochs=config.epochs)
         trainer.add_callback(watcher)
         checkpoint = newest_checkpoint(folder)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with answer_positions_alone():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
         if state.global_step < state.max_steps and not saturated(losses(state)):
             fitting.leave_if_asked()
