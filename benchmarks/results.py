@@ -98,7 +98,7 @@ def _summary(report: Report) -> Iterator[dict[str, Any]]:
         "p_balanced",
         *numbers,
         "option_mass",
-        "told",
+        "verdict_words",
     ]
     for line in report.arms.to_dict("records"):
         place = {"behavior": report.record.behavior.id, "layer": report.headline.layer}
@@ -126,7 +126,7 @@ def _named(bases: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _arm(line: Mapping[str, Any]) -> str:
     """`.55 -> .40, -0.62 [-0.70, -0.54]`, and for a vector how it stands among its placebos."""
-    told = f"; {line['told']}" if isinstance(line["told"], str) and line["kind"] == "vector" else ""
+    told = f"; {line['verdict_words']}" if isinstance(line["verdict_words"], str) and line["kind"] == "vector" else ""
     moved = f"{words.probability(line['p_balanced'])}, {words.signed(line['shift'])}"
     return f"{moved} {_ends(line, 'shift')}{told}"
 
@@ -138,7 +138,7 @@ def _stacks(lines: pd.DataFrame) -> str:
         [
             line["behavior"], line["base"], words.multiplier(line["multiplier"]),
             f"{words.signed(line['shift'])} {_ends(line, 'shift')}",
-            words.interval(line, "retention"), str(line["told"]),
+            words.interval(line, "retention"), str(line["verdict_words"]),
         ]
         for line in stacks.to_dict("records")
     ]  # fmt: skip

@@ -48,7 +48,7 @@ def test_many_runs_stand_on_one_page(
             compare(texts[arms.sources.index(f"arms.{column}")], lines[run].loc[cell], column, where=where)
     for _, texts in stacks.rows:
         own = lines[texts[0]]
-        (told,) = own.loc[(own["kind"] == "stack") & (own["multiplier"] == 1), "told"]
+        (told,) = own.loc[(own["kind"] == "stack") & (own["multiplier"] == 1), "verdict_words"]
         assert texts[1].startswith(told)
 
 

@@ -39,7 +39,7 @@ def test_where_nothing_moves_that_is_said_with_the_largest(tmp_path: Path) -> No
     assert first.startswith("Nothing measured here moves refusal (largest: the neutral system prompt, +0.10")
     assert "most" not in first and first.endswith("43% -> 45%)")
     alone = report.arms[report.arms["kind"] == "vector"]
-    assert alone["told"].tolist() == ["within the 19 shuffled placebos, p = .25"] * 2
+    assert alone["verdict_words"].tolist() == ["within the 19 shuffled placebos, p = .25"] * 2
 
 
 def test_the_rank_among_the_strictest_kind_of_placebos_is_told(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_rank_among_the_strictest_kind_of_placebos_is_told(tmp_path: Path) -
         report = _report(
             tmp_path / f"{draws} {placebo}", bases=("none",), gain=gain, multipliers=(-1.0, 1.0), draws=draws
         )
-        (told[draws, placebo],) = set(report.arms.loc[report.arms["kind"] == "vector", "told"])
+        (told[draws, placebo],) = set(report.arms.loc[report.arms["kind"] == "vector", "verdict_words"])
     assert told == {
         (19, 0.1): "beyond all 19 random placebos, p = .05",
         (19, -0.5): "within the 19 random placebos, p = .10",
@@ -64,7 +64,7 @@ def test_the_rank_among_the_strictest_kind_of_placebos_is_told(tmp_path: Path) -
 
 def test_below_twenty_items_nothing_is_said_of_placebos(tmp_path: Path) -> None:
     report = _report(tmp_path, items=12, bases=("none",), multipliers=(-1.0, 1.0))
-    assert report.arms["told"].tolist() == ["", "", ""]
+    assert report.arms["verdict_words"].tolist() == ["", "", ""]
     assert _first(report).startswith("Too few items for an interval, so nothing is said to move refusal")
 
 

@@ -174,9 +174,10 @@ def test_another_vector_method_gets_the_same_report(tmp_path: Path) -> None:
     numbers = ["p_balanced", "shift", "retention", "room"]
     pd.testing.assert_frame_equal(other.arms[numbers], own.arms[numbers])
     assert (
-        own.arms.loc[own.arms["kind"] == "vector", "told"].tolist() == ["beyond all 19 shuffled placebos, p = .05"] * 2
+        own.arms.loc[own.arms["kind"] == "vector", "verdict_words"].tolist()
+        == ["beyond all 19 shuffled placebos, p = .05"] * 2
     )
-    assert other.arms["told"].tolist()[1:3] == ["beyond all 19 mixed placebos, p = .05"] * 2
+    assert other.arms["verdict_words"].tolist()[1:3] == ["beyond all 19 mixed placebos, p = .05"] * 2
     assert len(other.band) == len(own.band) > 0
     pages = [report.text().split("\n\n")[0].replace("mean_difference", "CAA") for report in (own, other)]
     assert pages[0].split() == pages[1].split()

@@ -29,7 +29,7 @@ COLUMNS = [
     "kind", "arm", "base", "base_dose", "vector", "layer", "multiplier", "cell", "p_before",
     *(f"p_balanced{end}" for end in ENDS), *(f"shift{end}" for end in ENDS), *(f"in_words{end}" for end in ENDS),
     *(f"retention{end}" for end in ENDS), "room", "option_mass", "detectable_effect",
-    *(f"capability{end}" for end in ENDS), "n", "verdict", "tags", "told",
+    *(f"capability{end}" for end in ENDS), "n", "verdict", "tags", "verdict_words",
 ]  # fmt: skip
 
 Line = dict[str, Any]
@@ -78,7 +78,7 @@ def stacked(report: Report) -> pd.DataFrame:
         base, plain = own.get((line["base"], line["base_dose"])), own.get(("none", 1.0))
         if base is None:
             continue
-        names = ("base", "base_dose", "multiplier", "cell", "n", "told", *(f"capability{end}" for end in ENDS))
+        names = ("base", "base_dose", "multiplier", "cell", "n", "verdict_words", *(f"capability{end}" for end in ENDS))
         found = {name: line[name] for name in names} | {"base_cell": base}
         found |= {f"base_capability{end}": alone_costs[base][f"capability{end}"] for end in ENDS}
         for column in SCALES:
@@ -206,7 +206,7 @@ def _lines(report: Report) -> Iterator[Line]:
             line["arm"] = f"{words.display(chosen.vector)} {words.dose(shift['multiplier'])}"
             line["p_before"] = alone["p_balanced"] if alone else math.nan
             stack = stacks.get((*place, shift["multiplier"]))
-            yield line | (_stack(stack) if stack else {"told": beyond_placebos(report, shift)})
+            yield line | (_stack(stack) if stack else {"verdict_words": beyond_placebos(report, shift)})
 
 
 def _own(shift: Line, cell: Any, effect: str) -> Line:
@@ -215,7 +215,7 @@ def _own(shift: Line, cell: Any, effect: str) -> Line:
     levels = {f"p_balanced{end}": float(cell[f"p_balanced{end}"]) for end in ENDS}
     effects = {f"shift{end}": shift[f"{effect}{end}"] for end in ENDS}
     return {name: cell[name] for name in names} | levels | effects | {
-        "verdict": "", "tags": "", "told": "", "condition": condition_of(cell)
+        "verdict": "", "tags": "", "verdict_words": "", "condition": condition_of(cell)
     }  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def _stack(stack: Line) -> Line:
     names = [*(f"retention{end}" for end in ENDS), "room", "detectable_effect"]
     return {name: stack[name] for name in names} | {
         "kind": "stack", "verdict": str(stack["verdict"]), "tags": tags,
-        "told": verdict_words(str(stack["verdict"]), tags.split(";")),
+        "verdict_words": verdict_words(str(stack["verdict"]), tags.split(";")),
     }  # fmt: skip
 
 
@@ -249,4 +249,4 @@ def _with_opposite(line: Line) -> Line:
     ))  # fmt: skip
     if not opposite(letters, spoken):
         return line
-    return line | {"tags": OPPOSITE, "told": "; ".join(filter(None, (line["told"], OPPOSITE)))}
+    return line | {"tags": OPPOSITE, "verdict_words": "; ".join(filter(None, (line["verdict_words"], OPPOSITE)))}

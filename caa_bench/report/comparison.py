@@ -211,7 +211,11 @@ def _look(line: Line) -> str:
 
 def _verdict(line: Line, *, short: bool) -> str:
     if not short:
-        return f"{line['told']}, {words.interval(line, 'retention')}" if keeps(line) else str(line["told"])
+        return (
+            f"{line['verdict_words']}, {words.interval(line, 'retention')}"
+            if keeps(line)
+            else str(line["verdict_words"])
+        )
     told = f"{line['verdict']} {words.number(line['retention'])}" if keeps(line) else str(line["verdict"])
     tags = str(line["tags"]).split(";")
     told = "no room" if "no room" in tags else told

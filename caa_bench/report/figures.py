@@ -245,8 +245,10 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
             ring: dict[str, Any] = {"marker": "o", "markersize": 6, "linestyle": "", "gid": f"full-{line['cell']}"}
             place.plot([full], [at], markerfacecolor="none", markeredgecolor=GREY, **ring)
             titles[f"full-{line['cell']}"] = f"{base}: {vector} {dose} in full would land at {scale.form(full)}"
-        kind = GREY if "no room" in line["told"] else KINDS.get(words.verdict_kind(line["told"]), GREY)
-        said = re.sub(r"^(beyond|within)\b.*placebos.*", r"\1 placebos", line["told"].split(";")[0])
+        kind = (
+            GREY if "no room" in line["verdict_words"] else KINDS.get(words.verdict_kind(line["verdict_words"]), GREY)
+        )
+        said = re.sub(r"^(beyond|within)\b.*placebos.*", r"\1 placebos", line["verdict_words"].split(";")[0])
         told = f"{dose} {said}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
         place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind)
         _cost(place, line, "capability", at)

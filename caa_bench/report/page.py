@@ -170,7 +170,7 @@ def _shown(column: Column, line: Line) -> dict[str, Any]:
     text = words.human(text) if column.name in PLACES else text
     return {
         "text": text,
-        "meaning": words.meaning(text) if column.name in ("told", "verdict_text") else "",
+        "meaning": words.meaning(text) if column.name in ("verdict_words", "verdict_text") else "",
         "timed": column.timing and any(letter.isdigit() for letter in text),
         "look": line.get(f"{column.name}_look", ""),
     }

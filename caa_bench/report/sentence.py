@@ -36,7 +36,7 @@ class Chip:
 
     kind: str
     base: str
-    told: str
+    words: str
     kept: str
     meaning: str
 
@@ -118,7 +118,13 @@ def kind_of(line: Mapping[str, Any]) -> str:
 def _chip(line: Line) -> Chip:
     base = words.human(words.named(line["base"], line["base_dose"]))
     kept = f"retention {words.interval(line, 'retention')}" if keeps(line) else ""
-    return Chip(kind=kind_of(line), base=base, told=line["told"], kept=kept, meaning=words.meaning(line["told"]))
+    return Chip(
+        kind=kind_of(line),
+        base=base,
+        words=line["verdict_words"],
+        kept=kept,
+        meaning=words.meaning(line["verdict_words"]),
+    )
 
 
 def _added(report: Report) -> str:
@@ -233,7 +239,7 @@ def _stacks(report: Report) -> Iterator[Clause]:
     for line in _at_telling_doses(report):
         base = words.with_article(line["base"], line["base_dose"])
         kept = f"retention {words.interval(line, 'retention')}, " if keeps(line) else ""
-        verdict = Mark(kind="verdict", text=line["told"])
+        verdict = Mark(kind="verdict", text=line["verdict_words"])
         yield f"{name} {words.dose(line['multiplier'])} on {base}: ", verdict, f" ({kept}{_levels(line)})"
 
 

@@ -207,7 +207,7 @@ WORDS = {
     "signal_share": ("signal", "share of the mean squared difference of a pair that the vector holds"),
     "slope": ("slope", "log-odds that an item gains a unit of the dose"),
     "slope_sd": ("spread of slopes", "standard deviation over items"),
-    "told": ("verdict", "by the rules of docs/numbers.md"),
+    "verdict_words": ("verdict", "by the rules of docs/numbers.md"),
     "total": ("total", "change from the unchanged model, + towards matching"),
     "truncated_share": ("cut off", "share of the answers that reached the token limit"),
     "verdict_text": ("verdict", "by the rules of docs/numbers.md"),

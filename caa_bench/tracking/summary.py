@@ -47,7 +47,7 @@ def headline_numbers(report: Report) -> dict[str, float | str]:
     stacks = arms[(arms["base"] != "none") & (arms["multiplier"] != 0)]
     if len(stacks):
         found["retention"] = float(stacks["retention"].median())
-        counted = stacks["told"].value_counts(sort=False)
+        counted = stacks["verdict_words"].value_counts(sort=False)
         found["verdicts"] = "; ".join(f"{told}: {count}" for told, count in counted.items() if told)
     found["capability_change"] = float(arms["capability"].min())
     return {f"headline/{name}": value for name, value in found.items() if value is not None and value == value}

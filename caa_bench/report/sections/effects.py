@@ -62,7 +62,7 @@ class Arms(Section):
         if costly:
             columns.append(Column(name="capability", label="cap.", form=SIGNED, blank=_unchanged,
                                   definition="change of p(correct) from the unchanged model"))  # fmt: skip
-        columns.append(Column(name="told", label="verdict", wide=True))
+        columns.append(Column(name="verdict_words", label="verdict", wide=True))
         said = "shift: + is towards matching; 95% intervals"
         said += "; words: the same of the score, 0-1" if spoken else ""
         said += "; cap.: change of p(correct)" if costly else ""

@@ -29,9 +29,9 @@ class Tuning(Section):
 
     def tables(self, report: Report) -> Sequence[Table]:
         """A sentence a line; every candidate is in tuning.csv, which the search itself wrote."""
-        frame = pd.DataFrame({"told": tuning_lines(report.record.tuning)})
-        columns = (Column(name="told", label="what was tried and chosen", wide=True),)
-        return [Table(frame=frame, columns=columns, file="tuning_told", key=("told",))]
+        frame = pd.DataFrame({"line": tuning_lines(report.record.tuning)})
+        columns = (Column(name="line", label="what was tried and chosen", wide=True),)
+        return [Table(frame=frame, columns=columns, file="tuning_lines", key=("line",))]
 
     def summary(self, report: Report) -> str:
         """The first sentence of several."""
