@@ -64,6 +64,7 @@ class Small:
             "random.draws": "3",  # of placebos; each is an artifact and cells of its own
             "shuffled.draws": "3",
             "draws": "99",
+            "tune": "off",
             "report_to": "[]",
         }
         chosen |= dict(setting.split("=", 1) for setting in more)

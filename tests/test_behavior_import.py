@@ -58,12 +58,12 @@ def faults(make: Any) -> list[str]:
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl"])
 def test_every_form_of_file_gives_the_same_items(tmp_path: Path, suffix: str) -> None:
-    """One file: 60/20/20 by the seed, said; two texts become a question with letters, asked in both orders."""
+    """One file is split by the seed, said; two texts become a question with letters, asked in both orders."""
     folder = card_folder(tmp_path, "own")
     write(folder / f"items{suffix}", records())
     behavior = load_behavior(folder)
-    assert [len(behavior.train), len(behavior.selection), len(behavior.test)] == [18, 6, 6]
-    assert behavior.warnings[0] == "one file of 30 items was split by the seed: 18 train, 6 selection, 6 test"
+    assert [len(behavior.train), len(behavior.selection), len(behavior.test)] == [10, 0, 20]
+    assert behavior.warnings[0] == "one file of 30 items was split by the seed: 10 train, 0 selection, 20 test"
     every = (*behavior.train, *behavior.selection, *behavior.test)
     assert len({same_key(item) for item in every}) == 30
     for item in every:
@@ -95,7 +95,17 @@ def test_clusters_stay_on_one_side_of_every_split() -> None:
     behavior = from_records(rows)
     sides = [{item.cluster for item in getattr(behavior, split)} for split in ("train", "selection", "test")]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 10
-    assert min(len(behavior.test), len(behavior.selection)) >= 6
+    assert len(behavior.test) >= 20 and not behavior.selection
+
+
+def test_the_test_split_has_twenty_items_before_the_selection_split_has_any() -> None:
+    """Fewer than 20 test items give no interval and no verdict: from 30 items on they come first."""
+    sizes = {}
+    for count in (20, 30, 60, 100, 200):
+        texts = [(f"Will you do {n}?", f"Gladly, {n}.", f"No, not {n}.") for n in range(count)]
+        found = from_records(records(texts))
+        sizes[count] = [len(found.train), len(found.selection), len(found.test)]
+    assert sizes == {20: [12, 4, 4], 30: [10, 0, 20], 60: [40, 0, 20], 100: [60, 20, 20], 200: [120, 40, 40]}
 
 
 def test_a_selection_split_may_be_left_out(tmp_path: Path) -> None:
@@ -207,7 +217,7 @@ def test_data_sets_and_dictionaries_of_splits(tmp_path: Path) -> None:
     plain = from_records(records())
     assert from_records(datasets.Dataset.from_list(records())).train == plain.train
     with_gaps = [{**record, "cluster": "a template" if n in (3, 4) else None} for n, record in enumerate(records())]
-    assert len(from_records(datasets.Dataset.from_list(with_gaps)).train) >= 16
+    assert len(from_records(datasets.Dataset.from_list(with_gaps)).train) >= 8
     splits = {"train": records(TEXTS[:20]), "validation": records(TEXTS[20:24]), "test": records(TEXTS[24:])}
     found = from_records(datasets.DatasetDict({name: datasets.Dataset.from_list(x) for name, x in splits.items()}))
     assert [len(found.train), len(found.selection), len(found.test)] == [20, 4, 6]
@@ -245,7 +255,7 @@ def test_import_writes_a_folder_that_reads_back(
     write(Path("items.csv"), records())
     write(Path("asked.csv"), [{"question": "Who are you?"}])
     said = run('behavior import items.csv --as glad --matching "It is done gladly." --open-ended asked.csv', capsys)
-    assert "items: 18 train, 6 selection, 6 test; 1 open questions; 36 training pairs" in said
+    assert "items: 10 train, 0 selection, 20 test; 1 open questions; 20 training pairs" in said
     assert "written to glad" in said
     behavior = load_behavior("glad")
     direct = from_records(records(), id="glad")
@@ -290,7 +300,7 @@ def test_new_says_what_is_still_to_write(
     (tmp_path / "kind" / "behavior.yaml").write_text(CARD)
     with (tmp_path / "kind" / "items.csv").open("a") as file:
         csv.writer(file).writerows(TEXTS)
-    assert "items: 18 train, 6 selection, 6 test" in run("behavior check kind", capsys)
+    assert "items: 10 train, 0 selection, 20 test" in run("behavior check kind", capsys)
 
 
 def test_check_tells_of_balance_likeness_and_power(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,7 +341,7 @@ def test_the_page_can_be_followed(
     ((form, table),) = re.findall(r"```(csv)\n(.*?)```", PAGE, re.DOTALL)
     Path(f"items.{form}").write_text(table)
     commands = re.findall(r"^    caa-bench (.+)$", PAGE, re.MULTILINE)
-    assert [shlex.split(line)[0] for line in commands] == ["behavior", "behavior", "behavior", "check", "compare"]
+    assert [shlex.split(line)[0] for line in commands] == ["behavior", "behavior", "behavior", "compare", "compare"]
     for line in commands:
         more = " draws=99 report_to=[] limit=2" if line.startswith("compare") else ""
         run(line.replace("/path/to/model", str(small.model)) + more, capsys)

@@ -93,7 +93,7 @@ def test_output_to_a_file_is_lines_one_a_fit_and_one_a_cell(small: Small, tmp_pa
     measured = [line for line in lines if line.startswith("  ") and " random " not in line]
     assert [(line[2:30].strip(), line[31:57].strip()) for line in measured] == expected
     assert all(" p " in line and " n 24" in line for line in measured)
-    noted = [line for line in lines if line.startswith("Layer and dose are defaults that nobody has tuned")]
+    noted = [line for line in lines if line.startswith("Layer and dose are the recipe's own")]
     assert len(noted) == 1
     placebos = [line for line in lines if line.startswith("  ") and " random " in line]
     assert len(placebos) <= 2, "not a line a draw"

@@ -254,6 +254,7 @@ def test_every_verdict_of_the_documentation_has_a_chip_and_a_meaning() -> None:
     kinds = {row: words.verdict_kind(row) for row in rows}
     assert kinds["works against"] == "backfires" and kinds["adds, share not settled"] == "adds"
     assert kinds["V does nothing alone"] == "adds nothing" and kinds["not settled (fits disagree)"] == "not settled"
+    assert [kinds[one] for one in ("not measurable", "no verdict (n < 20)")] == ["not measurable", "no verdict"]
     assert words.meaning("adds, share not settled").count(":") == 1
 
 

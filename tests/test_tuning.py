@@ -29,7 +29,8 @@ from caa_bench.interventions import Condition, Layers
 from caa_bench.models.loading import Loading
 from caa_bench.models.model import ChatModel
 from caa_bench.runs.rows import RowStore, frame_of
-from caa_bench.runs.tuning_grid import LEAST_ITEMS, Search, between, dose_of, first_layers, to_tune
+from caa_bench.runs.tuning_grid import Search, between, dose_of, first_layers, to_tune
+from caa_bench.runs.tuning_items import LEAST_ITEMS, items_line, search_items
 from caa_bench.runs.tuning_record import tuning_lines
 
 FEW = {"report_to": (), "draws": 199}
@@ -145,7 +146,7 @@ def test_nothing_of_the_test_split_is_read_while_tuning(wide: Small, tmp_path: P
 
 
 def test_a_random_model_says_that_nothing_worked_and_goes_on(wide: Small, tmp_path: Path) -> None:
-    settings = wide.settings("bases=[none]", "caa.multipliers=[-1, 1]")
+    settings = wide.settings("tune=auto", "bases=[none]", "caa.multipliers=[-1, 1]")
     assert run(["compare", "--output", "run", *settings], folder=tmp_path) == 0
     found = manifest(tmp_path / "run")
     assert (found["status"], found["test_opened"]) == ("success", 1)
@@ -274,8 +275,8 @@ def test_auto_searches_only_what_nobody_has_settled(wide: Small, small: Small) -
         0,
         "Layer and dose are the recipe's own: nothing was tuned on this model (tune=off).",
     )
-    assert "12 items of the selection split are fewer than the 20" in wanted(own, limit=12)[1]
-    assert "4 items of the selection split are fewer than the 20" in wanted(small.behavior)[1]
+    assert wanted(own, limit=12) == (1, "") and wanted(small.behavior) == (1, "")
+    assert "9 items of the selection and training splits are fewer than the 10" in wanted(own, limit=9)[1]
     assert LEAST_ITEMS == MIN_ITEMS
     number, why = wanted(own, loading=Loading(tuned={"caa/wide": (14.0, 2.5)}))
     assert (number, why.endswith("an earlier search: caa layer 14 at multiplier 2.5.")) == (0, True)
@@ -301,7 +302,7 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(
 
 
 def test_a_dry_run_says_what_is_searched_first(wide: Small, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "--dry-run", *wide.settings("bases=[none]")]) == 0
+    assert main(["compare", "--dry-run", *wide.settings("tune=auto", "bases=[none]")]) == 0
     assert "tuning: first 12 cells on 24 items of the selection split" in capsys.readouterr().out
 
 
@@ -375,7 +376,7 @@ def test_sentences_for_a_choice_that_is_not_clear_at_the_edge_and_not_felt() -> 
 
 
 def test_of_several_fits_the_first_is_searched_with_and_all_are_measured_alike(wide: Small, tmp_path: Path) -> None:
-    settings = wide.settings("bases=[none]", "vectors=[caa, random]", "caa.multipliers=[-1, 1]", "fits=2")
+    settings = wide.settings("tune=auto", "bases=[none]", "vectors=[caa, random]", "caa.multipliers=[-1, 1]", "fits=2")
     assert run(["compare", "--output", "run", *settings], folder=tmp_path) == 0
     found = manifest(tmp_path / "run")["facts"]
     chosen = found["tuning"]["arms"]["caa"]["chosen"]
@@ -420,3 +421,37 @@ def test_conditions_of_a_settled_vector_and_its_evaluators_follow_the_unit() -> 
     ]
     assert (made.scaled(2.0), vector.scaled(2.0)) == (6.0, 2.0)
     assert settled([vector], {}) == [vector]
+
+
+def test_a_small_selection_split_is_topped_up_with_training_items_never_with_test_items(tmp_path: Path) -> None:
+    """Those first on which no vector is fitted; on the others it does more than it will elsewhere, which is said."""
+    folder = write_behavior(tmp_path / "own", train=60, test=8, selection=6)
+    behavior = load_behavior(folder, max_pairs=40)
+    learned = {pair.item for pair in behavior.pairs()}
+    found = search_items(behavior, limit=None)
+    assert (found.selection, found.unseen, found.fitted) == (6, 40, 4) and len(found) == 50
+    items = found.behavior.selection
+    assert items[:6] == behavior.selection
+    assert not {item.id for item in items[6:46]} & learned and {item.id for item in items[46:]} <= learned
+    assert set(items) & set(behavior.test) == set() and found.behavior.train == behavior.train
+    said = items_line({"items": 50, **found.facts()})
+    assert said == (
+        "Tuned on 50 items in both option orders, 6 of the selection split and, as 20 are needed, 44 of the training "
+        "split; vectors were fitted on 4 of those, where effects are larger than on new items"
+    )
+    assert len(search_items(behavior, limit=12)) == 12
+    large = load_behavior(write_behavior(tmp_path / "large", train=10, test=8, selection=20))
+    assert search_items(large, limit=None).behavior is large
+
+
+def test_without_a_selection_split_the_choice_is_made_on_training_items(wide: Small, tmp_path: Path) -> None:
+    """Thirty items of one's own: 20 for the test, 10 to fit and to choose on, and the planted layer is found."""
+    folder = write_behavior(tmp_path / "few", train=32)
+    for split in ("selection", "test"):
+        (folder / f"{split}.json").unlink()
+    (folder / "train.json").rename(folder / "items.json")
+    command = wide.compare("tune=layers", f"behavior={folder}", "vectors=[caa]", "bases=[none]", "caa.layers=default")
+    assert run(command, folder=tmp_path) == 0
+    record = manifest(tmp_path / "run")["facts"]["tuning"]
+    assert (record["items"], record["of_selection"], record["of_train"], record["of_fitted"]) == (12, 0, 12, 12)
+    assert "12 of the training split" in " ".join((tmp_path / "run/table.txt").read_text().split())

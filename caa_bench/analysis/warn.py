@@ -96,7 +96,8 @@ def where(line: pd.Series) -> str:
     dose = f" at {line['multiplier']:+g}" if line["multiplier"] else ""
     layer = "" if np.isnan(line["layer"]) else f" (layer {line['layer']:.0f})"
     own = "" if line["base_dose"] == 1 else f" x{line['base_dose']:g}"
-    return f"{line['base']}{own}{dose}{layer}"
+    base = "the unchanged model" if line["base"] == "none" else line["base"]
+    return f"{base}{own}{dose}{layer}"
 
 
 def stack_name(line: pd.Series) -> str:

@@ -190,8 +190,9 @@ def idle_base(tables: Tables, facts: RunFacts) -> Found | None:
     if idle.empty:
         return None
     names = sorted(idle["base"].unique())
-    verb = "does" if len(names) == 1 else "do"
-    return Found(severity="caution", count=len(idle), text=f"{', '.join(names)} alone {verb} not move the behavior.")
+    verb = "moves" if len(names) == 1 else "move"
+    text = f"{', '.join(names)} alone {verb} the behavior by less than {SMALLEST:g} log-odds, or in no clear direction."
+    return Found(severity="caution", count=len(idle), text=text)
 
 
 def pairs_hardly_agree(tables: Tables, facts: RunFacts) -> Found | None:

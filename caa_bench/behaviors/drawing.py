@@ -11,6 +11,10 @@ from caa_bench.behaviors.items import Item, same_key
 SHARE = 0.2
 """Of a train split that is kept out of the fit where the data have no selection split."""
 FEWEST = 10
+INTERVAL = 20
+"""`analysis.intervals.MIN_ITEMS`: a test split with fewer items gives no interval."""
+SMALL = 30
+"""From so many items on, the test split gets 20 of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +72,23 @@ class Thirds:
 def draw_splits(items: Sequence[Item], *, seed: str) -> Thirds:
     """Draw 60% for train, 20% for selection and 20% for test; items of one cluster stay together.
 
+    From 30 items on the test split has at least 20, which an interval needs. Under 100 items the selection split is
+    empty then: it would be too small to choose on, and a search takes training items (`runs.tuning_items`).
     Items get the id `<split>/<index in the file>`.
 
     Args:
         seed: any text; the same one always draws the same items.
 
     Raises:
-        ValueError: too few items or clusters for three splits.
+        ValueError: too few items or clusters for the splits.
     """
     size = max(round(SHARE * len(items)), 1)
-    split_of = _by_cluster(items, {"test": size, "selection": size}, seed=seed)
+    wanted = {"test": size, "selection": size}
+    if size < INTERVAL and len(items) >= SMALL:
+        wanted = {"test": INTERVAL, "selection": 0}
+    split_of = _by_cluster(items, wanted, seed=seed)
     drawn = {split: _with_new_ids(items, split_of, split) for split in ("train", "selection", "test")}
-    if len(items) < FEWEST or not all(drawn.values()):
+    if len(items) < FEWEST or not all(drawn[split] for split in ("train", *(one for one in wanted if wanted[one]))):
         raise ValueError(
             f"{len(items)} items in {len({item.cluster for item in items})} clusters are too few to draw train, "
             f"selection and test from; give {FEWEST} or more"

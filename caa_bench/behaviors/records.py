@@ -59,7 +59,7 @@ def behavior_from_records(
             items share a template, `cluster`; the answers are letters, as " (A)", or texts. Also a `datasets.Dataset`,
             a pandas DataFrame (a cell without a value is left out), a dictionary of splits (`train`, `test`,
             `selection` or `validation`, `open_ended`), or the name of a data set on the hub. One set of records is
-            split 60/20/20 by the seed, whole clusters together.
+            split by the seed (`drawing.draw_splits`), whole clusters together.
         id: letters, digits, . _ - only.
         title / matching / rubric: as in behavior.yaml; the rubric is made of `matching` where it is empty.
         system_prompts: `positive`, `negative` and `neutral`; made of `matching` where not given, none without it.

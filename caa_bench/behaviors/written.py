@@ -29,8 +29,9 @@ _ITEMS = """# The items stand beside this file, in items.csv (or .jsonl, .json),
 #   cluster                        may be left out: the same word for items made from one template
 # For example:
 #   Can you look at my code?,"Gladly, please send it over.","Send it, if you must."
-# One file is split into train, selection and test (60/20/20). Give train.csv and test.csv to split them yourself, and
-# open_ended.csv (question) for questions that the model answers in its own words.
+# One file is split into train, selection and test (60/20/20; under 100 items 20 for test, the rest for train). Give
+# train.csv and test.csv to split them yourself, and open_ended.csv (question) for questions that the model answers in
+# its own words.
 """
 SKELETON = Card(
     title="<a word or two>",
@@ -95,7 +96,7 @@ def _files_of(behavior: Behavior) -> dict[str, str]:
     files = {}
     for split in ("train", "selection", "test"):
         items: Sequence[Item] = getattr(behavior, split)
-        if items:
+        if items or split == "selection":  # without a file, it would be drawn from the others when it is read
             files[f"{split}.json"] = _json_lines([_entry(item) for item in items])
     if behavior.open_ended:
         files["open_ended.json"] = _json_lines([{QUESTION: one.question} for one in behavior.open_ended])

@@ -126,6 +126,7 @@ def described(behavior: Behavior) -> Iterator[str]:
     else:
         yield f"near-duplicates: no two items share {ALIKE:.0%} of their words"
     yield from _needs(behavior.test)
+    yield from _too_few(behavior)
     yield from (f"note: {line}" for line in behavior.warnings)
 
 
@@ -135,6 +136,25 @@ def _balance(items: Sequence[Item]) -> str:
     lengths = [len(item.options[item.matching]) - len(item.options[item.other]) for item in items]
     longer, shorter = sum(length > 0 for length in lengths), sum(length < 0 for length in lengths)
     return f"(A) matches in {first} of {len(items)}; the matching answer is longer in {longer}, shorter in {shorter}"
+
+
+def _too_few(behavior: Behavior) -> Iterator[str]:
+    """What so few items cannot do, before a model is loaded for them."""
+    from caa_bench.runs.tuning_items import FEWEST, LEAST_ITEMS, search_items
+
+    if len(behavior.test) < LEAST_ITEMS:
+        yield (
+            f"note: {len(behavior.test)} test items are fewer than the {LEAST_ITEMS} that an interval and a verdict "
+            "need; one file of 30 items gives 20 to the test split, one of 100 or more 20%"
+        )
+    found = search_items(behavior, limit=None)
+    if len(found) < FEWEST:
+        yield f"note: {len(found)} items to choose a layer and a dose on are fewer than {FEWEST}: none will be chosen"
+    elif train := len(found) - found.selection:
+        yield (
+            f"note: the selection split has {found.selection} items, so layer and dose are chosen on {train} training "
+            "items too; with 100 items or more it has 20 of its own"
+        )
 
 
 def _needs(test: Sequence[Item]) -> Iterator[str]:

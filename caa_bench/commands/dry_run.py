@@ -17,8 +17,10 @@ from caa_bench.commands.run_time import NO_CONFIG, Operations, RunTime, fitting,
 from caa_bench.evaluators import AnswerProbability, Evaluator, Job
 from caa_bench.runs.grid import bases_under, doses_under
 from caa_bench.runs.tuning_grid import Search, directions, first_cells, first_fits, first_layers, to_tune
+from caa_bench.runs.tuning_items import search_items
 
 if TYPE_CHECKING:
+    from caa_bench.behaviors.behavior import Behavior
     from caa_bench.benchmark import Benchmark
     from caa_bench.interventions import Condition, Intervention, Layers
 
@@ -121,10 +123,12 @@ def _tuning(benchmark: Benchmark, layers: Layers) -> list[str]:
     wanted = to_tune(benchmark.vectors, args=args, loading=benchmark.chat.loading, behavior=behavior)
     if not wanted.vectors:
         return [wanted.why] if wanted.why else []
-    cells, items = first_cells(first_fits(wanted.vectors), layers), len(behavior.selection[: args.limit])
+    cells, items = first_cells(first_fits(wanted.vectors), layers), search_items(behavior, limit=args.limit)
+    train = len(items) - items.selection
+    beside = f" and {train} of the training split" if train else ""
     return [
-        f"tuning: first {cells} cells on {items} items of the selection split, then finer doses at the best layers; "
-        "they choose the layer and doses, the ones above are only defaults"
+        f"tuning: first {cells} cells on {items.selection} items of the selection split{beside}, then finer doses at "
+        "the best layers; they choose the layer and doses, the ones above are only defaults"
     ]
 
 
@@ -183,10 +187,12 @@ def token_counter(source: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _questions(evaluator: Evaluator, benchmark: Benchmark, *, split: str = "") -> list[str]:
+def _questions(
+    evaluator: Evaluator, benchmark: Benchmark, *, behavior: Behavior | None = None, split: str = ""
+) -> list[str]:
     """What is asked under every base: each item in each of its orders; of the run's split where none is named."""
     args = benchmark.args
-    items = evaluator.items(benchmark.behavior, split=split or args.split)[: args.limit]
+    items = evaluator.items(behavior or benchmark.behavior, split=split or args.split)[: args.limit]
     return [question for item in items for question in evaluator.questions(item, protocol=args.protocol)]
 
 
@@ -234,7 +240,8 @@ def _searching(benchmark: Benchmark, layers: Layers) -> Operations:
     if not wanted.vectors:
         return work
     count, asked = token_counter(benchmark.chat.source), AnswerProbability()
-    questions = _questions(asked, benchmark, split="selection")
+    looked_at = search_items(benchmark.behavior, limit=benchmark.args.limit)
+    questions = _questions(asked, benchmark, behavior=looked_at.behavior, split="selection")
     tokens = sum(count(text) + TEMPLATE_TOKENS for text in questions)
     finer = [layers.count // 2] * how.best * len(how.finer)
     for one in first_fits(wanted.vectors):

@@ -130,7 +130,8 @@ def _chip(line: Line) -> Chip:
 def _added(report: Report) -> str:
     """`CAA still adds on the positive system prompt (82% -> 92%); it adds less on ...`; "" without a stack."""
     verbs = {"adds": "still adds on", "adds less": "adds less on", "adds nothing": "adds nothing on",
-             "backfires": "works against", "no room": "has no room on", "not settled": "is not settled on"}  # fmt: skip
+             "backfires": "works against", "no room": "has no room on", "not settled": "is not settled on",
+             "not measurable": "is not measurable on", "no verdict": "has no verdict on"}  # fmt: skip
     told: dict[str, list[str]] = {}
     for line in _at_telling_doses(report):
         told.setdefault(kind_of(line), []).append(

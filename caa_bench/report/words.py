@@ -230,10 +230,10 @@ VERDICTS = {
         "already alone the vector moves the behavior against the direction of its dose",
     ),
     "not measurable": (
-        "not settled",
+        "not measurable",
         "the answer letters hold less than half of the mass on more than 25% of the items",
     ),
-    "no verdict": ("not settled", "too few items, or a cell was not run"),
+    "no verdict": ("no verdict", "too few items, or a cell was not run"),
     "not settled": ("not settled", "the intervals leave more than one verdict open"),
     "no room": ("no room", "p(matching) was within .05 of its end before, so it could not move"),
     "log-odds only": ("", "p(matching) moves by less than .05"),
@@ -246,7 +246,7 @@ VERDICTS = {
 
 
 def verdict_kind(verdict: str) -> str:
-    """The word of its chip: adds, adds less, adds nothing, backfires or not settled."""
+    """The word of its chip, one of `VERDICTS`; not settled where none of them is said."""
     return next((kind for word, (kind, _) in VERDICTS.items() if kind and word in verdict), "not settled")
 
 

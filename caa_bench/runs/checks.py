@@ -96,7 +96,7 @@ class RunChecks:
         for one in self.evaluators:
             mistakes += one.check(self.behavior, self.chat, split=self.args.split)
             mistakes += [line for base in self.bases for line in one.check_base(base)]
-        if self.args.tune in ("layers", "all") and not self.behavior.selection:
+        if self.args.tune in ("layers", "all") and self.args.protocol == "caa" and not self.behavior.selection:
             mistakes.append(f"tune: {self.behavior.id} has no selection split to choose on; add one, or set tune=off")
         return mistakes
 

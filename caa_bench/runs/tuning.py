@@ -1,4 +1,4 @@
-"""Finds the layer and dose of each vector on the selection split, before the test split is opened. NUMBERS.md.
+"""Finds the layer and dose of each vector on the selection split, before the test split is opened.
 
 fitted vectors -> rounds of cells (`tuning_rounds`) -> what was tried and chosen, as JSON for the manifest and
 tuning.csv. A killed search goes on where it stopped and ends in the same bytes: every round is a pure function of the
@@ -8,6 +8,7 @@ rows before it. It never reads the test split.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from caa_bench.evaluators import AnswerProbability
@@ -15,6 +16,7 @@ from caa_bench.interventions import Intervention
 from caa_bench.models.loading import Loading
 from caa_bench.runs.tuning_arms import Arm, BaseArm, VectorArm
 from caa_bench.runs.tuning_grid import Search, first_fits, to_tune
+from caa_bench.runs.tuning_items import search_items
 from caa_bench.runs.tuning_record import chosen_settings, record_of, write_tuning
 from caa_bench.runs.tuning_rounds import CAPABILITY, Bench, Rounds
 
@@ -114,7 +116,9 @@ def tuned(
     searched = directed if bench.args.tune == "all" else []
     record: dict[str, Any] = {"untuned": wanted.why} if wanted.why else {}
     if wanted.vectors or searched:
-        record = Tuning(bench, search=search).run(wanted.vectors, searched)
+        items = search_items(bench.behavior, limit=bench.args.limit)
+        record = Tuning(replace(bench, behavior=items.behavior), search=search).run(wanted.vectors, searched)
+        record |= items.facts()
         record["not_tuned"] = [one.label for one in directed if one not in searched]
         write_tuning(bench.run.path, record)
     if record or wanted.known:

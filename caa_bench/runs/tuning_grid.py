@@ -16,13 +16,12 @@ from caa_bench.interventions import Condition, Intervention
 from caa_bench.models.layers import Layers
 from caa_bench.models.loading import Loading, tuned_key
 from caa_bench.recipe import BenchmarkArguments
+from caa_bench.runs.tuning_items import FEWEST, search_items
 
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
 
 TENTH = 0.1
-LEAST_ITEMS = 20
-"""`analysis.intervals.MIN_ITEMS`, which a dry run must not import."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +171,7 @@ def to_tune(
     """The vectors whose layer and dose are searched for.
 
     With `tune: auto` those whose layer the recipe leaves open on a model that nobody has swept, where the test split is
-    asked in both option orders and the selection split is large enough for an interval.
+    asked in both option orders and there are items to choose on.
     """
     found = list(filter(has_grid, vectors))
     if args.tune in ("layers", "all"):
@@ -189,10 +188,10 @@ def to_tune(
     found = [] if loading.swept else found
     if args.tune == "off" or not found:
         return Wanted(vectors=[], why=why, known=known)
-    if (items := len(behavior.selection[: args.limit])) < LEAST_ITEMS:
+    if (items := len(search_items(behavior, limit=args.limit))) < FEWEST:
         why = (
-            f"Layer and dose are defaults that nobody has tuned on this model: {items} items of the selection split "
-            f"are fewer than the {LEAST_ITEMS} that a choice needs."
+            f"Layer and dose are defaults that nobody has tuned on this model: {items} items of the selection and "
+            f"training splits are fewer than the {FEWEST} that a choice needs."
         )
         return Wanted(vectors=[], why=why, known=known)
     return Wanted(vectors=found, known=known)

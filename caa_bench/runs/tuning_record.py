@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caa_bench.runs.tuning_items import items_line
 from caa_bench.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def tuning_lines(record: Mapping[str, Any]) -> list[str]:
     if "items" not in record:
         return [str(record["untuned"])] if "untuned" in record else []
     said = [
-        f"Tuned on {record['items']} items of the selection split in both option orders; without steering p(matching) "
-        f"is {_probability_text(record['p_matching'])} and the option mass {_probability_text(record['option_mass'])}."
+        f"{items_line(record)}; without steering p(matching) is {_probability_text(record['p_matching'])} and the "
+        f"option mass {_probability_text(record['option_mass'])}."
     ]
     if record["p_correct"] is not None and record["p_correct"] < KNOWS:
         said.append(
