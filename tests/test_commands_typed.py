@@ -71,6 +71,13 @@ def test_a_recipe_s_keys_are_options_too(command: str) -> None:
     assert parsed(command, "dry_run=no")["dry_run"] is False
 
 
+def test_keys_and_options_come_in_any_order() -> None:
+    """argparse takes no free word behind an option once it has some: `limit=2` was "unrecognized"."""
+    mixed = parsed("compare", "seed=1", "--dry-run", "limit=2", "--quiet", "behavior=refusal")
+    assert mixed == parsed("compare", "seed=1", "limit=2", "behavior=refusal", "--dry-run", "--quiet")
+    assert mixed["overrides"] == ["seed=1", "limit=2", "behavior=refusal"]
+
+
 def test_a_command_s_own_options_are_keys_too() -> None:
     plain = parsed("generate", "Will you?", "--behavior", "refusal", "--multipliers", "-2", "0", "2", "--layer", "3")
     for typed in (

@@ -55,9 +55,9 @@ def normalized(words: Sequence[str], parser: argparse.ArgumentParser) -> list[st
     while rest:
         word = rest.pop(0)
         if word == "--":
-            return [*reader.read, word, *rest]
+            return [*reader.words, word, *rest]
         reader.take(word, rest)
-    return reader.read
+    return reader.words
 
 
 def shown(word: str) -> str:
@@ -76,13 +76,21 @@ def _step(words: Sequence[str], parser: argparse.ArgumentParser, steps: argparse
 
 
 class _Reader:
-    """Reads word by word into `read`."""
+    """Reads word by word into `read`, and changes of the recipe into `changes` where nothing else stands free."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self.read: list[str] = []
+        self.changes: list[str] = []
         self.parser = parser
         self.options = {name: action for action in parser._actions for name in action.option_strings}
-        self.recipe = OVERRIDE in self.options or any(one.metavar == RECIPE_KEY for one in parser._actions)
+        free = [one for one in parser._actions if not one.option_strings]
+        self.recipe = OVERRIDE in self.options or any(one.metavar == RECIPE_KEY for one in free)
+        self.alone = [one.metavar for one in free] == [RECIPE_KEY]
+
+    @property
+    def words(self) -> list[str]:
+        """All of them; changes of the recipe together, since argparse takes no more of them behind an option."""
+        return [*self.changes, *self.read]
 
     def take(self, word: str, rest: list[str]) -> None:
         """Read a word, and those of `rest` that are its value."""
@@ -136,7 +144,9 @@ class _Reader:
             self.read.append(word)  # a question may hold an equals sign
 
     def _override(self, text: str) -> None:
-        self.read.append(f"{OVERRIDE}={text}" if OVERRIDE in self.options else text)
+        if OVERRIDE in self.options:
+            text = f"{OVERRIDE}={text}"
+        (self.changes if self.alone else self.read).append(text)
 
 
 def _command_name(parser: argparse.ArgumentParser) -> str:
