@@ -32,6 +32,11 @@ PLAIN = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gem
 """Families known to have just the usual linear layers: checked without importing transformers, which takes seconds."""
 
 
+EXPERTS = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+"""Names that peft takes for the fused weights of experts where a model has some: no hook can apply what it trains there,
+and the layers that still have these names, in dense blocks and shared experts, are left without an adapter."""
+
+
 def targets(model: nn.Module, asked: Asked, *, section: str = SECTION) -> list[str]:
     """The modules to adapt, as peft takes them: last names where these are clear, else full names.
 
@@ -154,11 +159,16 @@ def _linear_in_blocks(model: nn.Module, section: str) -> list[str]:
         raise UserError(
             f"{section}: no decoder blocks are found in {_family(model)}; take {section} out of bases"
         ) from None
+    left_out = EXPERTS if _has_fused_experts(model) else ()
     return [
         name
         for name, module in model.named_modules()
-        if id(module) in inside and isinstance(module, nn.Linear | Conv1D)
+        if id(module) in inside and isinstance(module, nn.Linear | Conv1D) and _last(name) not in left_out
     ]
+
+
+def _has_fused_experts(model: nn.Module) -> bool:
+    return any(weight.ndim == 3 and _last(name) == "gate_up_proj" for name, weight in model.named_parameters())
 
 
 def _embeddings(model: nn.Module) -> list[str]:
