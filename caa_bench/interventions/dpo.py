@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from caa_bench.interventions.peft_arm import PeftArm
@@ -113,6 +114,7 @@ def _trained(
     from trl import DPOConfig, DPOTrainer
 
     from caa_bench.interventions.fitting import current
+    from caa_bench.interventions.lora.training import training_arguments
 
     fitting = current()
 
@@ -126,26 +128,10 @@ def _trained(
             control.should_training_stop = fitting.stopping
 
     with tempfile.TemporaryDirectory() as scratch:
-        args = DPOConfig(
-            output_dir=scratch,
-            beta=config.beta,
-            num_train_epochs=config.epochs,
-            per_device_train_batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type="linear",
-            seed=config.seed,
-            data_seed=config.seed,
-            max_length=None,
-            use_cpu=model.device.type == "cpu",
-            bf16=False,
-            gradient_checkpointing=False,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            dataloader_pin_memory=model.device.type != "cpu",
+        on_cpu = model.device.type == "cpu"
+        args = training_arguments(
+            DPOConfig, Path(scratch), config=config, on_cpu=on_cpu, evaluate=False, beta=config.beta
         )
-        args._n_gpu = min(args.n_gpu, 1)
         trainer = Trainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
         trainer.remove_callback(PrinterCallback)  # it prints a dictionary to stdout, where tables go
         trainer.add_callback(Watcher())

@@ -33,8 +33,8 @@ PLAIN = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gem
 
 
 EXPERTS = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
-"""Names that peft takes for the fused weights of experts where a model has some: no hook can apply what it trains there,
-and the layers that still have these names, in dense blocks and shared experts, are left without an adapter."""
+"""Names that peft takes for the fused weights of experts where there are some: no hook can apply what it trains there.
+The layers that still have these names, in dense blocks and shared experts, are left without an adapter."""
 
 
 def targets(model: nn.Module, asked: Asked, *, section: str = SECTION) -> list[str]:

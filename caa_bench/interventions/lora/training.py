@@ -10,10 +10,10 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from caa_bench.interventions.fitting import Clock, Fitting, current
@@ -36,6 +36,8 @@ SATURATED = 0.01
 """Training stops after an epoch in which the held-out loss fell by less than this share of the least so far."""
 LOGGED_STEPS = 1
 """Of the optimizer, between two training losses that are told."""
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def split_held_out(pairs: Sequence[Pair], *, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -70,7 +72,8 @@ def train(
     fitting = current()
     _as_trl_reads_it(model)
     with fitting.room() as folder:
-        args = training_arguments(folder, config=config, on_cpu=model.device.type == "cpu", evaluate=bool(held_out))
+        on_cpu = model.device.type == "cpu"
+        args = training_arguments(SFTConfig, folder, config=config, on_cpu=on_cpu, evaluate=bool(held_out))
         trainer = _Trainer(
             model=model,
             args=args,
@@ -95,13 +98,20 @@ def train(
     }
 
 
-def training_arguments(folder: Path, *, config: Any, on_cpu: bool, evaluate: bool) -> SFTConfig:
-    """The trainer's arguments, for one device however many the machine shows.
+def training_arguments(
+    kind: type[Arguments], folder: Path, *, config: Any, on_cpu: bool, evaluate: bool, **own: Any
+) -> Arguments:
+    """A trainer's arguments, for one device however many the machine shows.
 
     With several, Trainer would multiply the batch by their number; the same recipe would train something else on
     another machine, under the same key.
+
+    Args:
+        kind: the trainer's own class of arguments.
+        config: a recipe section with `epochs`, `batch_size`, `learning_rate` and `seed`.
+        own: arguments that only this kind has.
     """
-    args = SFTConfig(
+    args = kind(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
@@ -122,6 +132,7 @@ def training_arguments(folder: Path, *, config: Any, on_cpu: bool, evaluate: boo
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=not on_cpu,
+        **own,
     )
     args._n_gpu = min(args.n_gpu, 1)
     return args
