@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from small_behavior import write_behavior
@@ -63,11 +64,12 @@ def test_in_a_terminal_no_line_is_left_open(capsys) -> None:
     assert capsys.readouterr().err == "fit lora_sft_positive on 40 pairs: 71.6 s\n"
 
 
-def batches(*treatments: int) -> list[Batch]:
-    """Batches of four items with so many conditions each."""
+def batches(*treatments: int, characters: int = 250) -> list[Batch]:
+    """Batches of four items with so many conditions each, whose prompts are of the usual length."""
+    items = tuple(SimpleNamespace(question="q" * characters) for _ in range(4))
     return [
         Batch(
-            key=str(number), evaluator=AnswerProbability(), items=tuple("abcd"), base=Unchanged(), dose=Condition(),
+            key=str(number), evaluator=AnswerProbability(), items=items, base=Unchanged(), dose=Condition(),
             treatments=(Treatment(cell=""),) * count,
         )
         for number, count in enumerate(treatments)
@@ -86,6 +88,16 @@ def test_a_file_hears_of_the_time_left_of_the_batches_from_the_first_minute_on(c
     assert re.fullmatch(r"  1 of 4 batches, about 61 s left, \d+\.\d GB", lines[0])  # 40 s x 3.03 / 2
     assert re.fullmatch(r"  3 of 4 batches, about 25 s left, \d+\.\d GB", lines[1])  # 100 s x 1.01 / 4.02
     assert len(lines) == 2
+
+
+def test_batches_of_short_questions_take_less_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """Behind 100 s of usual prompts, 50 characters cost half: 200 of 400 with the template, and a hundredth each."""
+    now = [0.0]
+    every = [*batches(1), *batches(1, characters=50)]
+    said = BatchProgress(every, every, terminal=False, clock=lambda: now[0])
+    now[0] = 100.0
+    said.finished(every[0])
+    assert "1 of 2 batches, about 50 s left" in capsys.readouterr().err  # 100 s x .51 / 1.01
 
 
 def test_a_continued_run_counts_its_own_time_and_a_short_one_says_nothing(capsys) -> None:
