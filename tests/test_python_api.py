@@ -362,7 +362,7 @@ def test_items_in_memory_are_a_behavior(kind: str, small: Small, here: Path) -> 
         given = {"train": ENTRIES[:16], "selection": ENTRIES[16:22], "test": ENTRIES[22:]}
     run = benchmark(small, behavior=given, args={"vectors": ()})
     sizes = [len(getattr(run.behavior, split)) for split in ("train", "selection", "test")]
-    assert sizes == ([16, 6, 14] if kind == "splits" else [22, 7, 7])
+    assert sizes == ([16, 6, 14] if kind == "splits" else [16, 0, 20])
     folder = run.compare().report().folder
     assert main(["check", "--recipe", str(folder / "recipe.yaml")]) == 0
     assert benchmark(small, behavior=given, args={"vectors": ()}).folder == folder
