@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from benchmarks.subject import Settings, Subject
@@ -28,7 +29,12 @@ CHANGES: dict[str, Callable[[Tensor, float], Change]] = {
 
 
 def changes(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """Every layer x (-1, 1) on 12 items with each kind of change: seconds, cost in additions, exactness of sharing."""
+    """Every layer x (-1, 1) on 12 items with each kind of change: seconds, cost in additions, exactness of sharing.
+
+    CPU seconds on one thread, since the ratios are near 1.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     items = subject.test[:ITEMS]
     sweeps = {
         name: [[Edit(layer, made(subject.vectors[layer], dose))] for layer in range(subject.layers) for dose in (-1, 1)]
@@ -37,12 +43,13 @@ def changes(subject: Subject, settings: Settings) -> dict[str, Any]:
     timed = interleaved(
         {name: partial(score, subject.model, items, sweep) for name, sweep in sweeps.items()},
         settings.repetitions,
-        clock=settings.clock,
+        clock="cpu",
     )
     apart = {}
     for name, sweep in sweeps.items():
         full = score(subject.model, items[:CHECKED], sweep, share_prefix=False).logits
         apart[name] = float((full - timed[name].result.logits[:CHECKED]).abs().max())
+    torch.set_num_threads(threads)
     return {
         "seconds": {name: one.median for name, one in timed.items()},
         "over additions": {name: ratio(one, timed["Add"]) for name, one in timed.items() if name != "Add"},

@@ -81,7 +81,7 @@ def _targets(results: Found) -> str:
         cost = _percent(steering[name]) if steering else NOT_MEASURED
         lines.append(f"| time that steering adds to generation ({name}) | at most 5% | {cost} |")
     costs = results["changes"]["over additions"].values() if "changes" in results else ()
-    dearest = _times(max(costs, key=lambda one: one["median"]) if costs else None)
+    dearest = _near_one(max(costs, key=lambda one: one["median"])) if costs else NOT_MEASURED
     lines.append(f"| a sweep of the dearest other edit, over one of additions | at most 1.3x | {dearest} |")
     work = f"{sweep['over bound']:.3f}" if sweep else NOT_MEASURED
     lines.append(f"| token-layers of the sweep, over the arithmetic bound | at most 1.1 | {work} |")
@@ -117,12 +117,14 @@ def _changes(results: Found) -> str:
     if not found:
         return ""
     lines = [
-        f"| `{name}` | {seconds:.2f} | {_times(found['over additions'][name]) if name != 'Add' else ''} | "
+        f"| `{name}` | {seconds:.2f} | {_near_one(found['over additions'].get(name))} | "
         f"{found['greatest difference'][name]:.1e} |"
         for name, seconds in found["seconds"].items()
     ]
     return (
-        "### Other edits than additions\n\nEvery layer x (-1, 1), 12 items, each kind of edit. The difference is of "
+        "### Other edits than additions\n\nEvery layer x (-1, 1), 12 items, each kind of edit; CPU seconds on one "
+        "thread. "
+        "The difference is of "
         "logits, between rows on a shared prefix and full forwards.\n\n"
         "| edit | seconds | over additions | greatest difference |\n|---|---|---|---|\n" + "\n".join(lines)
     )
@@ -262,6 +264,10 @@ def _ratio(found: Found | None, name: str) -> Found | None:
 
 def _times(found: Found | None) -> str:
     return f"{found['median']:.1f}x [{found['least']:.1f}, {found['most']:.1f}]" if found else NOT_MEASURED
+
+
+def _near_one(found: Found | None) -> str:
+    return f"{found['median']:.2f}x [{found['least']:.2f}, {found['most']:.2f}]" if found else ""
 
 
 def _percent(found: Found) -> str:
