@@ -198,6 +198,8 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def _called(function: Callable[..., Any], args: tuple[Any, ...], folder: str, env: dict[str, str]) -> None:
     assert "small_runs_warm" in sys.modules, "the server is cold"
+    # A suite that a shell runs in the background hands on that Ctrl-C is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.update(env)
     for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
