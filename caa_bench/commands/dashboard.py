@@ -32,9 +32,7 @@ class Dashboard(Command):
 
             with local_dashboard(project=options.project) as url, contextlib.suppress(KeyboardInterrupt):
                 print(f"{url}\nCtrl-C ends it", flush=True)
-                for_ever = threading.Event()
-                while not for_ever.wait(1.0):  # a signal that another thread took is seen at the next turn
-                    pass
+                threading.Event().wait()
             return 0
         from caa_bench.tracking.wandb_workspace import save_dashboard
 
