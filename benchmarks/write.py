@@ -81,7 +81,7 @@ def _targets(results: Found) -> str:
         cost = _percent(steering[name]) if steering else NOT_MEASURED
         lines.append(f"| time that steering adds to generation ({name}) | at most 5% | {cost} |")
     costs = results["changes"]["over additions"].values() if "changes" in results else ()
-    dearest = _near_one(max(costs, key=lambda one: one["median"])) if costs else NOT_MEASURED
+    dearest = _times(max(costs, key=lambda one: one["median"], default=None), digits=2)
     lines.append(f"| a sweep of the dearest other edit, over one of additions | at most 1.3x | {dearest} |")
     work = f"{sweep['over bound']:.3f}" if sweep else NOT_MEASURED
     lines.append(f"| token-layers of the sweep, over the arithmetic bound | at most 1.1 | {work} |")
@@ -116,8 +116,9 @@ def _changes(results: Found) -> str:
     found = results.get("changes")
     if not found:
         return ""
+    costs = found["over additions"]
     lines = [
-        f"| `{name}` | {seconds:.2f} | {_near_one(found['over additions'].get(name))} | "
+        f"| `{name}` | {seconds:.2f} | {_times(costs[name], digits=2) if name in costs else ''} | "
         f"{found['greatest difference'][name]:.1e} |"
         for name, seconds in found["seconds"].items()
     ]
@@ -262,12 +263,11 @@ def _ratio(found: Found | None, name: str) -> Found | None:
     return found.get("ratios", {}).get(name) if found else None
 
 
-def _times(found: Found | None) -> str:
-    return f"{found['median']:.1f}x [{found['least']:.1f}, {found['most']:.1f}]" if found else NOT_MEASURED
-
-
-def _near_one(found: Found | None) -> str:
-    return f"{found['median']:.2f}x [{found['least']:.2f}, {found['most']:.2f}]" if found else ""
+def _times(found: Found | None, *, digits: int = 1) -> str:
+    if not found:
+        return NOT_MEASURED
+    median, least, most = (f"{found[key]:.{digits}f}" for key in ("median", "least", "most"))
+    return f"{median}x [{least}, {most}]"
 
 
 def _percent(found: Found) -> str:

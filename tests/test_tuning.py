@@ -23,6 +23,7 @@ from caa_bench import CAA, Benchmark, BenchmarkArguments
 from caa_bench.__main__ import main
 from caa_bench.analysis.intervals import MIN_ITEMS
 from caa_bench.behaviors.behavior import load_behavior
+from caa_bench.behaviors.drawing import LEAST_ITEMS
 from caa_bench.errors import UserError
 from caa_bench.evaluators import AnswerProbability
 from caa_bench.interventions import Condition, Layers
@@ -30,7 +31,7 @@ from caa_bench.models.loading import Loading
 from caa_bench.models.model import ChatModel
 from caa_bench.runs.rows import RowStore, frame_of
 from caa_bench.runs.tuning_grid import Search, between, dose_of, first_layers, to_tune
-from caa_bench.runs.tuning_items import LEAST_ITEMS, items_line, search_items
+from caa_bench.runs.tuning_items import items_line, search_items
 from caa_bench.runs.tuning_record import tuning_lines
 
 FEW = {"report_to": (), "draws": 199}

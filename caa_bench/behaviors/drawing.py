@@ -11,8 +11,8 @@ from caa_bench.behaviors.items import Item, same_key
 SHARE = 0.2
 """Of a train split that is kept out of the fit where the data have no selection split."""
 FEWEST = 10
-INTERVAL = 20
-"""`analysis.intervals.MIN_ITEMS`: a test split with fewer items gives no interval."""
+LEAST_ITEMS = 20
+"""`analysis.intervals.MIN_ITEMS`, which neither data nor a dry run may import: fewer items give no interval."""
 SMALL = 30
 """From so many items on, the test split gets 20 of them."""
 
@@ -84,8 +84,8 @@ def draw_splits(items: Sequence[Item], *, seed: str) -> Thirds:
     """
     size = max(round(SHARE * len(items)), 1)
     wanted = {"test": size, "selection": size}
-    if size < INTERVAL and len(items) >= SMALL:
-        wanted = {"test": INTERVAL, "selection": 0}
+    if size < LEAST_ITEMS and len(items) >= SMALL:
+        wanted = {"test": LEAST_ITEMS, "selection": 0}
     split_of = _by_cluster(items, wanted, seed=seed)
     drawn = {split: _with_new_ids(items, split_of, split) for split in ("train", "selection", "test")}
     if len(items) < FEWEST or not all(drawn[split] for split in ("train", *(one for one in wanted if wanted[one]))):

@@ -140,7 +140,8 @@ def _balance(items: Sequence[Item]) -> str:
 
 def _too_few(behavior: Behavior) -> Iterator[str]:
     """What so few items cannot do, before a model is loaded for them."""
-    from caa_bench.runs.tuning_items import FEWEST, LEAST_ITEMS, search_items
+    from caa_bench.behaviors.drawing import LEAST_ITEMS
+    from caa_bench.runs.tuning_items import FEWEST, search_items
 
     if len(behavior.test) < LEAST_ITEMS:
         yield (
@@ -150,10 +151,10 @@ def _too_few(behavior: Behavior) -> Iterator[str]:
     found = search_items(behavior, limit=None)
     if len(found) < FEWEST:
         yield f"note: {len(found)} items to choose a layer and a dose on are fewer than {FEWEST}: none will be chosen"
-    elif train := len(found) - found.selection:
+    elif found.train:
         yield (
-            f"note: the selection split has {found.selection} items, so layer and dose are chosen on {train} training "
-            "items too; with 100 items or more it has 20 of its own"
+            f"note: the selection split has {found.selection} items, so layer and dose are chosen on {found.train} "
+            "training items too; with 100 items or more it has 20 of its own"
         )
 
 

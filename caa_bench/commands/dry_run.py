@@ -124,8 +124,7 @@ def _tuning(benchmark: Benchmark, layers: Layers) -> list[str]:
     if not wanted.vectors:
         return [wanted.why] if wanted.why else []
     cells, items = first_cells(first_fits(wanted.vectors), layers), search_items(behavior, limit=args.limit)
-    train = len(items) - items.selection
-    beside = f" and {train} of the training split" if train else ""
+    beside = f" and {items.train} of the training split" if items.train else ""
     return [
         f"tuning: first {cells} cells on {items.selection} items of the selection split{beside}, then finer doses at "
         "the best layers; they choose the layer and doses, the ones above are only defaults"

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from caa_bench.behaviors.drawing import LEAST_ITEMS
+
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
 
-LEAST_ITEMS = 20
-"""`analysis.intervals.MIN_ITEMS`, which a dry run must not import."""
 FEWEST = 10
 """With fewer, one item decides: nothing is searched for."""
 MOST = 50
@@ -36,12 +36,17 @@ class SearchItems:
     unseen: int = 0
     fitted: int = 0
 
+    @property
+    def train(self) -> int:
+        """How many are training items."""
+        return self.unseen + self.fitted
+
     def __len__(self) -> int:
-        return self.selection + self.unseen + self.fitted
+        return self.selection + self.train
 
     def facts(self) -> dict[str, int]:
         """For the record of the search, as JSON."""
-        return {"of_selection": self.selection, "of_train": self.unseen + self.fitted, "of_fitted": self.fitted}
+        return {"of_selection": self.selection, "of_train": self.train, "of_fitted": self.fitted}
 
 
 def search_items(behavior: Behavior, *, limit: int | None) -> SearchItems:
