@@ -20,8 +20,16 @@ from caa_bench.interventions import (
     ShuffledLabels,
     several_fits,
 )
+from caa_bench.interventions.bipo import BiPO
+from caa_bench.interventions.icv import ICV
+from caa_bench.interventions.iti import ITI
+from caa_bench.interventions.logistic import Logistic
+from caa_bench.interventions.mean_centring import MeanCentring
+from caa_bench.interventions.pair_vectors import Component
+from caa_bench.interventions.pca_centred import PCACentred
 from caa_bench.interventions.placebos import Placebo
-from caa_bench.interventions.vectors import letter_differences
+from caa_bench.interventions.repe_pca import RepePCA
+from caa_bench.interventions.vectors import SteeringVector, letter_differences
 
 
 @pytest.fixture
@@ -64,8 +72,10 @@ def test_shuffled_is_the_mean_difference_with_half_of_the_items_turned(
         halves |= {half, frozenset(items) - half}
         signs = torch.tensor([-1.0 if pair.item in half else 1.0 for pair in pairs])
         expected = (signs[:, None, None] * differences).mean(dim=0)
-        expected *= caa.fitted().norm(dim=-1, keepdim=True) / expected.norm(dim=-1, keepdim=True)
-        assert torch.allclose(vectors, expected, atol=1e-4)
+        assert torch.allclose(vectors, expected, atol=1e-5), "as long as labels that say nothing leave it"
+        one.vectors = vectors
+        shares = [float(a / b) for a, b in zip(vectors.norm(dim=-1), caa.fitted().norm(dim=-1), strict=True)]
+        assert one.shares() == pytest.approx(shares, rel=1e-4)
     assert len(halves) == 10, "no two draws divide the items in the same way"
 
 
@@ -126,13 +136,44 @@ def test_other_behaviors_are_their_own_vectors_at_the_norm_of_this_one(caa: CAA,
         OtherBehaviors(original=made).fit(chat.model, chat.tokenizer, measured.pairs())
 
 
+METHODS = [
+    CAA(normalize=("refusal", "sycophancy")), Logistic(), Logistic(norm="own"), MeanCentring(),
+    BiPO(epochs=1), BiPO(epochs=1, norm="own"), ITI(), RepePCA(), RepePCA(norm="own"), PCACentred(), ICV(),
+    ICV(norm="own"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("made", METHODS, ids=lambda one: f"{one.name}-{getattr(one.config, 'norm', 'raw')}")
+def test_a_shuffled_placebo_is_as_long_as_the_method_makes_it(made: SteeringVector) -> None:
+    """With no item exchanged it is the vector itself, of a component its length; CAA's length is a mean's of any labels.
+
+    A probe's weights (`norm: own`), a spread (`iti`) and the sum of steps (`bipo`) need not shrink with the labels.
+    """
+    chat, pairs = ChatModel.find("tiny"), load_behavior("refusal", max_pairs=32).pairs()
+    made.fit(chat.model, chat.tokenizer, pairs)
+    same = made.exchanged_vectors(chat.model, chat.tokenizer, pairs, exchanged=set())
+    assert torch.allclose(same.norm(dim=-1), made.fitted().norm(dim=-1), rtol=1e-3)
+    if not isinstance(made, (Component, ICV)):
+        assert torch.allclose(same, made.fitted(), atol=1e-4 * float(made.fitted().abs().max()))
+    placebo = ShuffledLabels(original=made)
+    placebo.fit(chat.model, chat.tokenizer, pairs)
+    if made.name != "iti" and getattr(made.config, "norm", "caa") == "caa":
+        caa = CAA()
+        caa.fit(chat.model, chat.tokenizer, pairs)
+        beside = ShuffledLabels(original=caa)
+        beside.fit(chat.model, chat.tokenizer, pairs)
+        assert placebo.shares() == pytest.approx(beside.shares(), rel=1e-4)
+        assert all(share is not None and share < 0.3 for share in placebo.shares())
+
+
 def test_every_draw_is_another_one_of_the_same_norm(caa: CAA, chat: ChatModel, behavior: Behavior) -> None:
     for cls in (RandomDirection, CovarianceDirection, ShuffledLabels, OrthogonalShuffle):
         made = drawn(cls(original=caa, draws=4), chat, behavior)
         again = drawn(cls(original=caa, draws=4), chat, behavior)
         for place, one in enumerate(made):
             assert torch.equal(one, again[place]), "the same seed draws the same"
-            assert torch.allclose(one.norm(dim=-1), caa.fitted().norm(dim=-1), rtol=1e-4)
+            if cls is not ShuffledLabels:
+                assert torch.allclose(one.norm(dim=-1), caa.fitted().norm(dim=-1), rtol=1e-4)
             assert all(torch.cosine_similarity(one, other)[1].abs() < 0.99 for other in made[:place])
 
 
@@ -163,6 +204,8 @@ def test_draws_are_measured_on_the_unchanged_model_alone_and_ranked(small: Small
     assert sorted({int(cell.fit) for cell in cells}) == list(range(1, 20)) and len(cells) == 38
     report = run.report()
     assert len(report.placebos) == 38 and (report.placebo_ranks["draws"] == 19).all()
+    shares = sorted(one.shares()[1] for one in run.interventions if isinstance(one, Placebo))
+    assert report.placebo_ranks["length"].tolist() == [shares[9], shares[9]], "the median of the 19 at layer 1"
     assert not (report.fits["vector"] == "shuffled").any() if len(report.fits) else True
     band = report.band.set_index("multiplier")
     for dose in (-8.0, 8.0):

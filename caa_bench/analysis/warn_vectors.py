@@ -65,7 +65,7 @@ def _own_lines(table: pd.DataFrame, vector: str) -> pd.DataFrame:
 
 
 def within_placebos(method: Method, facts: RunFacts) -> Found | None:
-    """An effect that placebos of the same norm have at the same dose."""
+    """An effect that placebos have at the same dose."""
     inside = method.shifts[method.shifts["within_placebo"].fillna(False).astype(bool)]
     if inside.empty:
         return None

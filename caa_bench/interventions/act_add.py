@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caa_bench.interventions.base import Condition
-from caa_bench.interventions.pair_vectors import PairVector, sizes
+from caa_bench.interventions.pair_vectors import PairVector, exchanged_mean, sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,13 +49,9 @@ class ActAdd(PairVector):
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """The mean difference at each of the first positions. [L, K, D]"""
-        found = self._differences(model, tokenizer, pairs, exchanged=set())
         activations = self.read_activations(model, tokenizer, pairs)
-        if self.config.norm == "caa":
-            lengths = activations.mean_difference().norm(dim=-1)
-            behind_first = found[:, 1:].norm(dim=-1).mean(dim=-1).clamp_min(1e-30)
-            found = found * (lengths / behind_first)[:, None, None]
-        self.vectors = found
+        found = self._differences(model, tokenizer, pairs, exchanged=set())
+        self.vectors = found = self._sized(found, activations.mean_difference())
         self.diagnostics = sizes(activations, pairs, vectors=found[:, 1:].norm(dim=-1).mean(dim=-1, keepdim=True))
 
     def exchanged_vectors(
@@ -66,7 +62,15 @@ class ActAdd(PairVector):
         turned = exchanged & set(used)
         if len(turned) in (0, len(used)):
             turned = set(used[::2])
-        return self._differences(model, tokenizer, pairs, exchanged=turned)
+        mean = exchanged_mean(self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
+        return self._sized(self._differences(model, tokenizer, pairs, exchanged=turned), mean)
+
+    def _sized(self, found: Tensor, mean: Tensor) -> Tensor:
+        """`found` [L, K, D], as long as the mean difference [L, D] where CAA's length is asked for. [L, K, D]"""
+        if self.config.norm == "own":
+            return found
+        behind_first = found[:, 1:].norm(dim=-1).mean(dim=-1).clamp_min(1e-30)
+        return found * (mean.norm(dim=-1) / behind_first)[:, None, None]
 
     def edits(self, condition: Condition) -> list[Edit] | None:
         """One addition a position: those of `first:k` hold at all positions before k too, so each is a difference."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caa_bench.errors import too_few
-from caa_bench.interventions.pair_vectors import PairVector, as_long_as, sizes
+from caa_bench.interventions.pair_vectors import PairVector, as_long_as, exchanged_mean, sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,16 +63,15 @@ class BiPO(PairVector):
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """One vector a layer, all layers at once. [L, D]"""
         activations = self.read_activations(model, tokenizer, pairs)
-        mean = activations.mean_difference()
-        found = self._learned(model, tokenizer, pairs, unit=mean.norm(dim=-1), exchanged=set())
-        self.vectors = as_long_as(found, mean) if self.config.norm == "caa" else found
+        self.vectors = self._learned(model, tokenizer, pairs, mean=activations.mean_difference(), exchanged=set())
         self.diagnostics = sizes(activations, pairs, vectors=self.vectors)
 
     def exchanged_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """Learned anew from the exchanged pairs: as much work as the fit itself. [L, D]"""
-        return self._learned(model, tokenizer, pairs, unit=self.fitted().norm(dim=-1), exchanged=exchanged)
+        mean = exchanged_mean(self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
+        return self._learned(model, tokenizer, pairs, mean=mean, exchanged=exchanged)
 
     def _learned(
         self,
@@ -80,13 +79,13 @@ class BiPO(PairVector):
         tokenizer: PreTrainedTokenizerBase,
         pairs: Pairs,
         *,
-        unit: Tensor,
+        mean: Tensor,
         exchanged: set[str],
     ) -> Tensor:
         """Vectors in the method's own length. [L, D]
 
         Args:
-            unit: what a step is measured in, a length a layer. [L]
+            mean: CAA's vector of these pairs, exchanged as they are; a step is a share of its length. [L, D]
             exchanged: ids of the items whose two answers change places.
         """
         import torch
@@ -111,12 +110,12 @@ class BiPO(PairVector):
                     want=sign * self.config.beta * toward[group],
                 )
                 rate = self.config.learning_rate * (1 - number / len(steps))
-                own = own - rate * unit[:, None] * adam.step(gradient)
+                own = own - rate * mean.norm(dim=-1, keepdim=True) * adam.step(gradient)
                 done += len(group)
                 fitting.step(done, total)
                 if done < total:
                     fitting.leave_if_asked()
-        return own
+        return as_long_as(own, mean) if self.config.norm == "caa" else own
 
 
 class _Adam:

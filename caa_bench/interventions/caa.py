@@ -160,9 +160,13 @@ class CAA(SteeringVector):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """The mean difference with the sign turned in these items: no forward where `activations` are still there."""
+        from caa_bench.interventions.pair_vectors import exchanged_mean, stand_in
+
         activations = self.activations or self.read_activations(model, tokenizer, pairs)
-        signs = [-1.0 if pair.item in exchanged else 1.0 for pair in self.own_pairs(pairs)]
-        return activations.mean_difference(signs=signs)
+        own = self.own_pairs(pairs)
+        if not self.config.normalize:
+            return exchanged_mean(activations, own, exchanged=exchanged)
+        return stand_in(self.fitted(), activations, own, exchanged=exchanged)
 
     def read_activations(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs

@@ -72,9 +72,9 @@ class ICV(SteeringVector):
     ) -> Tensor:
         """A component has no label but its sign: the mean difference of the exchanged pairs stands in for it. [L, D]"""
         from caa_bench.interventions.activations import read_activations
-        from caa_bench.interventions.pair_vectors import exchanged_mean
+        from caa_bench.interventions.pair_vectors import stand_in
 
-        return exchanged_mean(read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
+        return stand_in(self.fitted(), read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
 
     def edits(self, condition: Condition) -> list[Edit] | None:
         """One addition a block, each with the norm kept."""

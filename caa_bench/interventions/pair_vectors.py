@@ -102,7 +102,11 @@ class PairVector(SteeringVector):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """What the method gives where the two sides change places in some items. [L, D]"""
-        return self.directions(self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
+        activations = self.read_activations(model, tokenizer, pairs)
+        found = self.directions(activations, pairs, exchanged=exchanged)
+        if self.config.norm == "own":
+            return found
+        return as_long_as(found, exchanged_mean(activations, self.own_pairs(pairs), exchanged=exchanged))
 
     def read_activations(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs
@@ -136,12 +140,19 @@ class Component(PairVector):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """There is no such direction of other labels: the mean difference stands in for it. [L, D]"""
-        return exchanged_mean(self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
+        activations = self.read_activations(model, tokenizer, pairs)
+        return stand_in(self.fitted(), activations, self.own_pairs(pairs), exchanged=exchanged)
 
 
 def exchanged_mean(activations: PairActivations, pairs: Pairs, *, exchanged: set[str]) -> Tensor:
     """The mean difference where the two sides change places in these items. [L, D]"""
     return activations.mean_difference(signs=[-1.0 if pair.item in exchanged else 1.0 for pair in pairs])
+
+
+def stand_in(vectors: Tensor, activations: PairActivations, pairs: Pairs, *, exchanged: set[str]) -> Tensor:
+    """The mean difference of exchanged pairs, scaled as `vectors` are to the mean difference of the pairs. [L, D]"""
+    scale = vectors.norm(dim=-1, keepdim=True) / activations.mean_difference().norm(dim=-1, keepdim=True)
+    return scale * exchanged_mean(activations, pairs, exchanged=exchanged)
 
 
 def as_long_as(directions: Tensor, lengths: Tensor) -> Tensor:

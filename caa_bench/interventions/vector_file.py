@@ -119,10 +119,9 @@ class VectorFile(PairVector):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """A file has no labels to shuffle: CAA's vector of the exchanged pairs stands in for it. [L, D]"""
-        from caa_bench.interventions.pair_vectors import exchanged_mean
+        from caa_bench.interventions.pair_vectors import stand_in
 
-        found = exchanged_mean(self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
-        return found * (self.fitted().norm(dim=-1, keepdim=True) > 0)
+        return stand_in(self.fitted(), self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
 
     def settings(self) -> dict[str, Any]:
         """With the file's content in the place of its name."""

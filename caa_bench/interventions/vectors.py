@@ -70,7 +70,7 @@ class SteeringVector(Intervention):
     def exchanged_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
-        """What this method gives where "matching" and "other" are exchanged in some items. [L, D]
+        """What this method gives, and as long as it then is, where some items' two answers change places. [L, D]
 
         Args:
             exchanged: ids of these items.

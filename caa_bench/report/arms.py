@@ -128,7 +128,7 @@ def verdict_words(verdict: str, tags: Sequence[str]) -> str:
 
 
 def beyond_placebos(report: Report, shift: Mapping[str, Any]) -> str:
-    """The rank of a vector alone among its placebos of the same norm, of several kinds those it stands out from least.
+    """The rank of a vector alone among its placebos, of several kinds those it stands out from least.
 
     `beyond all 19 shuffled placebos, p = .05`; "" where no placebo ran, there are too few draws or items to say, or the
     effect itself is not told apart from 0.

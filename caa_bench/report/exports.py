@@ -145,8 +145,8 @@ def _placebos(report: Report) -> Iterator[str]:
     if len(kinds):
         named = " and ".join(f"{draws} {kind}" for kind, draws in kinds.items())
         yield (
-            f"The vector alone was ranked among {named} placebo vectors of its norm, p = (1 + those as large) / (1 + "
-            "draws)."
+            f"The vector alone was ranked among {named} placebo vectors, p = (1 + those as large) / (1 + draws); "
+            "shuffled ones are as long as the method makes them, the others as long as the vector."
         )
 
 

@@ -115,8 +115,13 @@ class Report(Tables):
 
     @cached_property
     def placebo_ranks(self) -> pd.DataFrame:
-        """The rank of each vector among its placebos, a line a kind, layer and dose (placebos.csv)."""
-        return placebo_ranks(self.measured("shifts"), self.measured("placebos"))
+        """The rank of each vector among its placebos, a line a kind, layer and dose (placebos.csv).
+
+        `length`: the placebos' median length over the vector's; missing where they have its own.
+        """
+        ranks = placebo_ranks(self.measured("shifts"), self.measured("placebos"))
+        at = zip(ranks["placebo"], ranks["layer"], strict=True)
+        return ranks.assign(length=pd.array([self.record.placebo_length(*one) for one in at], dtype="Float64"))
 
     @cached_property
     def matched(self) -> pd.DataFrame:

@@ -239,8 +239,11 @@ VERDICTS = {
     "log-odds only": ("", "p(matching) moves by less than .05"),
     "saturated": ("", "more than half of the items lie beyond 8 log-odds"),
     "opposite in words": ("", "the written answers move significantly the other way"),
-    "beyond placebos": ("", "it moves more than every placebo vector of equal norm, by the interval of the difference"),
-    "within placebos": ("", "a placebo vector of equal norm moves as much"),
+    "beyond placebos": (
+        "",
+        "at most 1 in 20 vectors that mean nothing would move as much (its rank among its placebos: p)",
+    ),
+    "within placebos": ("", "one of its placebo vectors moves as much"),
 }
 """Every verdict and tag: the word of its chip ("" for a tag), and what it means."""
 

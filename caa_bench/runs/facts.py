@@ -11,6 +11,7 @@ from caa_bench.behaviors.choice import language_warning
 from caa_bench.behaviors.items import Item, longer_matching, set_key, text_key
 from caa_bench.evaluators import AnswerProbability, Evaluator
 from caa_bench.interventions import Intervention
+from caa_bench.interventions.placebos import Placebo
 from caa_bench.interventions.vectors import SteeringVector
 from caa_bench.models.layers import Layers
 from caa_bench.recipe import BenchmarkArguments
@@ -57,7 +58,17 @@ def run_facts(
             for one in interventions
             if isinstance(one, SteeringVector) and one.diagnostics and one.key == one.label  # the pairs of every fit
         },
+        "lengths": _lengths(interventions),
     }
+
+
+def _lengths(interventions: Sequence[Intervention]) -> dict[str, list[list[float | None]]]:
+    """Of placebos with a length of their own: draw by draw, that length over the original's in each layer."""
+    found: dict[str, list[list[float | None]]] = {}
+    for one in interventions:
+        if isinstance(one, Placebo) and one.own_length:
+            found.setdefault(one.label, []).append(one.shares())
+    return found
 
 
 def _text(item: Item) -> dict[str, Any]:

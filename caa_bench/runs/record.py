@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from caa_bench.analysis.estimates import Resampling
@@ -50,6 +51,8 @@ class RunRecord:
         batches: keys of the planned batches.
         artifacts: label (of a further fit `label@number`) -> the folder that it was kept in.
         diagnostics: label -> one entry a layer, of vectors that were made from pairs.
+        lengths: placebo -> draw by draw, its length over its original's in each layer; of those with a length of
+            their own.
         asked: evaluator -> `n` and `key` of the questions asked.
         items: item -> key of its text; None where the run did not record it.
         texts: item -> `question`, `options` in the given order, and the index of the `matching` one; empty where not
@@ -79,6 +82,7 @@ class RunRecord:
     batches: tuple[str, ...]
     artifacts: Mapping[str, str]
     diagnostics: Mapping[str, Any]
+    lengths: Mapping[str, Sequence[Sequence[float | None]]]
     asked: Mapping[str, Mapping[str, Any]]
     items: Mapping[str, str] | None
     texts: Mapping[str, Mapping[str, Any]]
@@ -127,7 +131,7 @@ class RunRecord:
             warnings=tuple(map(str, facts["warnings"])),
             **{
                 name: facts.get(name, {})
-                for name in ("artifacts", "diagnostics", "asked", "texts", "longer", "layers", "tuning")
+                for name in ("artifacts", "diagnostics", "lengths", "asked", "texts", "longer", "layers", "tuning")
             },
             **{name: manifest[name] for name in ("status", "test_opened", "recipe_key", "versions")},
             version_changes=tuple(map(str, manifest["version_changes"])),
@@ -164,6 +168,18 @@ class RunRecord:
         return tuple(
             label for label in self.vectors if (self.arms[label].name if label in self.arms else label) == name
         )
+
+    def placebo_length(self, label: str, layer: float | None) -> float | None:
+        """The median length of a placebo's draws over its original's; None where the two are equally long, or unknown.
+
+        Args:
+            layer: that is steered; None: every layer is.
+        """
+        if layer is None or layer != layer:
+            return None
+        found = [draw[int(layer)] for draw in self.lengths.get(label, ())]
+        known = [share for share in found if share is not None]
+        return median(known) if known else None
 
     def placebo_of(self, label: str) -> str:
         """Whose placebo an intervention is; "" for a real one."""

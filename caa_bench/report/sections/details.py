@@ -135,7 +135,7 @@ class Placebos(Section):
     """The rank of the headline vector among its placebos."""
 
     name = "placebos"
-    title = "Placebo vectors of equal norm"
+    title = "Placebo vectors"
     order = 150
     needs = ("placebos",)
 
@@ -147,6 +147,7 @@ class Placebos(Section):
             LAYER,
             DOSE,
             Column(name="draws", form=words.count),
+            Column(name="length", form=words.number),
             Column(name="shift", label="effect", form=words.signed),
             Column(name="largest", label="largest placebo", form=words.number),
             Column(name="larger", label="as large", form=words.count),
@@ -154,7 +155,8 @@ class Placebos(Section):
         )
         caption = (
             "Log-odds. p = (1 + placebos as large) / (1 + draws); a vector that means nothing reaches a p of .05 in at "
-            "most 5% of runs, at any one dose"
+            "most 5% of runs, at any one dose. Length: the median placebo's over the vector's, where shuffled labels "
+            "decide it; the other kinds have the vector's norm"
         )
         ranks, chosen = report.placebo_ranks, report.headline
         frame = ranks[(ranks["vector"] == chosen.vector) & (ranks["layer"] == chosen.layer)]
