@@ -10,7 +10,10 @@ import torch
 from small_runs import Small
 
 from caa_bench import CAA, Benchmark, BenchmarkArguments, ChatModel
-from caa_bench.behaviors.behavior import Behavior, load_behavior
+from caa_bench.behaviors.behavior import Behavior, load_behavior, variants
+from caa_bench.engine.changes import Add
+from caa_bench.engine.edit import Edit
+from caa_bench.engine.score import score
 from caa_bench.errors import UserError
 from caa_bench.interventions import (
     CovarianceDirection,
@@ -27,7 +30,7 @@ from caa_bench.interventions.logistic import Logistic
 from caa_bench.interventions.mean_centring import MeanCentring
 from caa_bench.interventions.pair_vectors import Component
 from caa_bench.interventions.pca_centred import PCACentred
-from caa_bench.interventions.placebos import Placebo
+from caa_bench.interventions.placebos import ENOUGH, Placebo
 from caa_bench.interventions.repe_pca import RepePCA
 from caa_bench.interventions.vectors import SteeringVector, letter_differences
 
@@ -145,7 +148,7 @@ METHODS = [
 
 @pytest.mark.parametrize("made", METHODS, ids=lambda one: f"{one.name}-{getattr(one.config, 'norm', 'raw')}")
 def test_a_shuffled_placebo_is_as_long_as_the_method_makes_it(made: SteeringVector) -> None:
-    """With no item exchanged it is the vector itself, of a component its length; CAA's length is a mean's of any labels.
+    """With no item exchanged it is the vector itself, of a component its length; `norm: caa` shrinks as CAA does.
 
     A probe's weights (`norm: own`), a spread (`iti`) and the sum of steps (`bipo`) need not shrink with the labels.
     """
@@ -220,3 +223,45 @@ def test_a_placebo_of_several_fits_stands_beside_the_first() -> None:
     made = several_fits([caa, ShuffledLabels(original=caa, draws=3)], count=2)
     assert [one.key for one in made] == ["caa", "shuffled", "shuffled@2", "shuffled@3", "caa@2"]
     assert len({id(one.original) for one in made if isinstance(one, Placebo)}) == 1
+
+
+def null_ranks(chat: ChatModel, behavior: Behavior, *, layer: int, push: float, items: int, nulls: int) -> list[int]:
+    """Of vectors from shuffled labels: how many of 19 other shuffles of the same pairs move the model as far.
+
+    Args:
+        push: the null vector's length when it is added, over the median activation's: the dose is chosen so, and its
+            placebos, which have lengths of their own, get the same multiplier.
+    """
+    caa, rng = CAA(), np.random.default_rng(3)
+    pairs = behavior.pairs()
+    caa.fit(chat.model, chat.tokenizer, pairs)
+    names = list(dict.fromkeys(pair.item for pair in pairs))
+    residual = next(line["residual_norm"] for line in caa.diagnostics if line["layer"] == layer)
+    assert residual is not None
+
+    def of(turned: set[str]) -> torch.Tensor:
+        return caa.exchanged_vectors(chat.model, chat.tokenizer, pairs, exchanged=turned)[layer]
+
+    def half() -> set[str]:
+        return set(rng.choice(names, size=len(names) // 2, replace=False).tolist())
+
+    asked = [(item, order) for item in behavior.test[:items] for order in variants(item)]
+    prompts = [chat.choice_prompt([{"role": "user", "content": one.question}], one.letters) for _, one in asked]
+    toward = torch.tensor([1.0 if one.matching == 0 else -1.0 for _, one in asked])
+    found = []
+    for _ in range(nulls):
+        vectors = [of(half()) for _ in range(1 + ENOUGH)]
+        dose = push * residual / float(vectors[0].norm())
+        scores = score(chat.model, prompts, [[], *([Edit(layer, Add(dose * one))] for one in vectors)]).logits
+        odds = (toward[:, None] * (scores[..., 0] - scores[..., 1])).mean(dim=0)
+        size = (odds[1:] - odds[0]).abs()
+        found.append(int((size[1:] >= size[0]).sum()))
+    return found
+
+
+@pytest.mark.slow
+def test_a_vector_of_labels_that_say_nothing_is_beyond_its_shuffled_placebos_at_the_stated_rate() -> None:
+    """One of 20 by chance, also though its own dose follows from its own length and theirs do not."""
+    ranks = null_ranks(ChatModel.find("tiny"), load_behavior("refusal"), layer=3, push=0.2, items=20, nulls=60)
+    assert ranks.count(0) <= 8, "more than 8 of 60 come about by chance in 1 of 100 runs"
+    assert ranks.count(19) <= 8 and len(set(ranks)) > 10, "and the ranks are spread evenly"

@@ -121,7 +121,7 @@ class Report(Tables):
         """
         ranks = placebo_ranks(self.measured("shifts"), self.measured("placebos"))
         at = zip(ranks["placebo"], ranks["layer"], strict=True)
-        return ranks.assign(length=pd.array([self.record.placebo_length(*one) for one in at], dtype="Float64"))
+        return ranks.assign(length=pd.Series([self.record.placebo_length(*one) for one in at], dtype=float))
 
     @cached_property
     def matched(self) -> pd.DataFrame:
