@@ -20,9 +20,18 @@ from caa_bench.engine.generate import generate
 from caa_bench.engine.positions import batch_of
 from caa_bench.engine.score import score
 from caa_bench.errors import UserError
-from caa_bench.interventions import Condition, Intervention, LoraSFT, SystemPrompt, registry
+from caa_bench.interventions import (
+    Condition,
+    CovarianceDirection,
+    Intervention,
+    LoraSFT,
+    OrthogonalShuffle,
+    RandomDirection,
+    ShuffledLabels,
+    SystemPrompt,
+    registry,
+)
 from caa_bench.interventions.card import card
-from caa_bench.interventions.placebos import CovarianceDirection, OrthogonalShuffle, RandomDirection, ShuffledLabels
 from caa_bench.interventions.readings import shared_readings
 from caa_bench.interventions.stack import SteeredBase
 from caa_bench.models.blocks import blocks

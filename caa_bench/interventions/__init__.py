@@ -13,14 +13,9 @@ from caa_bench.interventions.caa import CAA
 from caa_bench.interventions.full_sft import FullSFT
 from caa_bench.interventions.lora_sft import LoraSFT
 from caa_bench.interventions.none import Unchanged
-from caa_bench.interventions.placebos import (
-    CovarianceDirection,
-    OrthogonalShuffle,
-    Placebo,
-    RandomDirection,
-    ShuffledLabels,
-)
+from caa_bench.interventions.placebos import CovarianceDirection, Placebo, RandomDirection
 from caa_bench.interventions.placebos_other import OtherBehaviors
+from caa_bench.interventions.placebos_shuffled import OrthogonalShuffle, ShuffledLabels
 from caa_bench.interventions.stack import Stack
 from caa_bench.interventions.system_prompt import SystemPrompt
 from caa_bench.models.layers import Layers
