@@ -163,7 +163,8 @@ def test_its_placebo_acts_as_it_does_along_another_direction(
             placebo.fit(ground.model, tokenizer(), ground.behavior.pairs())
         return
     placebo.fit(ground.model, tokenizer(), ground.behavior.pairs())
-    torch.testing.assert_close(placebo.vectors.norm(dim=-1), arm.vectors.norm(dim=-1), rtol=1e-4, atol=1e-6)
+    if cls is not ShuffledLabels:  # which has the length that the method makes of such labels
+        torch.testing.assert_close(placebo.vectors.norm(dim=-1), arm.vectors.norm(dim=-1), rtol=1e-4, atol=1e-6)
     assert not torch.allclose(placebo.vectors, arm.vectors, atol=1e-3)
     places = [[(edit.layer, edit.site, edit.positions, type(edit.change)) for edit in one.edits(DOSE)]
               for one in (placebo, arm)]  # fmt: skip
