@@ -117,7 +117,7 @@ class Report(Tables):
     def placebo_ranks(self) -> pd.DataFrame:
         """The rank of each vector among its placebos, a line a kind, layer and dose (placebos.csv).
 
-        `length`: the placebos' median length over the vector's; missing where they have its own.
+        `length`: the placebos' median length over the vector's.
         """
         ranks = placebo_ranks(self.measured("shifts"), self.measured("placebos"))
         at = zip(ranks["placebo"], ranks["layer"], strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,14 +171,18 @@ class RunRecord:
         )
 
     def placebo_length(self, label: str, layer: float | None) -> float | None:
-        """The median length of a placebo's draws over its original's; None where the two are equally long, or unknown.
+        """The median length of a placebo's draws over its original's: 1 where it has that one's norm.
 
         Args:
-            layer: that is steered; None: every layer is.
+            layer: that is steered; None or NaN: all are, and so it is the median over them.
+
+        Returns:
+            None where the original has no length there.
         """
-        if layer is None or layer != layer:
-            return None
-        found = [draw[int(layer)] for draw in self.lengths.get(label, ())]
+        if label not in self.lengths:
+            return 1.0
+        one = None if layer is None or math.isnan(layer) else int(layer)
+        found = [share for draw in self.lengths[label] for share in (draw if one is None else (draw[one],))]
         known = [share for share in found if share is not None]
         return median(known) if known else None
 

@@ -155,8 +155,8 @@ class Placebos(Section):
         )
         caption = (
             "Log-odds. p = (1 + placebos as large) / (1 + draws); a vector that means nothing reaches a p of .05 in at "
-            "most 5% of runs, at any one dose. Length: the median placebo's over the vector's, where shuffled labels "
-            "decide it; the other kinds have the vector's norm"
+            "most 5% of runs, at any one dose. Length: the median placebo's over the vector's; shuffled ones "
+            "are as long as such labels leave them"
         )
         ranks, chosen = report.placebo_ranks, report.headline
         frame = ranks[(ranks["vector"] == chosen.vector) & (ranks["layer"] == chosen.layer)]
