@@ -16,10 +16,11 @@ from trl import SFTConfig, SFTTrainer
 
 from caa_bench.interventions.fitting import current
 from caa_bench.interventions.lora.watched import AdapterAlone, losses, run
-from caa_bench.models.blocks import base_model, text_config
+from caa_bench.models.blocks import text_config
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from caa_bench.behaviors.behavior import Pair
@@ -66,7 +67,7 @@ def train(
         SystemExit: stopped by the user; the state is kept.
     """
     fitting = current()
-    _as_trl_reads_it(model)
+    _as_trl_reads_it(model.get_base_model())
     with fitting.room() as folder:
         on_cpu = model.device.type == "cpu"
         args = training_arguments(SFTConfig, folder, config=config, on_cpu=on_cpu, evaluate=bool(held_out))
@@ -126,12 +127,12 @@ def training_arguments(
     return args
 
 
-def _as_trl_reads_it(model: PeftModel) -> None:
+def _as_trl_reads_it(whole: nn.Module) -> None:
     """Names that trl looks for and some families have otherwise; `leaves_no_trace` takes them away again.
 
     The number of experts (Granite, PhiMoE), that there are none (Doge), and the part in front of the head (Llama 4).
     """
-    config, whole = text_config(model), base_model(model)
+    config = text_config(whole)
     if not hasattr(config, "num_experts") and hasattr(config, "num_local_experts"):
         config.num_experts = config.num_local_experts
     if getattr(config, "is_moe", True) is False:
