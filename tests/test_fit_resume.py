@@ -66,10 +66,10 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     return of
 
 
-# Pairs that are done when it is killed: of 24 (caa), 2 x 22 (lora_sft, two are held out) and 2 x 24 (the others; bipo
-# reads the 24 first).
-MIDDLE = {"caa": 4, "bipo": 30, "lora_sft": 30, "dpo": 30, "orpo": 30, "full_sft": 24}
-LIKE_A_LORA = ("dpo", "orpo", "full_sft")  # they stop as it does
+# Pairs that are done when it is killed: of 24 (caa), 2 x 22 (lora_sft and soft_prompt, two are held out) and 2 x 24
+# (the others; bipo reads the 24 first).
+MIDDLE = {"caa": 4, "bipo": 30, "lora_sft": 30, "dpo": 30, "orpo": 30, "soft_prompt": 30, "full_sft": 24}
+LIKE_A_LORA = ("dpo", "orpo", "soft_prompt", "full_sft")  # they stop as it does
 NAMES = ["caa", "bipo", "lora_sft", *(pytest.param(name, marks=pytest.mark.slow) for name in LIKE_A_LORA)]
 ALL = ["caa", "bipo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora_sft", *LIKE_A_LORA))]
 

@@ -31,8 +31,8 @@ class SoftPrompt(PeftArm):
 
     Variant `positive` learns the matching answers, `negative` the others, on the rows of `lora_sft` and with its loss.
     The places are virtual tokens of the prompt, so that positions, the shared prefix and what stands on top are exact;
-    as a base it costs what a system prompt of k tokens does. It has no dose. Begins at embeddings of tokens from the
-    training questions (the paper's best but one start). Kept in peft's format: `PeftModel.from_pretrained` reads it.
+    as a base it costs what a system prompt of k tokens does. It has no dose. It begins as embeddings of tokens from the
+    training questions (section 3.2: "sampled vocabulary"). Kept in peft's format: `PeftModel.from_pretrained` reads it.
 
     Example:
         >>> from caa_bench.interventions.soft_prompt import SoftPrompt
@@ -121,6 +121,9 @@ class SoftPrompt(PeftArm):
 
         if self.adapter is None:
             raise RuntimeError(f"{self.label} has no embeddings yet: call fit(...) or load(folder) first")
+        if not condition.multiplier:  # nothing of it
+            yield model
+            return
         may_pad(model)  # tried once a model, on words that are no prompt of anybody's
         module: Any = base_model(model)
         with tracked(model) as positions:
