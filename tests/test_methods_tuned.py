@@ -10,17 +10,22 @@ import peft
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
+from method_settings import config_of
 from random_models import random_model
 from small_behavior import write_behavior
 
 from caa_bench.behaviors.behavior import Pairs, load_behavior
+from caa_bench.engine.generate import generate
+from caa_bench.engine.positions import batch_of
 from caa_bench.engine.score import score
-from caa_bench.interventions import Condition, Intervention, registry
+from caa_bench.errors import UserError
+from caa_bench.interventions import CAA, Condition, Intervention, registry
+from caa_bench.interventions.card import card
 from caa_bench.interventions.orpo import ORPO
 from caa_bench.interventions.soft_prompt import SoftPrompt
 from caa_bench.interventions.vectors import letter_prompts
 from caa_bench.models.layers import Layers
-from caa_bench.models.prompts import ChoicePrompt, choice_prompt
+from caa_bench.models.prompts import ChoicePrompt, choice_prompt, show_tokens
 
 LAYERS = Layers(count=3, default=1, hidden=32)
 
@@ -104,6 +109,49 @@ def test_a_trl_without_orpo_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert ORPO().check(LAYERS) == [
         "orpo: the installed trl has no trl.experimental.elsewhere; install trl 1.16, or leave it out"
     ]
+
+
+def test_a_soft_prompt_says_whose_prompts_it_needs(pairs: Pairs) -> None:
+    plain, arm = model(), soft()
+    with arm.attach(plain, Condition()), pytest.raises(ValueError, match=r"name the prompts: batch_of\(prompts\)"):
+        plain(torch.tensor([[5, 6, 7]]))
+    shown = show_tokens(tokenizer(), asked(arm, pairs)[0])
+    assert shown.startswith("[soft_prompt_positive 0] [soft_prompt_positive 1]")
+    with pytest.raises(UserError, match=r"a text holds U\+FDD1, which is no character"):
+        choice_prompt(tokenizer(), [{"role": "user", "content": "\ufdd1soft_prompt_positive\ufdd1"}], "AB")
+
+
+ARMS = ["orpo", "soft_prompt"]
+MATRIX = ["llama", *(pytest.param(family, marks=pytest.mark.slow) for family in ("qwen2", "gpt_neox", "gemma"))]
+
+
+@pytest.mark.parametrize("family", MATRIX)
+@pytest.mark.parametrize("name", ARMS)
+def test_fitted_kept_scored_spoken_and_under_a_vector(name: str, family: str, pairs: Pairs, tmp_path: Path) -> None:
+    """On every family: what is read back acts alike, as rows under CAA as in a plain forward, in scoring and words."""
+    plain, cls = model(family), registry()[name]
+    arm, caa = cls(config_of(cls, folder=tmp_path), variant="positive"), CAA()
+    for one in (arm, caa):
+        one.fit(plain, tokenizer(), pairs)
+    arm.save_pretrained(tmp_path / "kept")
+    again = Intervention.from_pretrained(tmp_path / "kept")
+    assert arm.acts in card(again)
+    dose, prompts = Condition(layer=1, multiplier=3.0), asked(arm, pairs)
+    edits = caa.edits(dose)
+    with again.attach(plain, Condition()):
+        found = score(plain, prompts, [[], edits]).logits
+        words, slow = (
+            generate(plain, prompts, [[], edits], max_new_tokens=4, stop_ids=[], share_prefix=share)
+            for share in (True, False)
+        )
+    assert words == slow
+    for n, prompt in enumerate(prompts):
+        with arm.attach(plain, Condition()), caa.attach(plain, dose), batch_of([prompt]), torch.no_grad():
+            said = plain(torch.tensor([prompt.ids])).logits[0, -1, list(prompt.candidates)]
+        torch.testing.assert_close(found[n, 1], said, atol=1e-4, rtol=1e-5)
+    without = score(plain, asked(Intervention(), pairs), [[]]).logits
+    assert float((found[:, :1] - without).abs().max()) > 0.01
+    assert float((found[:, 0] - found[:, 1]).abs().max()) > 1e-3
 
 
 FAMILIES = ["llama", "qwen2", "gpt_neox", "gemma", "gemma3", "gpt2"]
