@@ -11,10 +11,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from fit_process import fit_one, made
 from small_runs import Command, Small, start_call
+from torch import Tensor
 
 from caa_bench.behaviors.behavior import load_behavior
+from caa_bench.interventions import ShuffledLabels
 from caa_bench.interventions.fitting import Fitting, current, during
 from caa_bench.interventions.lora.watched import newest_checkpoint, saturated
 from caa_bench.models.model import ChatModel
@@ -142,6 +145,33 @@ def test_stopped_after_every_step_in_turn_it_ends_in_the_same_bytes(name: str, s
             fitted(folder)
         assert {path.name: path.read_bytes() for path in (folder / "artifact").iterdir()} == expected, stop_at
     assert left, "it was never stopped"
+
+
+def test_a_shuffled_placebo_of_bipo_goes_on_too_and_not_from_another_draw(small: Small, tmp_path: Path) -> None:
+    chat, pairs = ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()
+    bipo = made("bipo", batch_size=6)
+    bipo.fit(chat.model, chat.tokenizer, pairs)
+
+    def drawn(number: int, *, stop_at: int | None = None, folder: Path | None = tmp_path) -> tuple[Tensor, list[int]]:
+        placebo, stop, told = ShuffledLabels(original=bipo, draws=2).every_draw()[number], Stop(), list[int]()
+
+        def tell(done: int, total: int, note: str) -> None:
+            told.append(done)
+            if done == stop_at:
+                stop.request(signal.SIGINT, None)
+
+        with during(Fitting(folder=folder, tell=tell, stop=stop)):
+            placebo.fit(chat.model, chat.tokenizer, pairs)
+        return placebo.fitted(), told
+
+    whole = [drawn(number, folder=None) for number in (0, 1)]
+    assert not torch.equal(whole[0][0], whole[1][0])
+    with pytest.raises(SystemExit):
+        drawn(0, stop_at=whole[0][1][3])
+    assert drawn(1)[1] == whole[1][1], "another draw's state is not its own"
+    vectors, told = drawn(0)
+    assert told == whole[0][1][4:]
+    assert torch.equal(vectors, whole[0][0])
 
 
 def test_the_second_signal_names_the_pair(capsys) -> None:

@@ -53,16 +53,25 @@ class ORPO(PreferenceTuned):
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
         from trl.experimental.utils import DPODataCollatorWithPadding
 
+        from caa_bench.interventions.lora.rows import IGNORED
         from caa_bench.interventions.lora.watched import AdapterAlone
-
-        class Trainer(AdapterAlone, ORPOTrainer):
-            def concatenated_forward(self, model: Any, batch: Any) -> tuple[Any, ...]:
-                chosen, rejected, *logits, _ = (found := super().concatenated_forward(model, batch))[:5]
-                return (chosen, rejected, *logits, -chosen.mean(), *found[5:])
 
         ready = _Ready(_both(row) for row in rows)
         longest = max(len(ids) for row in ready for ids in row.values())  # asked for, although nothing is cut
         padding = tokenizer.pad_token_id or 0  # masked
+
+        class Trainer(AdapterAlone, ORPOTrainer):
+            def concatenated_forward(self, model: Any, batch: Any) -> tuple[Any, ...]:
+                """Mean log p of both answers, their logits, and the chosen one's loss; no logits of the prompt."""
+                both = self.concatenated_inputs(batch, padding_value=padding, device=self.accelerator.device)
+                ids, mask, labels = (both[f"concatenated_{name}"] for name in ("input_ids", "attention_mask", "labels"))
+                begins = int((labels != IGNORED).int().argmax(dim=1).min())  # the first answer of the batch
+                kept = ids.shape[1] - begins + 1  # and the position that predicts it
+                logits = model(ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
+                log_p = self.get_batch_logps(logits[:, -kept:], labels[:, -kept:], average_log_prob=True)
+                chosen, rejected = log_p.chunk(2)
+                return (chosen, rejected, *logits.chunk(2), -chosen.mean())
+
         args = self.arguments(
             ORPOConfig, folder, model, remove_unused_columns=False, max_length=longest, padding_value=padding
         )
