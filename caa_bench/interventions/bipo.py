@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from caa_bench.errors import too_few
 from caa_bench.interventions.layer_adam import LayerAdam
-from caa_bench.interventions.pair_vectors import PairVector, as_long_as, sizes
+from caa_bench.interventions.pair_vectors import PairVector, as_long_as, exchanged_mean, sizes
 from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:
@@ -67,16 +67,15 @@ class BiPO(PairVector):
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """One vector a layer, all layers at once. [L, D]"""
         activations = self.read_activations(model, tokenizer, pairs)
-        mean = activations.mean_difference()
-        found = self._learned(model, tokenizer, pairs, unit=mean.norm(dim=-1), exchanged=set())
-        self.vectors = as_long_as(found, mean) if self.config.norm == "caa" else found
+        self.vectors = self._learned(model, tokenizer, pairs, mean=activations.mean_difference(), exchanged=set())
         self.diagnostics = sizes(activations, pairs, vectors=self.vectors)
 
     def exchanged_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """Learned anew from the exchanged pairs: as much work as the fit itself. [L, D]"""
-        return self._learned(model, tokenizer, pairs, unit=self.fitted().norm(dim=-1), exchanged=exchanged)
+        mean = exchanged_mean(self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
+        return self._learned(model, tokenizer, pairs, mean=mean, exchanged=exchanged)
 
     def _learned(
         self,
@@ -84,46 +83,52 @@ class BiPO(PairVector):
         tokenizer: PreTrainedTokenizerBase,
         pairs: Pairs,
         *,
-        unit: Tensor,
+        mean: Tensor,
         exchanged: set[str],
     ) -> Tensor:
         """Vectors in the method's own length. [L, D]
 
         Args:
-            unit: what a step is measured in, a length a layer. [L]
+            mean: CAA's vector of these pairs, exchanged as they are; a step is a share of its length. [L, D]
             exchanged: ids of the items whose two answers change places.
         """
         import torch
 
         from caa_bench.interventions.fitting import Clock, current
         from caa_bench.interventions.vectors import letter_prompts
-        from caa_bench.models.blocks import hidden_size, num_layers
 
         prompts = letter_prompts(tokenizer, pairs)
         toward = torch.tensor([-1.0 if pair.item in exchanged else 1.0 for pair in pairs])
-        draw = random.Random(self.config.seed)  # noqa: S311 - an order, not a secret
-        steps = [step for _ in range(self.config.epochs) for step in _steps(model, prompts, self.config, draw)]
-        signs = [draw.choice((-1.0, 1.0)) for _ in steps]
+        steps = _signed_steps(model, prompts, self.config)
+        unit = mean.norm(dim=-1, keepdim=True)
         key = content_key([self.settings(), steps, [prompt.ids for prompt in prompts], toward.tolist(), unit.tolist()])
-        shape, fitting, clock = (num_layers(model), hidden_size(model)), current(), Clock()
-        done, total = 0, sum(map(len, steps))
+        fitting, clock, done, total = current(), Clock(), 0, sum(len(group) for group, _ in steps)
         with fitting.room() as folder, _weights_fixed(model):
-            adam = LayerAdam.kept_in(folder / STATE, key=key, shape=shape)
-            for number, (group, sign) in enumerate(zip(steps, signs, strict=True)):
+            adam = LayerAdam.kept_in(folder / STATE, key=key, like=mean)
+            for number, (group, sign) in enumerate(steps):
                 done += len(group)
                 if number < adam.steps:  # kept by an unfinished fit
                     fitting.kept = done
                     continue
                 asked, want = [prompts[row] for row in group], sign * self.config.beta * toward[group]
                 gradient = sign * _gradient(model, asked, vectors=sign * adam.vectors, want=want)
-                adam.step(gradient, by=self.config.learning_rate * (1 - number / len(steps)) * unit[:, None])
+                adam.step(gradient, by=self.config.learning_rate * (1 - number / len(steps)) * unit)
                 fitting.step(done, total)
                 if done < total and (fitting.stopping or clock.due()):
                     with clock.keeping():
                         adam.keep(folder / STATE)
                     fitting.kept = done
                     fitting.leave_if_asked()
-        return adam.vectors
+        return as_long_as(adam.vectors, mean) if self.config.norm == "caa" else adam.vectors
+
+
+def _signed_steps(
+    model: PreTrainedModel, prompts: Sequence[ChoicePrompt], config: BiPO.Config
+) -> list[tuple[list[int], float]]:
+    """Every step of all passes: its rows, and the sign that the vectors have in it."""
+    draw = random.Random(config.seed)  # noqa: S311 - an order, not a secret
+    steps = [step for _ in range(config.epochs) for step in _steps(model, prompts, config, draw)]
+    return [(step, draw.choice((-1.0, 1.0))) for step in steps]
 
 
 def _steps(

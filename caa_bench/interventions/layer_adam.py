@@ -32,8 +32,8 @@ class LayerAdam:
         self.key, self.tensors, self.steps = key, tensors, steps
 
     @classmethod
-    def kept_in(cls, path: Path, *, key: str, shape: tuple[int, int]) -> LayerAdam:
-        """What an unfinished fit of the very same has kept; zeros where there is none. [L, D]"""
+    def kept_in(cls, path: Path, *, key: str, like: Tensor) -> LayerAdam:
+        """What an unfinished fit of the very same has kept; zeros of the shape of `like` where there is none. [L, D]"""
         import torch
         from safetensors import safe_open
 
@@ -42,7 +42,7 @@ class LayerAdam:
                 if file.metadata()["key"] == key:
                     tensors = {name: file.get_tensor(name) for name in NAMES}
                     return cls(key=key, tensors=tensors, steps=int(file.metadata()["steps"]))
-        tensors = {name: torch.zeros(shape[0], 1 if name == "square" else shape[1]) for name in NAMES}
+        tensors = {name: torch.zeros(len(like), 1 if name == "square" else like.shape[1]) for name in NAMES}
         return cls(key=key, tensors=tensors, steps=0)
 
     @property
