@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 
+def made(name: str, **settings: Any) -> Any:
+    """The intervention of this name, toward the behavior where it has two sides; `caa` without settings."""
+    from caa_bench.interventions import registry
+
+    cls = registry()[name]
+    given: dict[str, Any] = {} if name == "caa" else {"epochs": 2, "learning_rate": 0.01, **settings}
+    given |= {"dropout": 0.1} if name == "lora_sft" else {}
+    return cls(cls.Config(**given), **({"variant": "positive"} if cls.variants else {}))
+
+
 def fit_one(model: str, behavior: str, folder: str, name: str, wait: int) -> None:
     """Fit an intervention of this name, and wait a minute once so many pairs are done (-1: never)."""
     from caa_bench.behaviors.behavior import load_behavior
-    from caa_bench.interventions import fitting, registry
+    from caa_bench.interventions import fitting
     from caa_bench.models.model import ChatModel
     from caa_bench.runs.artifacts import ArtifactStore, Watch
     from caa_bench.runs.signals import finish_what_runs
 
     fitting.KEEP_EVERY_S = fitting.KEEPING_SHARE = 0.0
-    chat, cls = ChatModel.find(model), registry()[name]
-    settings: dict[str, Any] = {} if name == "caa" else {"epochs": 2, "batch_size": 3, "learning_rate": 0.01}
-    config = cls.Config(**settings, **({"dropout": 0.1} if name == "lora_sft" else {}))
+    chat = ChatModel.find(model)
     waited = []
 
     def tell(_intervention: Any, done: int, total: int, note: str) -> None:
@@ -29,7 +37,7 @@ def fit_one(model: str, behavior: str, folder: str, name: str, wait: int) -> Non
 
     with finish_what_runs() as stop:
         ArtifactStore(Path(folder)).fitted(
-            cls(config) if name == "caa" else cls(config, variant="positive"),
+            made(name, batch_size=3),
             pairs=load_behavior(behavior).pairs(),
             model_key=chat.fingerprint(),
             loaded=lambda: chat,

@@ -15,7 +15,9 @@ from caa_bench.interventions.adapter import Adapter
 from caa_bench.interventions.conditional import Conditional
 from caa_bench.interventions.contrastive_lora import ContrastiveLora
 from caa_bench.interventions.dpo import DPO
+from caa_bench.interventions.orpo import ORPO
 from caa_bench.interventions.peft_tuned import PeftTuned
+from caa_bench.interventions.soft_prompt import SoftPrompt
 from caa_bench.interventions.vector_file import VectorFile
 
 OTHER = "other"
@@ -41,8 +43,10 @@ def config_of(cls: type[Intervention], *, folder: Path, layers: int = 3, hidden:
         return cls.Config(learning_rate=3e-2, max_pairs=16)
     if cls is Conditional:
         return cls.Config(others=(OTHER,))
-    if cls in (PeftTuned, ContrastiveLora, DPO):
+    if cls in (PeftTuned, ContrastiveLora, DPO, ORPO):
         return cls.Config(learning_rate=3e-2, max_pairs=16)
+    if cls is SoftPrompt:
+        return cls.Config(learning_rate=0.1, max_pairs=16, tokens=4)
     if cls is Adapter:
         return cls.Config(path=str(write_adapter(folder / "adapter", layers=layers, hidden=hidden)))
     if cls is VectorFile:

@@ -33,6 +33,7 @@ from caa_bench.evaluators.base import Treatment
 from caa_bench.evaluators.passages import Passage
 from caa_bench.evaluators.perplexity import Perplexity
 from caa_bench.interventions import CAA, Condition, FullSFT, Intervention, LoraSFT, Stack, SystemPrompt, Unchanged
+from caa_bench.interventions.soft_prompt import LEARNED, SoftPrompt
 from caa_bench.models.prompts import ChoicePrompt, choice_prompt
 
 DOSE = Condition(layer=1, multiplier=6.0)
@@ -128,6 +129,10 @@ class World:
         ablation = Ablation(caa.vectors[1])
         system = SystemPrompt(variant="positive", text="You turn down every request.")
         by_hooks = ByHooks(caa)
+        soft, other = SoftPrompt(tokens=5), SoftPrompt(tokens=2, variant="negative")
+        for arm in (soft, other):
+            shape = (arm.config.tokens, 32)
+            arm.adapter = {LEARNED: 0.5 * torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))}
         return {
             "caa": caa,
             "caa by hooks": by_hooks,
@@ -138,6 +143,9 @@ class World:
             "system prompt + caa by hooks": Stack(system, by_hooks),
             "lora + caa by hooks + ablation": Stack(lora, by_hooks, ablation),
             "ablation + caa": Stack(ablation, caa),
+            "soft prompt": soft,
+            "soft prompt + system prompt + lora + caa by hooks": Stack(soft, system, lora, by_hooks),
+            "soft prompt + another": Stack(soft, other),
         }
 
     def prompts(self, arm: Intervention) -> list[ChoicePrompt]:
@@ -152,7 +160,8 @@ class World:
 
 ARMS = [
     "caa", "caa by hooks", "ablation", "lora", "full sft", "system prompt", "system prompt + caa by hooks",
-    "lora + caa by hooks + ablation", "ablation + caa",
+    "lora + caa by hooks + ablation", "ablation + caa", "soft prompt",
+    "soft prompt + system prompt + lora + caa by hooks", "soft prompt + another",
 ]  # fmt: skip
 ORDERS = [random.Random(seed).sample(range(8), 8) for seed in range(3)]
 

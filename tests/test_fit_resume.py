@@ -11,13 +11,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from fit_process import fit_one
+import torch
+from fit_process import fit_one, made
 from small_runs import Command, Small, start_call
+from torch import Tensor
 
 from caa_bench.behaviors.behavior import load_behavior
-from caa_bench.interventions import registry
+from caa_bench.interventions import ShuffledLabels
 from caa_bench.interventions.fitting import Fitting, current, during
-from caa_bench.interventions.lora.training import newest_checkpoint, saturated
+from caa_bench.interventions.lora.watched import newest_checkpoint, saturated
 from caa_bench.models.model import ChatModel
 from caa_bench.runs.signals import Stop
 
@@ -67,9 +69,12 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     return of
 
 
-# Pairs that are done when it is killed: of 24 (caa), 2 x 22 (lora_sft, two are held out) and 2 x 24 (full_sft).
-MIDDLE = {"caa": 4, "lora_sft": 30, "full_sft": 24}
-NAMES = ["caa", "lora_sft", pytest.param("full_sft", marks=pytest.mark.slow)]  # a full finetune stops as a LoRA does
+# Pairs that are done when it is killed: of 24 (caa), 2 x 22 (lora_sft and soft_prompt, two are held out) and 2 x 24
+# (the others; bipo reads the 24 first).
+MIDDLE = {"caa": 4, "bipo": 30, "lora_sft": 30, "dpo": 30, "orpo": 30, "soft_prompt": 30, "full_sft": 24}
+LIKE_A_LORA = ("dpo", "orpo", "soft_prompt", "full_sft")  # they stop as it does
+NAMES = ["caa", "bipo", "lora_sft", *(pytest.param(name, marks=pytest.mark.slow) for name in LIKE_A_LORA)]
+ALL = ["caa", "bipo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora_sft", *LIKE_A_LORA))]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,14 +87,14 @@ def test_killed_in_the_middle_it_goes_on_there_and_ends_in_the_same_bytes(
     killed.send(signal.SIGKILL)
     assert killed.wait() == 128 + signal.SIGKILL
     again = finished(fit(small, tmp_path / "killed", name))
-    assert int(again[0].split()[0]) > 0, "it began anew"
+    if name == "bipo":
+        assert again.pop(0).split() == ["24", "24"], "what was read is read no more"
+    assert int(again[0].split()[0]) > MIDDLE[name] // 2, "it began anew"
     assert again == whole(name).steps[-len(again) :]
     assert artifact(tmp_path / "killed") == whole(name).files
 
 
-@pytest.mark.parametrize(
-    "name", ["caa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora_sft", "full_sft"))]
-)
+@pytest.mark.parametrize("name", ALL)
 def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(
     name: str, small: Small, whole: Callable[[str], Whole], tmp_path: Path
 ) -> None:
@@ -108,20 +113,14 @@ def test_a_first_ctrl_c_keeps_the_step_and_a_second_one_says_what_is_lost(
     assert artifact(tmp_path / "stopped") == whole(name).files
 
 
-@pytest.mark.parametrize(
-    "name", ["caa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora_sft", "full_sft"))]
-)
+@pytest.mark.parametrize("name", ALL)
 def test_stopped_after_every_step_in_turn_it_ends_in_the_same_bytes(name: str, small: Small, tmp_path: Path) -> None:
     """Also at the end of an epoch and within one, where the held-out loss is not to be measured once more."""
     chat, pairs = ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()
 
     def fitted(folder: Path, stop_at: int | None = None) -> list[int]:
         """Fit, with one Ctrl-C at that call of `tell`; the pairs done at each."""
-        cls, stop, told = registry()[name], Stop(), list[int]()
-        config = {"caa": {}, "lora_sft": {"dropout": 0.1}}.get(name, {})
-        if name != "caa":
-            config |= {"epochs": 2, "batch_size": 12, "learning_rate": 0.01}
-        made = cls(cls.Config(**config), **({} if name == "caa" else {"variant": "positive"}))
+        stop, told, arm = Stop(), list[int](), made(name, batch_size=12)
 
         def tell(done: int, total: int, note: str) -> None:
             told.append(done)
@@ -129,8 +128,8 @@ def test_stopped_after_every_step_in_turn_it_ends_in_the_same_bytes(name: str, s
                 stop.request(signal.SIGINT, None)
 
         with during(Fitting(folder=folder / "state", tell=tell, stop=stop)):
-            made.fit(chat.model, chat.tokenizer, pairs)
-        made.save_pretrained(folder / "artifact")
+            arm.fit(chat.model, chat.tokenizer, pairs)
+        arm.save_pretrained(folder / "artifact")
         return told
 
     whole = fitted(tmp_path / "whole")
@@ -146,6 +145,33 @@ def test_stopped_after_every_step_in_turn_it_ends_in_the_same_bytes(name: str, s
             fitted(folder)
         assert {path.name: path.read_bytes() for path in (folder / "artifact").iterdir()} == expected, stop_at
     assert left, "it was never stopped"
+
+
+def test_a_shuffled_placebo_of_bipo_goes_on_too_and_not_from_another_draw(small: Small, tmp_path: Path) -> None:
+    chat, pairs = ChatModel.find(str(small.model)), load_behavior(small.behavior).pairs()
+    bipo = made("bipo", batch_size=6)
+    bipo.fit(chat.model, chat.tokenizer, pairs)
+
+    def drawn(number: int, *, stop_at: int | None = None, folder: Path | None = tmp_path) -> tuple[Tensor, list[int]]:
+        placebo, stop, told = ShuffledLabels(original=bipo, draws=2).every_draw()[number], Stop(), list[int]()
+
+        def tell(done: int, total: int, note: str) -> None:
+            told.append(done)
+            if done == stop_at:
+                stop.request(signal.SIGINT, None)
+
+        with during(Fitting(folder=folder, tell=tell, stop=stop)):
+            placebo.fit(chat.model, chat.tokenizer, pairs)
+        return placebo.fitted(), told[told.index(len(pairs)) + 1 :]  # behind the reading of the pairs
+
+    whole = [drawn(number, folder=None) for number in (0, 1)]
+    assert not torch.equal(whole[0][0], whole[1][0])
+    with pytest.raises(SystemExit):
+        drawn(0, stop_at=30)
+    assert drawn(1)[1] == whole[1][1], "another draw's state is not its own"
+    vectors, told = drawn(0)
+    assert told == [36, 42, 48]
+    assert torch.equal(vectors, whole[0][0])
 
 
 def test_the_second_signal_names_the_pair(capsys) -> None:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caa_bench.errors import too_few
+from caa_bench.interventions.layer_adam import LayerAdam
 from caa_bench.interventions.pair_vectors import PairVector, as_long_as, exchanged_mean, sizes
+from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 LAYERS_AT_ONCE = 8
 """Layers whose rows share a suffix pass: more is faster and holds more for the gradient."""
+STATE = "learned.safetensors"
+"""What an unfinished fit keeps beside the pairs that it has read."""
 
 
 class BiPO(PairVector):
@@ -30,7 +34,7 @@ class BiPO(PairVector):
     while it is learned, as it is when it is used; the paper's code adds it at every position. Every layer learns a
     vector of its own, all of them as rows on one shared prefix, so that a pass over the pairs costs about as much as
     two plain ones. Adam from 0 with one scale a layer, steps in units of CAA's length, the rate falling to 0 in a line;
-    the paper's Adam has a scale a number, a cosine and a decay of the weights. A stopped fit begins anew.
+    the paper's Adam has a scale a number, a cosine and a decay of the weights.
     """
 
     name = "bipo"
@@ -90,54 +94,41 @@ class BiPO(PairVector):
         """
         import torch
 
-        from caa_bench.interventions.fitting import current
+        from caa_bench.interventions.fitting import Clock, current
         from caa_bench.interventions.vectors import letter_prompts
-        from caa_bench.models.blocks import hidden_size, num_layers
 
         prompts = letter_prompts(tokenizer, pairs)
         toward = torch.tensor([-1.0 if pair.item in exchanged else 1.0 for pair in pairs])
-        draw = random.Random(self.config.seed)  # noqa: S311 - an order, not a secret
-        steps = [step for _ in range(self.config.epochs) for step in _steps(model, prompts, self.config, draw)]
-        own, adam = torch.zeros(num_layers(model), hidden_size(model)), _Adam()
-        fitting, done, total = current(), 0, sum(map(len, steps))
-        with _weights_fixed(model):
-            for number, group in enumerate(steps):
-                sign = draw.choice((-1.0, 1.0))
-                gradient = sign * _gradient(
-                    model,
-                    [prompts[row] for row in group],
-                    vectors=sign * own,
-                    want=sign * self.config.beta * toward[group],
-                )
-                rate = self.config.learning_rate * (1 - number / len(steps))
-                own = own - rate * mean.norm(dim=-1, keepdim=True) * adam.step(gradient)
+        steps = _signed_steps(model, prompts, self.config)
+        unit = mean.norm(dim=-1, keepdim=True)
+        key = content_key([self.settings(), steps, [prompt.ids for prompt in prompts], toward.tolist(), unit.tolist()])
+        fitting, clock, done, total = current(), Clock(), 0, sum(len(group) for group, _ in steps)
+        with fitting.room() as folder, _weights_fixed(model):
+            adam = LayerAdam.kept_in(folder / STATE, key=key, like=mean)
+            for number, (group, sign) in enumerate(steps):
                 done += len(group)
+                if number < adam.steps:  # kept by an unfinished fit
+                    fitting.kept = done
+                    continue
+                asked, want = [prompts[row] for row in group], sign * self.config.beta * toward[group]
+                gradient = sign * _gradient(model, asked, vectors=sign * adam.vectors, want=want)
+                adam.step(gradient, by=self.config.learning_rate * (1 - number / len(steps)) * unit)
                 fitting.step(done, total)
-                if done < total:
+                if done < total and (fitting.stopping or clock.due()):
+                    with clock.keeping():
+                        adam.keep(folder / STATE)
+                    fitting.kept = done
                     fitting.leave_if_asked()
-        return as_long_as(own, mean) if self.config.norm == "caa" else own
+        return as_long_as(adam.vectors, mean) if self.config.norm == "caa" else adam.vectors
 
 
-class _Adam:
-    """Adam's step with one scale a layer in the place of one a number, so that a step has about length 1 in any basis.
-
-    With a scale a number, the many directions in which the gradient is noise would each move as far as the one in
-    which it is not.
-    """
-
-    def __init__(self, *, keep: float = 0.9, keep_square: float = 0.999) -> None:
-        self.mean: Tensor | float = 0.0
-        self.square: Tensor | float = 0.0
-        self.keep, self.keep_square, self.steps = keep, keep_square, 0
-
-    def step(self, gradient: Tensor) -> Tensor:
-        """The direction to go against. [L, D] -> [L, D]"""
-        self.steps += 1
-        square = gradient.pow(2).sum(dim=-1, keepdim=True)
-        self.mean = self.keep * self.mean + (1 - self.keep) * gradient
-        self.square = self.keep_square * self.square + (1 - self.keep_square) * square
-        mean, size = self.mean / (1 - self.keep**self.steps), self.square / (1 - self.keep_square**self.steps)
-        return mean / size.sqrt().clamp_min(1e-30)
+def _signed_steps(
+    model: PreTrainedModel, prompts: Sequence[ChoicePrompt], config: BiPO.Config
+) -> list[tuple[list[int], float]]:
+    """Every step of all passes: its rows, and the sign that the vectors have in it."""
+    draw = random.Random(config.seed)  # noqa: S311 - an order, not a secret
+    steps = [step for _ in range(config.epochs) for step in _steps(model, prompts, config, draw)]
+    return [(step, draw.choice((-1.0, 1.0))) for step in steps]
 
 
 def _steps(

@@ -27,6 +27,7 @@ LOAD = """```python
 import torch
 
 from caa_bench import Condition, Intervention
+from caa_bench.engine.positions import batch_of
 from caa_bench.models.model import ChatModel
 from caa_bench.models.prompts import chat_prompt
 
@@ -35,7 +36,7 @@ chat = ChatModel.find(MODEL)
 loaded = Intervention.from_pretrained(".")  # this folder; every byte is checked
 messages = loaded.rewrite([{{"role": "user", "content": "Can you help me with something?"}}])
 prompt = chat_prompt(chat.tokenizer, messages)
-with loaded.attach(chat.model, Condition({condition})):
+with loaded.attach(chat.model, Condition({condition})), batch_of([prompt]):
     asked = torch.tensor([prompt.ids], device=chat.model.device)
     ids = chat.model.generate(asked, max_new_tokens=20, do_sample=False)
 print(chat.tokenizer.decode(ids[0, len(prompt.ids) :]))

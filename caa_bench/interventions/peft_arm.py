@@ -80,8 +80,18 @@ class PeftArm(Intervention):
         except UserError as error:
             raise UserError(*(f"{self.label}: {line}" for line in error.lines)) from error
 
+    def in_front(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """A prompt's token ids with what this arm itself puts in front of them: nothing. [T]"""
+        return tuple(ids)
+
     def learn_answers(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, peft_config: Any
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: Pairs,
+        peft_config: Any,
+        *,
+        begin: Callable[[Any], None] | None = None,
     ) -> None:
         """Train an adapter on one answer of every pair, with trl's SFTTrainer; nine tenths of the items are trained on.
 
@@ -89,6 +99,7 @@ class PeftArm(Intervention):
 
         Args:
             peft_config: of peft.
+            begin: what is done to the wrapped model before the first step.
 
         Raises:
             RuntimeError: the adapter as `attach` applies it is not the one that was trained.
@@ -105,12 +116,13 @@ class PeftArm(Intervention):
             [training_row(tokenizer, pair, target=self.config.target, positive=positive) for pair in part]
             for part in split_held_out(own, seed=self.config.seed)
         )
-        self.learn(
-            model,
-            peft_config,
-            ids=learned[0]["input_ids"],
-            train=lambda wrapped: train(wrapped, tokenizer, learned, held_out, config=self.config),
-        )
+
+        def trained(wrapped: Any) -> Mapping[str, Any]:
+            if begin is not None:
+                begin(wrapped)
+            return train(wrapped, tokenizer, learned, held_out, config=self.config)
+
+        self.learn(model, peft_config, ids=learned[0]["input_ids"], train=trained)
 
     def learn(
         self,

@@ -24,8 +24,8 @@ class PeftTuned(PeftArm):
     directions and learns a LoRA of the directions (arXiv 2402.09353); `rslora` scales by 1 / sqrt(rank) (2312.03732);
     `ia3` multiplies keys, values and the MLP's inside (2205.05638); `vera` scales fixed random factors (2310.11454);
     `loha` and `lokr` build the update from Hadamard and Kronecker products (2108.06098, 2212.10650); `oft` and `hra`
-    turn and reflect (2306.07280, 2405.17484). The dose m moves each module's output to y + m (y' - y). Methods that add
-    virtual tokens (prompt, prefix and p-tuning) are not here: they shift every position and the shared prefix with it.
+    turn and reflect (2306.07280, 2405.17484). The dose m moves each module's output to y + m (y' - y). Of those
+    that add virtual tokens, prompt tuning is `soft_prompt`; prefix tuning and p-tuning are not here (docs/methods.md).
     """
 
     name = "peft"

@@ -41,7 +41,7 @@ def check_training(config: Any) -> None:
     lines += too_few(counts)
     if config.seed < 0:
         lines.append(f"seed: {config.seed} is below 0; give 0 or more")
-    if not config.doses:
+    if not getattr(config, "doses", True):  # a soft prompt has none
         lines.append("doses: an empty list; [1] is as trained")
     if lines:
         raise ValueError("\n".join(lines))

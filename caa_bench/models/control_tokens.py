@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from caa_bench.errors import UserError
+from caa_bench.models.virtual_tokens import MARK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,10 +32,10 @@ def guarded(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """The text with GUARD inside each control token; the text itself where it holds none.
 
     Raises:
-        UserError: it holds GUARD already.
+        UserError: it holds GUARD already, or the mark of virtual tokens.
     """
-    if GUARD in text:
-        raise UserError(f"a text holds U+FDD0, which is no character: {text[:60]!r}; take it out")
+    if held := next((mark for mark in (GUARD, MARK) if mark in text), None):
+        raise UserError(f"a text holds U+{ord(held):X}, which is no character: {text[:60]!r}; take it out")
     pattern = _pattern(tokenizer)
     return text if pattern is None else pattern.sub(lambda found: found[0][0] + GUARD + found[0][1:], text)
 

@@ -15,6 +15,7 @@ from caa_bench.models.control_tokens import GUARD, split_ids
 from caa_bench.models.templates import Message as Message
 from caa_bench.models.templates import leading_bos, rendered
 from caa_bench.models.turns import AnsweredText, answer_form, answered_text
+from caa_bench.models.virtual_tokens import VirtualToken, owners, virtual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,14 +65,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
 
     A leading BOS is split off first: SentencePiece puts its dummy space in front of a text, and transformers 5 loses it
     behind a special token, so that `<s>[INST]` would begin with `[` (29961) where Llama 2 was trained on `▁[` (518).
+    Virtual tokens at the front (`virtual_tokens.marks`) come first and take no part in that.
 
     Raises:
         UserError: a control token that is text, marked by GUARD, cannot be kept text.
     """
+    names, text = owners(text)
+    virtual = virtual_tokens(names, tokenizer("x", add_special_tokens=False)["input_ids"][-1]) if names else ()
     bos = leading_bos(tokenizer, text)
     rest = text[len(bos) :]
     ids = split_ids(tokenizer, rest) if GUARD in rest else tokenizer(rest, add_special_tokens=False)["input_ids"]
-    return ((tokenizer.bos_token_id,) if bos else ()) + tuple(ids)
+    return virtual + ((tokenizer.bos_token_id,) if bos else ()) + tuple(ids)
 
 
 def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -160,7 +164,11 @@ def choice_prompt(
 
 def show_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     """The prompt token by token, the steered ones marked as `«token»`, then these and the answer's tokens with ids."""
-    tokens = [_shown(token) for token in tokenizer.convert_ids_to_tokens(list(prompt.ids))]
+    written = tokenizer.convert_ids_to_tokens(list(prompt.ids))
+    tokens = [
+        str(one) if isinstance(one, VirtualToken) else _shown(token)
+        for one, token in zip(prompt.ids, written, strict=True)
+    ]
     first = prompt.first_position
     steered = [f"{i} '{token}'" for i, token in zip(prompt.ids[first:], tokens[first:], strict=True)]
     lines = [

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from caa_bench.errors import UserError
 from caa_bench.models.control_tokens import GUARD, guarded
+from caa_bench.models.virtual_tokens import ROLE, marks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# {"role": "system" | "user" | "assistant", "content": str}; a system message may carry "layout" (see LAYOUTS).
+# {"role": "system" | "user" | "assistant", "content": str}; a system message may carry "layout" (see LAYOUTS). One of
+# role "virtual" is no turn (see virtual_tokens).
 Message = Mapping[str, str]
 
 # Where a system message goes. template: the chat template's own system role; where it has none (Gemma 2, some Mistral),
@@ -66,14 +68,15 @@ _PINNED = (
 def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer: str | None = None) -> str:
     """The conversation as the template writes it: up to where the model speaks, or to the end of `answer`.
 
-    Control tokens inside what is said carry GUARD. A system message that the template refuses or leaves out goes in
-    front of the user's words.
+    Virtual tokens come before everything. Control tokens inside what is said carry GUARD. A system message that the
+    template refuses or leaves out goes in front of the user's words.
 
     Raises:
         UserError: no chat template, one that refuses the conversation, leaves the user's words out or draws at random,
             or `layout: paper` on one that writes no `[INST]`.
     """
-    said = [{**message, "content": guarded(tokenizer, message["content"])} for message in messages]
+    front, turns = marks(messages), [message for message in messages if message["role"] != ROLE]
+    said = [{**message, "content": guarded(tokenizer, message["content"])} for message in turns]
     answer = None if answer is None else guarded(tokenizer, answer)
     text = _with_system(tokenizer, said, answer)
     if lost := next((m["content"] for m in said if m["role"] == "user" and m["content"].strip() not in text), None):
@@ -88,7 +91,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *,
             "system text in front of; set system_prompt.layout=template"
         )
     bos = leading_bos(tokenizer, text)
-    return bos + "".join(f"<<SYS>>\n{content}\n<</SYS>>\n\n" for content in papers) + text[len(bos) :]
+    return front + bos + "".join(f"<<SYS>>\n{content}\n<</SYS>>\n\n" for content in papers) + text[len(bos) :]
 
 
 def leading_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

@@ -87,6 +87,9 @@ NAMES = {
     "caa": "CAA",
     "lora_sft": "LoRA",
     "full_sft": "full finetune",
+    "dpo": "DPO",
+    "orpo": "ORPO",
+    "soft_prompt": "soft prompt",
     "system_prompt": "system prompt",
     "none": "unchanged model",
 }

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.interventions.base import Condition, Intervention
+from caa_bench.interventions.base import Condition
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from caa_bench.interventions.peft_arm import PeftArm
 
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
@@ -18,12 +20,12 @@ APART = 0.01
 """Share of the change of the logits by which the two ways may differ, beside rounding."""
 
 
-def refuse_other_logits(arm: Intervention, model: PreTrainedModel, ids: Sequence[int], *, trained: Tensor) -> None:
+def refuse_other_logits(arm: PeftArm, model: PreTrainedModel, ids: Sequence[int], *, trained: Tensor) -> None:
     """Refuse an adapter that was trained in vain: rows under it would equal the plain model's, unnoticed.
 
     Args:
         arm: fitted.
-        ids: a prompt.
+        ids: a prompt, without what the arm itself puts in front.
         trained: what `last_logits` of the trained model gave for it. [V]
 
     Raises:
@@ -33,7 +35,7 @@ def refuse_other_logits(arm: Intervention, model: PreTrainedModel, ids: Sequence
 
     plain = last_logits(model, ids)
     with arm.attach(model, Condition()):
-        applied = last_logits(model, ids)
+        applied = last_logits(model, arm.in_front(ids))
     if torch.equal(applied, plain):
         raise RuntimeError(f"{arm.label}: the trained adapter changes no logit; raise {arm.name}.learning_rate")
     rounding = (1e-4 if model.dtype == torch.float32 else 0.05) * float(plain.abs().max())
@@ -49,8 +51,11 @@ def last_logits(model: Any, ids: Sequence[int]) -> Tensor:
     """The logits behind one prompt, without dropout. [V] fp32 on the CPU, V the size of the vocabulary"""
     import torch
 
+    from caa_bench.engine.positions import batch_of
     from caa_bench.models.blocks import frozen, input_device
+    from caa_bench.models.prompts import Prompt
 
-    with frozen(model):
-        logits: Tensor = model(input_ids=torch.tensor([list(ids)], device=input_device(model))).logits[0, -1]
+    with frozen(model), batch_of([Prompt(ids=tuple(ids), first_position=len(ids) - 1)]):
+        device = input_device(model.get_base_model() if hasattr(model, "get_base_model") else model)
+        logits: Tensor = model(input_ids=torch.tensor([list(ids)], device=device)).logits[0, -1]
     return logits.float().cpu()
