@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caa_bench.errors import too_few
+from caa_bench.interventions.gradient_steps import LAYERS_AT_ONCE, Adam, epoch_steps, weights_fixed
 from caa_bench.interventions.pair_vectors import PairVector, as_long_as, sizes
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from caa_bench.behaviors.behavior import Pairs
     from caa_bench.models.prompts import ChoicePrompt
-
-LAYERS_AT_ONCE = 8
-"""Layers whose rows share a suffix pass: more is faster and holds more for the gradient."""
 
 
 class BiPO(PairVector):
@@ -98,10 +95,13 @@ class BiPO(PairVector):
         prompts = letter_prompts(tokenizer, pairs)
         toward = torch.tensor([-1.0 if pair.item in exchanged else 1.0 for pair in pairs])
         draw = random.Random(self.config.seed)  # noqa: S311 - an order, not a secret
-        steps = [step for _ in range(self.config.epochs) for step in _steps(model, prompts, self.config, draw)]
-        own, adam = torch.zeros(num_layers(model), hidden_size(model)), _Adam()
+        size = self.config.batch_size
+        steps = [
+            step for _ in range(self.config.epochs) for step in epoch_steps(model, prompts, batch_size=size, draw=draw)
+        ]
+        own, adam = torch.zeros(num_layers(model), hidden_size(model)), Adam()
         fitting, done, total = current(), 0, sum(map(len, steps))
-        with _weights_fixed(model):
+        with weights_fixed(model):
             for number, group in enumerate(steps):
                 sign = draw.choice((-1.0, 1.0))
                 gradient = sign * _gradient(
@@ -117,46 +117,6 @@ class BiPO(PairVector):
                 if done < total:
                     fitting.leave_if_asked()
         return own
-
-
-class _Adam:
-    """Adam's step with one scale a layer in the place of one a number, so that a step has about length 1 in any basis.
-
-    With a scale a number, the many directions in which the gradient is noise would each move as far as the one in
-    which it is not.
-    """
-
-    def __init__(self, *, keep: float = 0.9, keep_square: float = 0.999) -> None:
-        self.mean: Tensor | float = 0.0
-        self.square: Tensor | float = 0.0
-        self.keep, self.keep_square, self.steps = keep, keep_square, 0
-
-    def step(self, gradient: Tensor) -> Tensor:
-        """The direction to go against. [L, D] -> [L, D]"""
-        self.steps += 1
-        square = gradient.pow(2).sum(dim=-1, keepdim=True)
-        self.mean = self.keep * self.mean + (1 - self.keep) * gradient
-        self.square = self.keep_square * self.square + (1 - self.keep_square) * square
-        mean, size = self.mean / (1 - self.keep**self.steps), self.square / (1 - self.keep_square**self.steps)
-        return mean / size.sqrt().clamp_min(1e-30)
-
-
-def _steps(
-    model: PreTrainedModel, prompts: Sequence[ChoicePrompt], config: BiPO.Config, draw: random.Random
-) -> list[list[int]]:
-    """The rows of each step of an epoch: batches of prompts of like length, in a drawn order."""
-    import torch
-
-    from caa_bench.engine.batches import batched
-
-    half = model.dtype in (torch.float16, torch.bfloat16)
-    order = draw.sample(range(len(prompts)), len(prompts))
-    found = [
-        [order[place] for place in group]
-        for group in batched([prompts[row] for row in order], config.batch_size, exact=half)
-    ]
-    draw.shuffle(found)
-    return found
 
 
 def _gradient(model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, vectors: Tensor, want: Tensor) -> Tensor:
@@ -201,16 +161,3 @@ def _gradient(model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, vector
                 loss = -torch.nn.functional.logsigmoid(margin).mean(dim=0).sum()
             found += [gradient.cpu() for gradient in torch.autograd.grad(loss, own)]
     return torch.stack(found)
-
-
-@contextmanager
-def _weights_fixed(model: PreTrainedModel) -> Iterator[None]:
-    """No weight wants a gradient inside."""
-    wanting = [weight for weight in model.parameters() if weight.requires_grad]
-    try:
-        for weight in wanting:
-            weight.requires_grad_(False)
-        yield
-    finally:
-        for weight in wanting:
-            weight.requires_grad_(True)
