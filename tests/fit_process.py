@@ -29,7 +29,7 @@ def fit_one(model: str, behavior: str, folder: str, name: str, wait: int) -> Non
 
     with finish_what_runs() as stop:
         ArtifactStore(Path(folder)).fitted(
-            cls(config) if name == "caa" else cls(config, variant="positive"),
+            cls(config, variant="positive") if cls.variants else cls(config),
             pairs=load_behavior(behavior).pairs(),
             model_key=chat.fingerprint(),
             loaded=lambda: chat,

@@ -112,12 +112,14 @@ class LAT(Component):
             return [
                 (*prompt.ids, letter) for prompt in letter_prompts(tokenizer, pairs) for letter in prompt.candidates
             ]
-        found = []
+        found, behavior = [], pairs.behavior.replace("-", " ")
         for pair in pairs:
             for answer in (f"{pair.matching} {pair.matching_text}", f"{pair.other} {pair.other_text}"):
-                texts = {
-                    "behavior": pairs.behavior.replace("-", " "), "question": pair.question, "answer": answer,
-                }  # fmt: skip
-                said = PLACES.sub(lambda place, texts=texts: texts[place[1]], self.config.template)
+                said = _filled(self.config.template, behavior=behavior, question=pair.question, answer=answer)
                 found.append(chat_prompt(tokenizer, [{"role": "user", "content": said}]).ids)
         return found
+
+
+def _filled(template: str, **texts: str) -> str:
+    """The template with its texts; what stands in a text is never taken for a place."""
+    return PLACES.sub(lambda place: texts[place[1]], template)

@@ -175,7 +175,7 @@ class LoReFT(PairVector):
 
         mean = activations.mean_difference()
         units = Units(read=_lengths(activations), moved=mean.norm(dim=-1))
-        training = Training(*mean.shape, self.config.rank, units=units, seed=self.config.seed)
+        training = Training(units, rank=self.config.rank, hidden=mean.shape[1], seed=self.config.seed)
         prompts = [
             replace(prompt, candidates=prompt.candidates[::-1]) if pair.item in exchanged else prompt
             for pair, prompt in zip(pairs, letter_prompts(tokenizer, pairs), strict=True)

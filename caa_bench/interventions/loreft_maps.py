@@ -96,8 +96,8 @@ def letter_losses(
             own = [one.detach()[some].requires_grad_(gradient) for one in (maps.rotate, maps.reads, maps.bias)]
             with torch.set_grad_enabled(gradient):
                 conditions = [
-                    [Edit(layer, LowRank(*(one[place] for one in own), dose=dose))]
-                    for place, layer in enumerate(some.tolist())
+                    [Edit(layer, LowRank(rotate, reads, bias, dose))]
+                    for layer, rotate, reads, bias in zip(some.tolist(), *own, strict=True)
                 ]
                 if prefix is not None:
                     rows = Rows(conditions, count)

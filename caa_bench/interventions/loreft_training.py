@@ -45,21 +45,21 @@ class Training:
     """The maps while they are learned, from no shift at all.
 
     Args:
-        layers / hidden / rank: L, D and r.
         units: what lengths are measured in.
+        rank / hidden: r and D.
         seed: of the first directions.
     """
 
-    def __init__(self, layers: int, hidden: int, rank: int, *, units: Units, seed: int) -> None:
+    def __init__(self, units: Units, *, rank: int, hidden: int, seed: int) -> None:
         import torch
 
-        draw = torch.Generator().manual_seed(seed)
+        layers, draw = len(units.read), torch.Generator().manual_seed(seed)
         first = torch.linalg.qr(torch.randn(layers, hidden, rank, generator=draw)).Q.transpose(1, 2)
         self.units = units
         self.own = [first.contiguous(), torch.zeros(layers, rank, hidden), torch.zeros(layers, rank)]
         self.adams = [Adam() for _ in self.own]
         self.held_out: list[Tensor] = []  # after each epoch, and before the first. [L] each
-        self.steps = 0
+        self.steps, self.loss = 0, 0.0  # of the newest step, mean of the layers
 
     def maps(self, own: Sequence[Tensor] | None = None) -> Maps:
         """As they are by now, or of other parameters."""
@@ -75,8 +75,8 @@ class Training:
             bias=bias * moved,
         )
 
-    def learn(self, model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, dose: float, rate: float) -> float:
-        """One step on a batch; returns the mean loss of the layers before it.
+    def learn(self, model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, dose: float, rate: float) -> None:
+        """One step on a batch.
 
         Args:
             prompts: the first candidate is the letter to learn at a dose of 1, the second at -1.
@@ -93,8 +93,7 @@ class Training:
         for place, (adam, gradient) in enumerate(zip(self.adams, found, strict=True)):
             step = adam.step(gradient.flatten(1)).view_as(gradient)
             self.own[place] = self.own[place] - rate * step
-        self.steps += 1
-        return float(told.losses.mean())
+        self.steps, self.loss = self.steps + 1, float(told.losses.mean())
 
     def known(self, learned: Sequence[ChoicePrompt], held_out: Sequence[ChoicePrompt]) -> dict[str, Any]:
         """What is known of the training, as JSON: pairs, held-out pairs, steps, and the held-out losses. [E + 1, L]"""
@@ -110,11 +109,14 @@ class Training:
         for place, adam in enumerate(self.adams):
             found |= {f"mean {place}": torch.as_tensor(adam.mean), f"square {place}": torch.as_tensor(adam.square)}
         found |= {f"held out {epoch}": one for epoch, one in enumerate(self.held_out)}
-        return {name: one.contiguous() for name, one in found.items()} | {"steps": torch.tensor(self.steps)}
+        return {name: one.contiguous() for name, one in found.items()} | {
+            "steps": torch.tensor(self.steps),
+            "loss": torch.tensor(self.loss, dtype=torch.float64),
+        }
 
     def take(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `tensors` gave."""
-        self.steps = int(tensors["steps"])
+        self.steps, self.loss = int(tensors["steps"]), float(tensors["loss"])
         self.own = [tensors[f"own {place}"] for place in range(len(self.own))]
         for place, adam in enumerate(self.adams):
             adam.mean, adam.square, adam.steps = tensors[f"mean {place}"], tensors[f"square {place}"], self.steps
@@ -156,12 +158,12 @@ def train(
         fitting.step(done, total, note=_said(training))
         for number, (group, dose) in list(enumerate(steps, start=1))[training.steps :]:
             rate = config.learning_rate * (1 - (number - 1) / len(steps))
-            loss = training.learn(model, [learned[row] for row in group], dose=dose, rate=rate)
-            _refuse_nan(loss, training, step=number)
+            training.learn(model, [learned[row] for row in group], dose=dose, rate=rate)
+            _refuse_nan(training)
             if number in ends:
                 _measure(model, held_out, training)
             done += len(group)
-            fitting.step(done, total, note=_said(training, loss))
+            fitting.step(done, total, note=_said(training))
             if number < len(steps) and (fitting.stopping or clock.due()):
                 with clock.keeping():
                     _keep(training, folder, key=key)
@@ -186,21 +188,21 @@ def _measure(model: PreTrainedModel, held_out: Sequence[ChoicePrompt], training:
     training.held_out.append(total)
 
 
-def _said(training: Training, loss: float | None = None) -> str:
-    said = [] if loss is None else [f"loss {loss:.3f}"]
+def _said(training: Training) -> str:
+    said = [f"loss {training.loss:.3f}"] if training.steps else []
     said += [f"held-out loss {float(one.mean()):.3f}" for one in training.held_out[-1:]]
     return ", ".join(said)
 
 
-def _refuse_nan(loss: float, training: Training, *, step: int) -> None:
+def _refuse_nan(training: Training) -> None:
     import math
 
     import torch
 
-    if not (math.isfinite(loss) and all(bool(torch.isfinite(one).all()) for one in training.own)):
+    if not (math.isfinite(training.loss) and all(bool(torch.isfinite(one).all()) for one in training.own)):
         raise UserError(
-            f"loreft.learning_rate: at step {step} the loss is no number any more; give a smaller rate, or load the "
-            "model with dtype=float32"
+            f"loreft.learning_rate: at step {training.steps} the loss is no number any more; give a smaller rate, or "
+            "load the model with dtype=float32"
         )
 
 
