@@ -74,12 +74,7 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
 # Pairs done when it is killed: of 24 (caa), 2 x 22 (lora_sft and loreft, two are held out), 2 x 24 (full_sft).
 MIDDLE = {"caa": 4, "lora_sft": 30, "full_sft": 24, "loreft": 30}
-NAMES = [
-    "caa",
-    "lora_sft",
-    "loreft",
-    pytest.param("full_sft", marks=pytest.mark.slow),
-]  # a full finetune stops as a LoRA does
+NAMES = ["caa", "lora_sft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("loreft", "full_sft"))]
 
 
 @pytest.mark.parametrize("name", NAMES)

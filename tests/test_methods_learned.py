@@ -18,7 +18,8 @@ from caa_bench.behaviors.behavior import Pairs, load_behavior, variants
 from caa_bench.engine.low_rank import LowRank
 from caa_bench.engine.score import score
 from caa_bench.errors import UserError
-from caa_bench.interventions import Condition, Intervention, RandomDirection
+from caa_bench.interventions import CAA, Condition, Intervention, RandomDirection
+from caa_bench.interventions.conditional import steered_states
 from caa_bench.interventions.fitting import Fitting, during
 from caa_bench.interventions.lat import LAT
 from caa_bench.interventions.loreft import LoReFT
@@ -172,15 +173,15 @@ def test_its_loss_and_gradient_are_those_of_plain_forwards(dose: float, pairs: P
 
 
 def test_training_lowers_the_held_out_loss_and_moves_the_embedded_model_as_the_dose_says(tmp_path: Path) -> None:
-    """At the planted layer, from 80 pairs; the test items of each dose; the same seed gives the same map."""
-    behavior, chat = load_behavior("refusal", max_pairs=80), tiny()
+    """At the planted layer, from 60 pairs; items of the test split at each dose."""
+    behavior, chat = load_behavior("refusal", max_pairs=60), tiny()
     arm, notes = LoReFT(), []
     with during(Fitting(tell=lambda done, total, note: notes.append((done, total, note)))):
         arm.fit(chat.model, chat.tokenizer, behavior.pairs())
     losses = [epoch[3] for epoch in arm.training["held_out_loss"]]
-    assert len(losses) == 3 and losses[-1] < 0.5 * losses[0]
-    assert (arm.training["pairs"], arm.training["held_out_pairs"]) == (72, 8)
-    assert notes[-1][:2] == (144, 144) and "held-out loss" in notes[-1][2] and notes[-1][2].startswith("loss ")
+    assert len(losses) == 3 and losses[-1] < 0.6 * losses[0]
+    assert (arm.training["pairs"], arm.training["held_out_pairs"]) == (54, 6)
+    assert notes[-1][:2] == (108, 108) and "held-out loss" in notes[-1][2] and notes[-1][2].startswith("loss ")
     asked = [one for item in behavior.test[:10] for one in variants(item)]
     prompts = [chat.choice_prompt([{"role": "user", "content": one.question}], one.letters) for one in asked]
     sign = torch.tensor([1.0 if one.matching == 0 else -1.0 for one in asked])
@@ -188,13 +189,10 @@ def test_training_lowers_the_held_out_loss_and_moves_the_embedded_model_as_the_d
     logits = score(chat.model, prompts, edits).logits
     away, plain, toward = ((logits[:, n, 0] - logits[:, n, 1]) @ sign / len(sign) for n in range(3))
     assert away < plain - 1 < plain + 1 < toward
-    again = LoReFT()
-    again.fit(chat.model, chat.tokenizer, behavior.pairs())
-    assert torch.equal(again.vectors, arm.vectors) and torch.equal(again.beside["reads"], arm.beside["reads"])
     arm.save_pretrained(tmp_path / "arm")
     text = (tmp_path / "arm" / "README.md").read_text()
-    assert f"{losses[0]:.3f}" not in text and "held-out loss at layer" in text  # that of the card's own layer
-    assert "8 pairs, mean of doses 1 and -1" in text
+    said = ", ".join(f"{epoch[2]:.3f}" for epoch in arm.training["held_out_loss"])  # the card's own layer is 2
+    assert f"held-out loss at layer 2 | {said} before and after each epoch, 6 pairs, mean of doses 1 and -1" in text
     assert Intervention.from_pretrained(tmp_path / "arm").training == arm.training
 
 
@@ -203,6 +201,9 @@ def test_its_directions_are_orthonormal_and_in_order_and_a_placebo_moves_each_st
     arm.fit(model(), tokenizer(), pairs)
     for rows in arm.fitted():
         torch.testing.assert_close(rows @ rows.T, torch.eye(3), atol=1e-5, rtol=0)
+    again = LoReFT(rank=3)
+    again.fit(model(), tokenizer(), pairs)
+    assert torch.equal(again.vectors, arm.vectors) and torch.equal(again.beside["reads"], arm.beside["reads"])
     placebo = RandomDirection(original=arm)
     placebo.fit(model(), tokenizer(), pairs)
     state = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
@@ -214,22 +215,18 @@ def test_its_directions_are_orthonormal_and_in_order_and_a_placebo_moves_each_st
         assert torch.equal(own.change.reads, other.change.reads)
     maps = Maps(rotate=arm.fitted(), **arm.beside)
     states = torch.randn(40, 3, 32, generator=torch.Generator().manual_seed(1)) + 1
-    again = maps.ordered(states)
-    moved = again.moved(states)
+    ordered = maps.ordered(states)
+    moved = ordered.moved(states)
     assert (moved.pow(2).mean(1).diff(dim=-1) <= 1e-9).all(), "from the direction that is moved most along to the least"
     assert (moved.mean(dim=1) >= -1e-9).all(), "toward where they are moved"
-    before, after = (one.moved(states) @ one.rotate for one in (maps, again))
+    before, after = (one.moved(states) @ one.rotate for one in (maps, ordered))
     torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-4)
 
 
 def test_with_the_length_of_caa_the_mean_shift_is_as_long_as_its_vector(pairs: Pairs) -> None:
-    from caa_bench.interventions import CAA
-
     caa, arm = CAA(), LoReFT(norm="caa")
     caa.fit(model(), tokenizer(), pairs)
     arm.fit(model(), tokenizer(), pairs)
-    from caa_bench.interventions.conditional import steered_states
-
     states = torch.from_numpy(steered_states(model(), tokenizer(), pairs))
     shift = Maps(rotate=arm.fitted(), **arm.beside).moved(states).norm(dim=-1).mean(dim=1)
     torch.testing.assert_close(shift, caa.fitted().norm(dim=-1), rtol=1e-4, atol=1e-6)

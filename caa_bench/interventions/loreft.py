@@ -58,7 +58,7 @@ class LoReFT(PairVector):
         rank: int = 4
         learning_rate: float = 0.2
         epochs: int = 2
-        batch_size: int = 16
+        batch_size: int = 8
         seed: int = 0
 
         def __post_init__(self) -> None:
