@@ -18,7 +18,7 @@ from caa_bench.behaviors.behavior import Pairs, load_behavior, variants
 from caa_bench.engine.low_rank import LowRank
 from caa_bench.engine.score import score
 from caa_bench.errors import UserError
-from caa_bench.interventions import CAA, Condition, Intervention, RandomDirection
+from caa_bench.interventions import CAA, Condition, Intervention, RandomDirection, registry
 from caa_bench.interventions.conditional import steered_states
 from caa_bench.interventions.fitting import Fitting, during
 from caa_bench.interventions.lat import LAT
@@ -188,7 +188,7 @@ def test_training_lowers_the_held_out_loss_and_moves_the_embedded_model_as_the_d
     edits = [arm.edits(Condition(layer=3, multiplier=dose)) for dose in (-1.0, 0.0, 1.0)]
     logits = score(chat.model, prompts, edits).logits
     away, plain, toward = ((logits[:, n, 0] - logits[:, n, 1]) @ sign / len(sign) for n in range(3))
-    assert away < plain - 1 < plain + 1 < toward
+    assert away < plain - 0.5 < plain + 0.5 < toward
     arm.save_pretrained(tmp_path / "arm")
     text = (tmp_path / "arm" / "README.md").read_text()
     said = ", ".join(f"{epoch[2]:.3f}" for epoch in arm.training["held_out_loss"])  # the card's own layer is 2
@@ -243,3 +243,17 @@ def test_a_loss_that_is_no_number_and_too_high_a_rank_are_refused(pairs: Pairs) 
     ]
     with pytest.raises(UserError, match="rank: 0 is too few"):
         LoReFT(rank=0)
+
+
+@pytest.mark.parametrize("name", ["bipo", "loreft"])
+def test_a_model_in_half_precision_is_learned_on(name: str, pairs: Pairs) -> None:
+    """Toward what the same model in float32 gives."""
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        arm = registry()[name](epochs=1)
+        arm.fit(random_model("llama", layers=3, hidden=32, vocab=len(tokenizer()), dtype=dtype), tokenizer(), pairs)
+        found.append(arm)
+    half, whole = (arm.fitted() for arm in found)
+    assert torch.isfinite(half).all() and half.dtype == torch.float32
+    first = torch.cosine_similarity(half.reshape(3, -1)[:, :32], whole.reshape(3, -1)[:, :32], dim=-1)
+    assert (first > 0.7).all(), first
