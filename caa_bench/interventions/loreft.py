@@ -170,7 +170,7 @@ class LoReFT(PairVector):
 
         from caa_bench.interventions.conditional import steered_states
         from caa_bench.interventions.held_out import split_held_out
-        from caa_bench.interventions.loreft_training import Training, Units, train
+        from caa_bench.interventions.loreft_training import Training, Units, train_maps
         from caa_bench.interventions.vectors import letter_prompts
 
         mean = activations.mean_difference()
@@ -185,7 +185,7 @@ class LoReFT(PairVector):
             [prompt for pair, prompt in zip(pairs, prompts, strict=True) if (pair.id in out) is held]
             for held in (False, True)
         )
-        train(model, learned, held_out, training, config=self.config)
+        train_maps(model, learned, held_out, training, config=self.config)
         if not exchanged:
             self.training = training.known(learned, held_out)
         states = torch.from_numpy(steered_states(model, tokenizer, pairs[:LOOKED_AT]))

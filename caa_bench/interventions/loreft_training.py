@@ -124,7 +124,7 @@ class Training:
         self.held_out = [tensors[f"held out {epoch}"] for epoch in range(epochs)]
 
 
-def train(
+def train_maps(
     model: PreTrainedModel,
     learned: Sequence[ChoicePrompt],
     held_out: Sequence[ChoicePrompt],
