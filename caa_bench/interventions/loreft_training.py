@@ -155,7 +155,7 @@ def train_maps(
         if not training.held_out:
             _measure(model, held_out, training)
         fitting.kept = done = sum(len(group) for group, _ in steps[: training.steps])
-        fitting.step(done, total, note=_said(training))
+        fitting.step(done, total, note=_losses_said(training))
         for number, (group, dose) in list(enumerate(steps, start=1))[training.steps :]:
             rate = config.learning_rate * (1 - (number - 1) / len(steps))
             training.learn(model, [learned[row] for row in group], dose=dose, rate=rate)
@@ -163,7 +163,7 @@ def train_maps(
             if number in ends:
                 _measure(model, held_out, training)
             done += len(group)
-            fitting.step(done, total, note=_said(training))
+            fitting.step(done, total, note=_losses_said(training))
             if number < len(steps) and (fitting.stopping or clock.due()):
                 with clock.keeping():
                     _keep(training, folder, key=key)
@@ -188,7 +188,7 @@ def _measure(model: PreTrainedModel, held_out: Sequence[ChoicePrompt], training:
     training.held_out.append(total)
 
 
-def _said(training: Training) -> str:
+def _losses_said(training: Training) -> str:
     said = [f"loss {training.loss:.3f}"] if training.steps else []
     said += [f"held-out loss {float(one.mean()):.3f}" for one in training.held_out[-1:]]
     return ", ".join(said)
