@@ -214,6 +214,17 @@ def test_its_directions_are_orthonormal_and_in_order_and_a_placebo_moves_each_st
         torch.testing.assert_close(ours.norm(dim=-1), theirs.norm(dim=-1), atol=1e-5, rtol=1e-4)
         assert float(torch.cosine_similarity(ours, theirs, dim=-1).abs().max()) < 0.95
         assert torch.equal(own.change.reads, other.change.reads)
+    same = arm.exchanged_vectors(model(), tokenizer(), pairs, exchanged=set())
+    torch.testing.assert_close(same, arm.fitted(), atol=1e-5, rtol=1e-4)  # of the labels as they are: with length 1
+    shuffled = arm.exchanged_vectors(model(), tokenizer(), pairs, exchanged={pair.item for pair in pairs[:12]})
+    placebo.vectors = shuffled
+    (edit,) = placebo.edits(Condition(layer=1))
+    moved = (edit.change(state) - state).norm(dim=-1)
+    (own,) = arm.edits(Condition(layer=1))
+    torch.testing.assert_close(
+        moved, shuffled[1, 0].norm() * (own.change(state) - state).norm(dim=-1), rtol=1e-4, atol=0
+    )
+    assert 0.05 < float(shuffled[1, 0].norm()) < 0.95, "a map of labels that say nothing is shorter"
     maps = Maps(rotate=arm.fitted(), **arm.beside)
     states = torch.randn(40, 3, 32, generator=torch.Generator().manual_seed(1)) + 1
     ordered = maps.ordered(states)

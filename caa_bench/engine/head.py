@@ -49,7 +49,7 @@ def float32_head(model: nn.Module) -> Iterator[None]:
 
 def _linear(head: nn.Linear, hidden: Tensor) -> Tensor:
     """`head(hidden)` with sums and result in float32. [..., D] -> [..., V]"""
-    logits: Tensor = _Sums.apply(hidden.reshape(-1, hidden.shape[-1]), head.weight)  # type: ignore[no-untyped-call]
+    logits: Tensor = _Sums.apply(hidden.reshape(-1, hidden.shape[-1]), head.weight)
     if head.bias is not None:
         logits = logits + head.bias.float()
     return logits.reshape(*hidden.shape[:-1], -1)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from caa_bench.errors import too_few
 from caa_bench.interventions.base import Condition
-from caa_bench.interventions.pair_vectors import PairVector, sizes
+from caa_bench.interventions.loreft_maps import Maps, mean_shift
+from caa_bench.interventions.pair_vectors import PairVector, exchanged_mean, sizes
 from caa_bench.interventions.parts import OnCard
 from caa_bench.models.layers import DEFAULT_DEPTH, Layers
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Pairs
     from caa_bench.engine.edit import Edit
     from caa_bench.interventions.activations import PairActivations
-    from caa_bench.interventions.loreft_maps import Maps
 
 LOOKED_AT = 64
 """Pairs whose states say how far a map moves them."""
@@ -37,8 +37,9 @@ class LoReFT(PairVector):
     learned; with `norm: caa` the mean shift of each layer is as long as CAA's vector there. ReFT-r1 (arXiv 2501.17148)
     reads the mean of the top activations of a whole prompt and so is no function of one position's state.
 
-    The vectors are the rows of R, ordered by how far the training prompts are moved along them. [L, r, D] A placebo
-    moves each state exactly as far, along other directions.
+    The vectors are the rows of R, ordered by how far the training prompts are moved along them. [L, r, D] A random
+    placebo moves each state exactly as far, along other directions; a shuffled one moves it along those that such labels
+    give, in the mean as far as their map does.
     """
 
     name = "loreft"
@@ -88,7 +89,7 @@ class LoReFT(PairVector):
         """
         activations = self.read_activations(model, tokenizer, pairs)
         maps, states = self._learned(model, tokenizer, pairs, activations, exchanged=set())
-        shift = maps.moved(states).norm(dim=-1).mean(dim=1)
+        shift = mean_shift(maps, states)
         if self.config.norm == "caa":
             wanted = activations.mean_difference().norm(dim=-1)
             maps, shift = maps.scaled(wanted / shift.clamp_min(1e-30)), wanted
@@ -98,9 +99,17 @@ class LoReFT(PairVector):
     def exchanged_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
-        """The directions learned anew from the exchanged pairs: as much work as the fit itself. [L, r, D]"""
+        """The directions learned anew from the exchanged pairs: as much work as the fit itself. [L, r, D]
+
+        Their length is the mean shift of that map over the fitted one's, which `edits` takes up.
+        """
         activations = self.read_activations(model, tokenizer, pairs)
-        return self._learned(model, tokenizer, pairs, activations, exchanged=exchanged)[0].rotate
+        maps, states = self._learned(model, tokenizer, pairs, activations, exchanged=exchanged)
+        shift = mean_shift(maps, states)
+        if self.config.norm == "caa":
+            shift = exchanged_mean(activations, pairs, exchanged=exchanged).norm(dim=-1)
+        own = mean_shift(Maps(rotate=self.fitted(), **self.beside), states)
+        return maps.rotate * (shift / own.clamp_min(1e-30))[:, None, None]
 
     def edits(self, condition: Condition) -> list[Edit] | None:
         """One map, at the condition's layer."""
@@ -112,7 +121,7 @@ class LoReFT(PairVector):
         rotate, reads, bias = (
             one[condition.layer] for one in (self.fitted(), self.beside["reads"], self.beside["bias"])
         )
-        return [Edit(condition.layer, LowRank(_orthonormal(rotate), reads, bias, dose=condition.multiplier))]
+        return [Edit(condition.layer, LowRank(_at_right_angles(rotate), reads, bias, dose=condition.multiplier))]
 
     @property
     def acts(self) -> str:
@@ -204,9 +213,9 @@ def _lengths(activations: PairActivations) -> Tensor:
     return torch.tensor(found)
 
 
-def _orthonormal(rows: Tensor) -> Tensor:
-    """The nearest rows of unit length at right angles: these themselves where they are so. [r, D]"""
+def _at_right_angles(rows: Tensor) -> Tensor:
+    """The nearest rows at right angles and of one length: these themselves where they are so. [r, D]"""
     import torch
 
     left, _, right = torch.linalg.svd(rows, full_matrices=False)
-    return left @ right
+    return left @ right * rows.pow(2).sum(dim=-1).mean().sqrt()

@@ -59,6 +59,11 @@ class Maps:
         return Maps(rotate=self.rotate, reads=self.reads * wide[..., None], bias=self.bias * wide)
 
 
+def mean_shift(maps: Maps, states: Tensor) -> Tensor:
+    """How far these states [N, L, D] are moved at dose 1, in the mean. [L]"""
+    return maps.moved(states).norm(dim=-1).mean(dim=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Told:
     """What a batch says of the maps.
