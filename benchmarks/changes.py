@@ -13,6 +13,7 @@ from benchmarks.subject import Settings, Subject
 from benchmarks.timing import interleaved, ratio
 from caa_bench.engine.changes import Add, AddKeepingNorm, Change, Clamp, Gate, Project, Rotate
 from caa_bench.engine.edit import Edit
+from caa_bench.engine.low_rank import LowRank
 from caa_bench.engine.score import score
 
 ITEMS = 12
@@ -25,6 +26,7 @@ CHANGES: dict[str, Callable[[Tensor, float], Change]] = {
     "Clamp": lambda vector, dose: Clamp(vector, low=dose - 1, high=dose),
     "Rotate": lambda vector, dose: Rotate(vector, angle=dose / 5),
     "Gate": lambda vector, dose: Gate(vector, Add(vector * dose)),
+    "LowRank": lambda vector, dose: _low_rank(vector, dose),
 }
 
 
@@ -55,3 +57,9 @@ def changes(subject: Subject, settings: Settings) -> dict[str, Any]:
         "over additions": {name: ratio(one, timed["Add"]) for name, one in timed.items() if name != "Add"},
         "greatest difference": apart,
     }
+
+
+def _low_rank(vector: Tensor, dose: float, rank: int = 4) -> LowRank:
+    """The vector and its cyclic shifts, made orthonormal, moved by as much as is read along them."""
+    rotate = torch.linalg.qr(torch.stack([vector.roll(step) for step in range(rank)], dim=1)).Q.T
+    return LowRank(rotate, rotate, torch.full((rank,), float(vector.norm())), dose)

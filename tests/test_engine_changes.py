@@ -13,6 +13,7 @@ from caa_bench.engine.changes import Add, Change, Clamp, Gate, Project, Rotate
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.generate import generate
 from caa_bench.engine.likelihood import forced
+from caa_bench.engine.low_rank import LowRank
 from caa_bench.engine.positions import batch_of
 from caa_bench.engine.score import score
 from caa_bench.engine.sharing import can_share
@@ -26,6 +27,12 @@ STOPS = tuple(range(2, 97, 6))
 
 def direction(seed: int, width: int = 64) -> torch.Tensor:
     return 3 * torch.randn(width, generator=torch.Generator().manual_seed(seed))
+
+
+def low_rank(rank: int = 3, width: int = 64) -> LowRank:
+    draw = torch.Generator().manual_seed(4)
+    rotate = torch.linalg.qr(torch.randn(width, rank, generator=draw)).Q.T
+    return LowRank(rotate, torch.randn(rank, width, generator=draw), torch.randn(rank, generator=draw), 0.5)
 
 
 def conditions() -> list[list[Edit]]:
@@ -47,6 +54,7 @@ def conditions() -> list[list[Edit]]:
         [Edit(0, Project(u), site="heads"), Edit(2, Rotate(v, 0.4), site="mlp"), Edit(2, Add(w))],
         [Edit(2, Add(u), site="heads"), Edit(1, Add(v))],
         [Edit(3, Clamp(v, high=0.0), site="mlp", positions="answer")],
+        [Edit(1, low_rank()), Edit(2, Add(v))],
     ]
 
 

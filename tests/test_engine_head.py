@@ -68,3 +68,21 @@ def test_a_head_is_put_back_after_a_failure_and_one_in_float32_is_left_alone() -
     assert "forward" not in vars(half.lm_head)
     with float32_head(whole):
         assert "forward" not in vars(whole.lm_head)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_its_gradients_are_those_of_a_float32_head(dtype: torch.dtype) -> None:
+    """Vectors are learned through it."""
+    draw = torch.Generator().manual_seed(0)
+    model = random_model("llama", dtype=dtype)
+    own = model.lm_head.weight
+    hidden = torch.randn(3, 2, model.config.hidden_size, generator=draw).to(dtype).requires_grad_()
+    weight = torch.randn(3, 2, model.config.vocab_size, generator=draw)
+    with float32_head(model):
+        said = model.lm_head(hidden)
+        found = torch.autograd.grad((said * weight).sum(), [hidden, own])
+    assert (said.dtype, found[0].dtype, found[1].dtype) == (torch.float32, dtype, dtype)
+    wide = [one.detach().float().requires_grad_() for one in (hidden, own)]
+    expected = torch.autograd.grad(((wide[0] @ wide[1].T) * weight).sum(), wide)
+    for ours, known in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.float(), known, atol=1e-2, rtol=1e-2)

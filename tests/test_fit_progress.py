@@ -55,6 +55,25 @@ def test_a_short_fit_is_one_line_and_a_continued_one_counts_its_own_time(capsys)
     assert "400 of 640 pairs, about 90 s left" in capsys.readouterr().err
 
 
+def test_a_fit_that_reads_and_then_trains_counts_each_part_s_own_time(capsys) -> None:
+    """It said "about -919 s left" of a training behind a reading."""
+    now = [0.0]
+    said = FitProgress(terminal=False, clock=lambda: now[0])
+    said.begin("fit loreft on 20 pairs")
+    for done, total, seconds in ((0, 20, 0), (20, 20, 100), (0, 36, 120), (9, 36, 180)):
+        now[0] = float(seconds)
+        said.step(done, total, "")
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"  20 of 20 pairs, about 0 s left, \d+\.\d GB", lines[1])
+    assert re.fullmatch(r"  9 of 36 pairs, about 3 min left, \d+\.\d GB", lines[2])  # 9 pairs took 60 s
+    terminal = FitProgress(terminal=True)
+    terminal.begin("fit loreft on 20 pairs")
+    terminal.step(20, 20, "")
+    terminal.step(9, 36, "")
+    assert (terminal._bar.total, terminal._bar.n) == (36, 9), "the bar of the reading went"
+    terminal.end("2 s")
+
+
 def test_in_a_terminal_no_line_is_left_open(capsys) -> None:
     """What a library draws while weights are loaded would overwrite it."""
     said = FitProgress(terminal=True)

@@ -19,8 +19,8 @@ from caa_bench.__main__ import main
 from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.errors import UserError
 from caa_bench.interventions import Condition, FullSFT, LoraSFT
+from caa_bench.interventions.held_out import split_held_out
 from caa_bench.interventions.lora.targets import targets
-from caa_bench.interventions.lora.training import split_held_out
 from caa_bench.models.model import ChatModel
 
 HANDFUL = ["llama", "gpt2", "phi3", "gpt_neox", "mixtral"]

@@ -29,7 +29,7 @@ from caa_bench.__main__ import main
 from caa_bench.behaviors.behavior import Pairs, load_behavior
 from caa_bench.engine.score import score
 from caa_bench.interventions import CAA, Condition, LoraSFT
-from caa_bench.interventions.lora.training import split_held_out
+from caa_bench.interventions.held_out import split_held_out
 from caa_bench.models.model import ChatModel
 from caa_bench.models.prompts import choice_prompt
 

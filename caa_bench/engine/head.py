@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,15 +49,34 @@ def float32_head(model: nn.Module) -> Iterator[None]:
 
 def _linear(head: nn.Linear, hidden: Tensor) -> Tensor:
     """`head(hidden)` with sums and result in float32. [..., D] -> [..., V]"""
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    if flat.is_cuda and _MM_TAKES_OUT_DTYPE:
-        logits = torch.mm(flat, head.weight.T, out_dtype=torch.float32)
-    else:
-        wide = flat.float()
-        logits = wide.new_empty(len(flat), len(head.weight))
-        for start in range(0, len(head.weight), _ROWS):
-            rows = head.weight[start : start + _ROWS].float()
-            torch.mm(wide, rows.T, out=logits[:, start : start + _ROWS])
+    logits: Tensor = _Sums.apply(hidden.reshape(-1, hidden.shape[-1]), head.weight)
     if head.bias is not None:
-        logits += head.bias.float()
+        logits = logits + head.bias.float()
     return logits.reshape(*hidden.shape[:-1], -1)
+
+
+class _Sums(torch.autograd.Function):
+    """flat W^T in float32. [N, D], [V, D] -> [N, V]
+
+    The fast ways to it have no gradient of their own, which vectors need that are learned.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(flat, weight)
+        if flat.is_cuda and _MM_TAKES_OUT_DTYPE:
+            return torch.mm(flat, weight.T, out_dtype=torch.float32)
+        wide = flat.float()
+        logits = wide.new_empty(len(flat), len(weight))
+        for start in range(0, len(weight), _ROWS):
+            torch.mm(wide, weight[start : start + _ROWS].float().T, out=logits[:, start : start + _ROWS])
+        return logits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
+        (flat, weight), (gradient,) = ctx.saved_tensors, gradients
+        found = gradient.new_zeros(len(gradient), weight.shape[1])
+        for start in range(0, len(weight), _ROWS):
+            found += gradient[:, start : start + _ROWS] @ weight[start : start + _ROWS].float()
+        own = (gradient.T @ flat.float()).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return found.to(flat.dtype), own

@@ -33,28 +33,29 @@ NUMBER = 4  # bytes of an fp32 number
 
 
 class PairActivations:
-    """Block outputs at the answer letter, in fp32. [P, 2, L, D]
+    """Block outputs at the answer letter, or at the last token of any texts, in fp32. [P, 2, L, D]
 
     Args:
         path: the file; one pair after another in the order of `places`. It may be deleted afterwards: what is open
             stays readable until this object is gone.
         places: which pair each record in the file belongs to.
         layers / hidden: L and D.
+        sides: 2 answers a pair; 1 where each is a text of its own.
     """
 
-    def __init__(self, path: Path, *, places: Sequence[int], layers: int, hidden: int) -> None:
+    def __init__(self, path: Path, *, places: Sequence[int], layers: int, hidden: int, sides: int = 2) -> None:
         self._file = path.open("rb")
         self._places = tuple(places)
-        self.shape = (len(places), 2, layers, hidden)
+        self.shape = (len(places), sides, layers, hidden)
 
     def layer(self, number: int, side: int) -> np.ndarray:
         """One side's activations at one layer. [P, D]"""
         import numpy as np
 
-        count, _, layers, hidden = self.shape
+        count, sides, layers, hidden = self.shape
         found = np.empty((count, hidden), dtype=np.float32)
         for record, place in enumerate(self._places):
-            start = ((record * 2 + side) * layers + number) * hidden * NUMBER
+            start = ((record * sides + side) * layers + number) * hidden * NUMBER
             found[place] = np.frombuffer(os.pread(self._file.fileno(), hidden * NUMBER, start), dtype=np.float32)
         return found
 
@@ -122,26 +123,51 @@ def read_activations(
         SystemExit: stopped by the user; what was read is kept.
     """
     from caa_bench.interventions.readings import kept_reading
+    from caa_bench.interventions.vectors import letter_prompts
 
-    return kept_reading(model, pairs, read=lambda: _read_sides(model, tokenizer, pairs, batch_size=batch_size))
+    def read() -> PairActivations:
+        return _read_sides(model, letter_prompts(tokenizer, pairs), batch_size=batch_size)
+
+    return kept_reading(model, pairs, read=read)
+
+
+def read_last_tokens(
+    model: PreTrainedModel, texts: Sequence[Sequence[int]], *, name: str, batch_size: int = 16
+) -> PairActivations:
+    """Every block's output at the last token of each text. [N, 1, L, D]
+
+    Args:
+        texts: token ids, two or more each. [N]
+        name: what its unfinished state is called, beside that of the pairs.
+
+    Raises:
+        UserError: the disk is full.
+        SystemExit: stopped by the user; what was read is kept.
+    """
+    from caa_bench.models.prompts import ChoicePrompt
+
+    prompts = [
+        ChoicePrompt(ids=tuple(ids[:-1]), first_position=len(ids) - 2, candidates=tuple(ids[-1:])) for ids in texts
+    ]
+    return _read_sides(model, prompts, batch_size=batch_size, name=f"{name}-")
 
 
 def _read_sides(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, batch_size: int
+    model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, batch_size: int, name: str = ""
 ) -> PairActivations:
+    """Block outputs at each of the prompts' candidates, as many as the first one has."""
     from caa_bench.engine.capture import letter_batches, letter_groups
-    from caa_bench.interventions.vectors import letter_prompts
     from caa_bench.models.blocks import hidden_size, num_layers
 
-    prompts = letter_prompts(tokenizer, pairs)
     groups = letter_groups(model, prompts, batch_size=batch_size)
     # Mixed lengths, so that the time left can be told from the first minute on; the same order in every process.
     random.Random(0).shuffle(groups)  # noqa: S311 - an order, not a secret
     layers, hidden = num_layers(model), hidden_size(model)
-    fitting, record = current(), 2 * layers * hidden * NUMBER
+    sides = len(prompts[0].candidates)
+    fitting, record = current(), sides * layers * hidden * NUMBER
     with fitting.room() as folder:
-        path = folder / STATE
-        finished = _finished(folder, groups, prompts=prompts, record=record)
+        path, head = folder / f"{name}{STATE}", folder / f"{name}{HEAD}"
+        finished = _finished(path, head, groups, prompts=prompts, record=record)
         done = sum(map(len, groups[:finished]))
         _note_step(fitting, done, len(prompts))
         for group, activations in letter_batches(model, prompts, groups[finished:]):
@@ -151,7 +177,7 @@ def _read_sides(
             if done < len(prompts):
                 fitting.leave_if_asked()
         places = [place for group in groups for place in group]
-        return PairActivations(path, places=places, layers=layers, hidden=hidden)
+        return PairActivations(path, places=places, layers=layers, hidden=hidden, sides=sides)
 
 
 def _note_step(fitting: Fitting, done: int, total: int) -> None:
@@ -159,10 +185,12 @@ def _note_step(fitting: Fitting, done: int, total: int) -> None:
     fitting.step(done, total)
 
 
-def _finished(folder: Path, groups: Sequence[Sequence[int]], *, prompts: Sequence[ChoicePrompt], record: int) -> int:
+def _finished(
+    path: Path, described: Path, groups: Sequence[Sequence[int]], *, prompts: Sequence[ChoicePrompt], record: int
+) -> int:
     """How many batches an unfinished fit of the very same left whole; makes the file where there is none."""
-    head = {"key": content_key([list(map(list, groups)), [list(prompt.ids) for prompt in prompts], record])}
-    path, described = folder / STATE, folder / HEAD
+    ids = [[*prompt.ids, *prompt.candidates] for prompt in prompts]
+    head = {"key": content_key([list(map(list, groups)), ids, record])}
     if not (path.is_file() and described.is_file() and read_json(described) == head):
         for old in (path, described):
             old.unlink(missing_ok=True)

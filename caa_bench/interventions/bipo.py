@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caa_bench.errors import too_few
+from caa_bench.interventions.gradient_steps import LAYERS_AT_ONCE, epoch_steps, weights_fixed
 from caa_bench.interventions.layer_adam import LayerAdam
 from caa_bench.interventions.pair_vectors import PairVector, as_long_as, exchanged_mean, sizes
 from caa_bench.storage.files import content_key
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Pairs
     from caa_bench.models.prompts import ChoicePrompt
 
-LAYERS_AT_ONCE = 8
-"""Layers whose rows share a suffix pass: more is faster and holds more for the gradient."""
 STATE = "learned.safetensors"
 """What an unfinished fit keeps beside the pairs that it has read."""
 
@@ -103,7 +101,7 @@ class BiPO(PairVector):
         unit = mean.norm(dim=-1, keepdim=True)
         key = content_key([self.settings(), steps, [prompt.ids for prompt in prompts], toward.tolist(), unit.tolist()])
         fitting, clock, done, total = current(), Clock(), 0, sum(len(group) for group, _ in steps)
-        with fitting.room() as folder, _weights_fixed(model):
+        with fitting.room() as folder, weights_fixed(model):
             adam = LayerAdam.kept_in(folder / STATE, key=key, like=mean)
             for number, (group, sign) in enumerate(steps):
                 done += len(group)
@@ -127,26 +125,8 @@ def _signed_steps(
 ) -> list[tuple[list[int], float]]:
     """Every step of all passes: its rows, and the sign that the vectors have in it."""
     draw = random.Random(config.seed)  # noqa: S311 - an order, not a secret
-    steps = [step for _ in range(config.epochs) for step in _steps(model, prompts, config, draw)]
-    return [(step, draw.choice((-1.0, 1.0))) for step in steps]
-
-
-def _steps(
-    model: PreTrainedModel, prompts: Sequence[ChoicePrompt], config: BiPO.Config, draw: random.Random
-) -> list[list[int]]:
-    """The rows of each step of an epoch: batches of prompts of like length, in a drawn order."""
-    import torch
-
-    from caa_bench.engine.batches import batched
-
-    half = model.dtype in (torch.float16, torch.bfloat16)
-    order = draw.sample(range(len(prompts)), len(prompts))
-    found = [
-        [order[place] for place in group]
-        for group in batched([prompts[row] for row in order], config.batch_size, exact=half)
-    ]
-    draw.shuffle(found)
-    return found
+    epochs = [epoch_steps(model, prompts, batch_size=config.batch_size, draw=draw) for _ in range(config.epochs)]
+    return [(step, draw.choice((-1.0, 1.0))) for epoch in epochs for step in epoch]
 
 
 def _gradient(model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, vectors: Tensor, want: Tensor) -> Tensor:
@@ -191,16 +171,3 @@ def _gradient(model: PreTrainedModel, prompts: Sequence[ChoicePrompt], *, vector
                 loss = -torch.nn.functional.logsigmoid(margin).mean(dim=0).sum()
             found += [gradient.cpu() for gradient in torch.autograd.grad(loss, own)]
     return torch.stack(found)
-
-
-@contextmanager
-def _weights_fixed(model: PreTrainedModel) -> Iterator[None]:
-    """No weight wants a gradient inside."""
-    wanting = [weight for weight in model.parameters() if weight.requires_grad]
-    try:
-        for weight in wanting:
-            weight.requires_grad_(False)
-        yield
-    finally:
-        for weight in wanting:
-            weight.requires_grad_(True)

@@ -63,8 +63,8 @@ class Conditional(PairVector):
 
         names = self._others(pairs)
         super().fit(model, tokenizer, pairs)
-        own = _states(model, tokenizer, pairs)
-        others = np.concatenate([_states(model, tokenizer, pairs.of(name)) for name in names])
+        own = steered_states(model, tokenizer, pairs)
+        others = np.concatenate([steered_states(model, tokenizer, pairs.of(name)) for name in names])
         gates, fires = [], []
         for layer in range(own.shape[1]):
             rows = np.concatenate([own[:, layer], others[:, layer]]).astype(np.float64)
@@ -125,7 +125,7 @@ class Conditional(PairVector):
         return OnCard(condition=told.condition, facts={**told.facts, f"gate at layer {at}": fact})
 
 
-def _states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> np.ndarray:
+def steered_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> np.ndarray:
     """Every block's output from the last token of the instruction up to the answer letter, of each question. [N, L, D]
 
     N counts positions: some for each question.

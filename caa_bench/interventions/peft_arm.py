@@ -105,11 +105,12 @@ class PeftArm(Intervention):
             RuntimeError: the adapter as `attach` applies it is not the one that was trained.
             SystemExit: stopped by the user; the state is kept.
         """
+        from caa_bench.interventions.held_out import split_held_out
         from caa_bench.interventions.lora.quiet import quiet_training
         from caa_bench.interventions.lora.rows import training_row
 
         with quiet_training():
-            from caa_bench.interventions.lora.training import split_held_out, train
+            from caa_bench.interventions.lora.training import train
 
         positive, own = self.variant == "positive", list(pairs)[: self.config.max_pairs]
         learned, held_out = (

@@ -221,7 +221,7 @@ class CovarianceDirection(Placebo):
         """Weigh the differences at the answer letter, whatever the original makes of them.
 
         Raises:
-            UserError: the original's vectors are of something else than a block's output at the answer letter.
+            UserError: the original is something else than one direction a layer of a block's output.
         """
         from caa_bench.interventions.activations import read_activations
 
@@ -229,8 +229,8 @@ class CovarianceDirection(Placebo):
         places = self.original.edits(Condition(layer=0)) or []
         if self.original.fitted().dim() != 2 or any(edit.site != "block" for edit in places):
             raise UserError(
-                f"{self.label}: {self.original.label} does not act where the pairs' differences are read; leave it out "
-                f"of {self.name}.placebo_of, or take random or shuffled"
+                f"{self.label}: {self.original.label} is not one direction of a block's output, as the pairs' "
+                f"differences are; leave it out of {self.name}.placebo_of, or take random or shuffled"
             )
         own = self.original.own_pairs(pairs)
         kept = getattr(self.original, "activations", None) or read_activations(model, tokenizer, own)

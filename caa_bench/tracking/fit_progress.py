@@ -32,6 +32,7 @@ class FitProgress:
         self._bar: Any = None
         self._open = False
         self._begun: tuple[float, int] | None = None
+        self._at = (0, 0)  # pairs done, and all
         self._next = 0.0
 
     def begin(self, title: str) -> None:
@@ -43,6 +44,10 @@ class FitProgress:
         """So many pairs of all are done."""
         if self._begun is None:  # a continued fit begins in the middle, and what was done before took no time now
             self._begun, self._next = (self._clock(), done), self._clock() + FIRST_AFTER_S
+        elif done < self._at[0] or total != self._at[1]:  # another part: it was reading before, and trains now
+            self._begun = (self._clock(), done)
+            self._close()
+        self._at = (done, total)
         if self._terminal:
             self._draw(done, total, note)
         elif self._clock() >= self._next:
@@ -53,11 +58,14 @@ class FitProgress:
 
     def end(self, said: str) -> None:
         """Print how the fit ended."""
+        self._close()
+        _say(said if self._open else f"{self._title}: {said}")
+        self._open = False
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        _say(said if self._open else f"{self._title}: {said}")
-        self._open = False
 
     def _draw(self, done: int, total: int, note: str) -> None:
         if self._bar is None:
