@@ -252,9 +252,9 @@ def _dose(options: Namespace, arm: Intervention, *, label: str, record: RunRecor
         if options.layer is not None:
             raise UserError(f"--layer: {label} has no layer; leave it out")
         return Condition(multiplier=1.0 if options.multiplier is None else options.multiplier)
-    cells = [cell for cell in (record.cells if record else ()) if cell["vector"] == label.partition("@")[0]]
-    layers = sorted({cell["layer"] for cell in cells} - {None})
-    doses = sorted({cell["multiplier"] for cell in cells})
+    own = label.partition("@")[0]
+    layers = record.layers_of(own) if record else []
+    doses = sorted({cell["multiplier"] for cell in (record.cells if record else ()) if cell["vector"] == own})
     if options.multiplier is None:
         measured = f"; the run measured {', '.join(f'{dose:g}' for dose in doses)}" if doses else ""
         raise UserError(f"--multiplier: give the dose of {label}{measured}")
