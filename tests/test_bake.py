@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from caa_bench.__main__ import main
 from caa_bench.behaviors.behavior import load_behavior
-from caa_bench.commands.bake_check import Before, refuse_other
 from caa_bench.engine.changes import Add
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.steer import steered
@@ -27,6 +26,7 @@ from caa_bench.interventions.adapter import Adapter
 from caa_bench.interventions.baking import bake_into, baking_of, refuse_family
 from caa_bench.interventions.full_sft import FullSFT
 from caa_bench.models.loaded import LoadedModel
+from caa_bench.runs.bake_check import Before, refuse_other
 
 IDS = torch.arange(3, 20)[None]
 ON = {"target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM"}

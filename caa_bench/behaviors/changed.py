@@ -66,10 +66,10 @@ def _placed(behavior: Behavior) -> Iterator[tuple[tuple[str, ...], str]]:
     """Each item's texts, in whatever order its options stand, and its split."""
     for split in SPLITS:
         for item in getattr(behavior, split):
-            yield _texts(item), split
+            yield _texts_of_item(item), split
 
 
-def _texts(item: Item) -> tuple[str, ...]:
+def _texts_of_item(item: Item) -> tuple[str, ...]:
     question = item.head.strip().removesuffix("Choices:").strip()
     others = sorted(text for place, text in enumerate(item.options) if place != item.matching)
     return (question, "" if item.cluster == item.id else item.cluster, item.options[item.matching], *others)

@@ -101,9 +101,9 @@ def _baked(given: Ingredients, baking: Baking, target: Path, *, dtype: str) -> l
     import torch
 
     from caa_bench.commands.bake_card import bake_card
-    from caa_bench.commands.bake_check import Before, refuse_other
     from caa_bench.interventions.baking import bake_into, refuse_family
     from caa_bench.interventions.card import CARD
+    from caa_bench.runs.bake_check import Before, refuse_other
     from caa_bench.storage.atomic import whole_folder, write_synced
 
     chat = given.chat

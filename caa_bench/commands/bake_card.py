@@ -10,8 +10,8 @@ from caa_bench.storage.files import content_key, sha256_file
 
 if TYPE_CHECKING:
     from caa_bench.commands.bake import Ingredients
-    from caa_bench.commands.bake_check import Found
     from caa_bench.interventions.baking import Baking
+    from caa_bench.runs.bake_check import Found
 
 EVERYWHERE = (
     "In the run the vector begins at the last token of the instruction. Here it acts at EVERY position, those of the "
