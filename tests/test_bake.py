@@ -126,7 +126,7 @@ def test_a_full_finetune_is_merged(tmp_path: Path) -> None:
     assert torch.equal(logits(loaded_plainly(own, tmp_path / "baked")), wanted)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gptj", "phi", "bloom"])
 def test_a_vector_at_every_position_is_a_bias(family: str, tmp_path: Path) -> None:
     own, delta = model(family), torch.randn(32, generator=torch.Generator().manual_seed(0))
     baking = baking_of(vector(delta), Condition(layer=1, multiplier=2.0), everywhere=True)
