@@ -11,8 +11,8 @@ PACKAGE = ROOT / "caa_bench"
 TOP = {"__init__.py", "__main__.py", "benchmark.py", "callbacks.py", "errors.py", "recipe.py"}
 ORDER = [
     "errors", "callbacks", "storage", "config", "models", "behaviors", "engine", "tiny", "analysis", "interventions",
-    "judges", "evaluators", "recipe", "runs", "report", "tracking", "geometry", "benchmark", "commands", "__init__",
-    "__main__",
+    "judges", "evaluators", "recipe", "runs", "report", "tracking", "geometry", "benchmark", "commands", "providers",
+    "__init__", "__main__",
 ]  # fmt: skip
 """Each may import itself and what stands before it."""
 

@@ -19,8 +19,10 @@ from small_runs import Small
 
 from caa_bench.__main__ import main
 from caa_bench.behaviors.behavior import load_behavior, variants
+from caa_bench.behaviors.card import drafted
 from caa_bench.behaviors.items import same_key
 from caa_bench.behaviors.records import behavior_from_records
+from caa_bench.behaviors.written import card_text
 from caa_bench.errors import UserError
 
 NAMES = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
@@ -267,7 +269,7 @@ def test_import_writes_a_folder_that_reads_back(
     assert behavior.matching == "It is done gladly."
     assert [one.question for one in behavior.open_ended] == ["Who are you?"]
     assert run("behavior import items.csv --as glad", capsys, status=2) == (
-        "caa-bench: glad: exists already; choose another name, or delete it\n"
+        "caa-bench: glad: exists already; choose another name, delete it, or change its items: import --replace\n"
     )
     assert "there is no such file" in run("behavior import itms.csv --as x", capsys, status=2)
     assert "is no behavior's name" in run("behavior import items.csv --as ../x", capsys, status=2)
@@ -276,6 +278,64 @@ def test_import_writes_a_folder_that_reads_back(
 
 
 @needs_data
+def test_replace_tells_what_changed_and_keeps_the_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One item gone, one new, one with another answer: another key, so that no old run or fit is taken for it."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "items.csv", records())
+    argv = ["behavior", "import", "items.csv", "--as", "own"]
+    assert main([*argv, "--matching", "It is done gladly."]) == 0
+    card = tmp_path / "own/behavior.yaml"
+    card.write_text(card.read_text().replace('title: "Own"', 'title: "My own"'))
+    (tmp_path / "own/notes.txt").write_text("mine")
+    old = load_behavior("own")
+    assert main(argv) == 2 and "change its items: import --replace" in capsys.readouterr().err
+    edited = [*TEXTS[1:29], (TEXTS[29][0], "With pleasure.", TEXTS[29][2]), ("Will you sing?", "Gladly!", "No.")]
+    write(tmp_path / "items.csv", records(edited))
+    assert main([*argv, "--replace"]) == 0
+    out = capsys.readouterr().out
+    moved = int(re.search(r"own: 1 items added, 1 removed, 1 changed, 28 as they were, (\d+) of these", out)[1])
+    new = load_behavior("own")
+    places = [{item.head: split for split in ("train", "test") for item in getattr(one, split)} for one in (old, new)]
+    same = [head for head in places[0].keys() & places[1].keys() if TEXTS[29][0] not in head]
+    assert moved == sum(places[0][head] != places[1][head] for head in same)
+    assert "runs and fits made before are of the old items" in out
+    assert new.title == "My own" and (tmp_path / "own/notes.txt").read_text() == "mine"
+    assert len(new.train) + len(new.selection) + len(new.test) == 30
+    assert old.pairs().key != new.pairs().key and old.fingerprint("test") != new.fingerprint("test")
+    assert main([*argv, "--replace"]) == 0
+    out = capsys.readouterr().out
+    assert "0 items added, 0 removed, 0 changed, 30 as they were, 0 of these in another split" in out
+    assert "runs and fits" not in out
+
+
+def test_replace_takes_the_place_of_a_table_of_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that `behavior new` began holds items.csv; the splits that come must not stand beside it."""
+    assert main(["behavior", "new", "own", "--to", str(tmp_path)]) == 0
+    items = write(tmp_path / "items.csv", records())
+    (tmp_path / "own/behavior.yaml").write_text(card_text(drafted("Own", "It is done gladly.")))
+    write(tmp_path / "own/items.csv", records(TEXTS[:25]))
+    argv = ["behavior", "import", str(items), "--as", "own", "--to", str(tmp_path), "--replace"]
+    assert main(argv) == 0
+    assert "5 items added, 0 removed, 0 changed, 25 as they were" in capsys.readouterr().out
+    assert not (tmp_path / "own/items.csv").exists() and (tmp_path / "own/train.json").exists()
+
+
+def test_replace_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = str(write(tmp_path / "items.csv", records()))
+    argv = ["behavior", "import", items, "--as", "own", "--to", str(tmp_path)]
+    assert main([*argv, "--replace"]) == 2
+    assert "own: no behavior to replace the items of; leave --replace out" in capsys.readouterr().err
+    assert main(argv) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()}
+    assert main([*argv, "--replace", "--matching", "It is done."]) == 2
+    assert "--matching: --replace keeps" in capsys.readouterr().err
+    write(tmp_path / "items.csv", records(TEXTS[:2]))
+    assert main([*argv, "--replace"]) == 2, "too few to split"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()} == before
+
+
 def test_published_splits_are_imported_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,7 +401,7 @@ def test_the_page_can_be_followed(
     ((form, table),) = re.findall(r"```(csv)\n(.*?)```", PAGE, re.DOTALL)
     Path(f"items.{form}").write_text(table)
     commands = re.findall(r"^    caa-bench (.+)$", PAGE, re.MULTILINE)
-    assert [shlex.split(line)[0] for line in commands] == ["behavior", "behavior", "behavior", "compare", "compare"]
+    assert [shlex.split(line)[0] for line in commands] == [*["behavior"] * 4, "compare", "compare"]
     for line in commands:
         more = " draws=99 report_to=[] limit=2" if line.startswith("compare") else ""
         run(line.replace("/path/to/model", str(small.model)) + more, capsys)

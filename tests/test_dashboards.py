@@ -38,6 +38,10 @@ for _ in range(2):
     TrackioTracker(project="p").on_report(report=report)
 print(json.dumps({name: SQLiteStorage.get_logs("p", name) for name in SQLiteStorage.get_runs("p")}))
 """
+LIST_ARTIFACTS = """
+found = SQLiteStorage.list_artifacts("p")
+print(json.dumps({one["name"]: [one["type"], one["latest_version"]] for one in found}))
+"""
 INSTALL = "pip install caa-bench[dashboards]"
 needs_trackio = pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
 needs_workspaces = pytest.mark.skipif(
@@ -91,6 +95,27 @@ def test_trackio_holds_every_curve_once(tmp_path: Path) -> None:
         for line in lines:
             here = {"behavior/p_balanced"} if known is band and not line["multiplier"] else known
             assert {name for name in line if "/" in name} == here, "a placebo's capability is not measured"
+
+
+@needs_trackio
+def test_trackio_keeps_each_fit_once_where_the_user_asks(tmp_path: Path) -> None:
+    """The vector and the page, no placebo; a repeat with the same content makes no other version."""
+    folder, kept = tmp_path / "runs" / "compare" / "refusal", tmp_path / "runs" / "artifacts" / "caa-1234"
+    simulate(folder, items=24, vectors=("caa", "random"), bases=("none",), loss={})
+    kept.mkdir(parents=True)
+    (kept / "artifact.json").write_text("{}")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["facts"]["artifacts"] = {"caa": str(kept), "random": str(kept)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "report.html").write_text("<p>page</p>")
+    env = os.environ | {"TRACKIO_DIR": str(tmp_path / "db"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    call = [sys.executable, "-c", LOG_TWICE + LIST_ARTIFACTS, str(folder)]
+    done = subprocess.run(call, env=env | {"TRACKIO_LOG_MODEL": "end"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    runs, found = map(json.loads, done.stdout.splitlines())
+    assert found == {"caa-1234": ["model", 0], "refusal-tiny-report": ["report", 0]}
+    (summary,) = [lines for name, lines in runs.items() if name.startswith("summary")]
+    assert [line["multiplier"] for line in summary] == [0.0], "the page draws nothing without its x axis"
 
 
 @pytest.fixture(scope="module")

@@ -382,6 +382,66 @@ def test_wandb_mode_disabled_is_obeyed(again: Again, finished: Path) -> None:
     assert not list(finished.glob("run/wandb/*run-*"))
 
 
+def artifacts_of(run: OfflineRun) -> dict[str, tuple[str, dict[str, str]]]:
+    """Those that the user asks for: wandb makes one of each table by itself."""
+    return {name: found for name, found in run.artifacts.items() if found[0] in ("model", "report")}
+
+
+def test_fits_and_the_page_are_artifacts_where_the_user_asks(
+    again: Again, runs: dict[str, OfflineRun], finished: Path
+) -> None:
+    """As transformers' Trainer has it: nothing without WANDB_LOG_MODEL. Each fit once, where it is kept, no placebo."""
+    assert not any(map(artifacts_of, runs.values()))
+    assert again(WANDB_LOG_MODEL="end") == []
+    logged = offline_runs(finished / "run")
+    assert {name for name, run in logged.items() if artifacts_of(run)} == {SUMMARY}
+    found = artifacts_of(logged[SUMMARY])
+    kept = {path.name: path for path in (finished / "runs/artifacts").iterdir() if path.is_dir()}
+    fits = {name for name in kept if name.startswith(("caa-", "lora_sft_positive-"))}
+    assert {name: kind for name, (kind, _) in found.items()} == {
+        **dict.fromkeys(fits, "model"),
+        "small-model-report": "report",
+    }
+    for name in fits:
+        own = {path.relative_to(kept[name]).as_posix(): str(path.resolve()) for path in kept[name].rglob("*")}
+        assert found[name][1] == own and "artifact.json" in own
+    ((page, copy),) = found["small-model-report"][1].items()
+    assert page == "report.html" and Path(copy).is_relative_to(finished / "run/wandb")
+    assert Path(copy).read_bytes() == (finished / "run/report.html").read_bytes()
+    assert again(WANDB_LOG_MODEL="false") == []
+    assert not any(map(artifacts_of, offline_runs(finished / "run").values()))
+
+
+def test_a_fit_that_is_gone_costs_a_line_and_no_artifact(again: Again, finished: Path) -> None:
+    from caa_bench.report import make_report
+    from caa_bench.tracking.artifacts import logged_artifacts
+
+    report = make_report(finished / "run")
+    (gone,) = [path for path in (finished / "runs/artifacts").glob("caa-*") if path.is_dir()]
+    shutil.rmtree(gone)
+    again.patch.chdir(finished)
+    names = [one.name for one in logged_artifacts(report)]
+    assert len(names) == 2 and names[0].startswith("lora_sft_positive-") and names[1] == "small-model-report"
+    (line,) = [record.getMessage() for record in again.logged.records if record.levelname == "WARNING"]
+    assert "is gone" in line and line.endswith("it is no artifact of the dashboard")
+
+
+def test_artifacts_that_fail_leave_everything_else(again: Again, finished: Path, runs: dict[str, OfflineRun]) -> None:
+    def broken(*args: object, **more: object) -> None:
+        raise ConnectionError("no room")
+
+    again.patch.setattr(wandb.Artifact, "add_dir", broken)
+    (line,) = again(WANDB_LOG_MODEL="end")
+    assert line.startswith("wandb failed in on_report (ConnectionError: no room)")
+    kept = offline_runs(finished / "run")[SUMMARY]
+    assert kept.finished and not artifacts_of(kept)
+    assert kept.history[0].keys() == runs[SUMMARY].history[0].keys() and "report.path" in kept.history[0]
+    assert sorted(name for name in kept.saved if name.endswith(".csv")) == sorted(
+        name for name in runs[SUMMARY].saved if name.endswith(".csv")
+    )
+    assert kept.summary["headline/answer"] == runs[SUMMARY].summary["headline/answer"]
+
+
 def test_report_to_nothing_needs_no_wandb(small: Small, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished)
     monkeypatch.setitem(sys.modules, "wandb", None)

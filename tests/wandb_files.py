@@ -24,6 +24,7 @@ class OfflineRun:
         steps: metric (or glob) -> the metric that its x axis is.
         summary: what the table of runs shows of it.
         saved: files that are uploaded with it, below its `files` folder.
+        artifacts: name -> type, then path in it -> file on this machine.
     """
 
     id: str = ""
@@ -37,6 +38,7 @@ class OfflineRun:
     steps: dict[str, str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     saved: list[str] = field(default_factory=list)
+    artifacts: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
     finished: bool = False
 
 
@@ -68,6 +70,10 @@ def _read(path: Path) -> OfflineRun:
             run.summary |= {key: json.loads(value) for key, value in changed.items()}
         elif kind == "files":
             run.saved += [item.path for item in record.files.files]
+        elif kind == "artifact":
+            files = {one.path: one.local_path for one in record.artifact.manifest.contents}
+            assert record.artifact.name not in run.artifacts
+            run.artifacts[record.artifact.name] = (record.artifact.type, files)
         elif kind == "exit":
             run.finished = record.exit.exit_code == 0
     return run

@@ -9,12 +9,13 @@ from typing import Any
 
 from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.behaviors.card import PROMPTS, Card
-from caa_bench.behaviors.folders import CARD, has_card, is_id
+from caa_bench.behaviors.folders import CARD, has_card, is_id, own_files
 from caa_bench.behaviors.items import LETTERS, Item
 from caa_bench.behaviors.splits import CLUSTER, MATCHING, OTHER, QUESTION
 from caa_bench.errors import UserError
-from caa_bench.storage.atomic import unwritable, write_atomic
+from caa_bench.storage.atomic import unwritable, whole_folder, write_atomic, write_synced
 from caa_bench.storage.files import content_key
+from caa_bench.storage.safe_text import terminal_safe
 
 _COMMENTS = {
     "title": "What a reader calls it, in a word or two.",
@@ -55,7 +56,21 @@ def new_folder(parent: Path, name: str) -> Path:
         raise UserError(f"{name[:80]!r} is no behavior's name; use letters, digits, . _ - only")
     folder = parent / name
     if folder.exists():
-        raise UserError(f"{folder}: exists already; choose another name, or delete it")
+        raise UserError(
+            f"{folder}: exists already; choose another name, delete it, or change its items: import --replace"
+        )
+    return folder
+
+
+def kept_folder(parent: Path, name: str) -> Path:
+    """The folder of a behavior that is there already.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = parent / name
+    if not is_id(name) or not has_card(folder):
+        raise UserError(f"{terminal_safe(str(folder))[:200]}: no behavior to replace the items of; leave --replace out")
     return folder
 
 
@@ -72,6 +87,23 @@ def write_behavior(folder: Path, behavior: Behavior) -> None:
         UserError: the disk is full or cannot be written.
     """
     _write_files(folder, _files_of(behavior))
+
+
+def replace_items(folder: Path, behavior: Behavior) -> None:
+    """The behavior's items in the place of the folder's, whole or not at all; its behavior.yaml stays as it is.
+
+    Questions to be answered in words stay too, unless the behavior has some. Files of the user's own stay.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    written = {name: text for name, text in _files_of(behavior).items() if name != CARD}
+    with whole_folder(folder) as staged:
+        for split, path in own_files(staged).items():
+            if split != "open_ended" or behavior.open_ended:
+                path.unlink()
+        for name, text in written.items():
+            write_synced(staged / name, text)
 
 
 def kept_behavior(behavior: Behavior, parent: Path) -> Behavior:

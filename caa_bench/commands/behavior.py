@@ -39,6 +39,11 @@ class BehaviorCommand(Command):
         )
         made.add_argument("source", help="a file, a folder of splits, or a data set's name on the hub (owner/name)")
         made.add_argument("--as", dest="behavior", metavar="NAME", required=True, help="the behavior's name")
+        made.add_argument(
+            "--replace",
+            action="store_true",
+            help="put the items in the place of those that the behavior has; its behavior.yaml stays",
+        )
         made.add_argument("--title", help="what a reader calls it (default: the name)")
         made.add_argument("--matching", help='what "matching" means, e.g. "The answer is polite."')
         made.add_argument("--open-ended", metavar="FILE", help="questions to be answered in words")
@@ -58,6 +63,9 @@ class BehaviorCommand(Command):
             return 0
         if options.step == "new":
             write_new(options)
+            return 0
+        if options.replace:
+            _replace(options)
             return 0
         folder = new_folder(Path(options.to), options.behavior)
         behavior = _imported(options)
@@ -86,6 +94,29 @@ def write_new(options: Namespace) -> None:
 
 def _add_to(parser: ArgumentParser) -> None:
     parser.add_argument("--to", default=".", metavar="DIR", help="where its folder goes (%(default)s)")
+
+
+def _replace(options: Namespace) -> None:
+    """Other items under the same name, and what that changed.
+
+    Raises:
+        UserError: there is no such behavior, or it is asked for texts that stand in its behavior.yaml.
+    """
+    from caa_bench.behaviors.behavior import load_behavior
+    from caa_bench.behaviors.changed import changed_items
+    from caa_bench.behaviors.written import kept_folder, replace_items
+
+    folder = kept_folder(Path(options.to), options.behavior)
+    for name in ("title", "matching"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name}: --replace keeps {folder / 'behavior.yaml'}; edit it there")
+    old, new = load_behavior(folder), _imported(options)
+    found = changed_items(old, new)
+    replace_items(folder, new)
+    print("\n".join(described(load_behavior(folder))))
+    print(f"\n{folder}: {found.line()}")
+    if not found.nothing:
+        print("runs and fits made before are of the old items; they stay, and the next run fits and measures anew")
 
 
 def _imported(options: Namespace) -> Behavior:

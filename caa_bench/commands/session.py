@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
     from caa_bench.engine.edit import Edit
     from caa_bench.models.model import ChatModel
-    from caa_bench.models.prompts import Message
+    from caa_bench.models.prompts import Message, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Settings:
         layer: the block to steer; None for the recipe's first.
         max_new_tokens: length limit of an answer.
         progress: False prints nothing while something is fitted.
+        vector: its label, as in a recipe's `vectors`.
     """
 
     recipe: str = "compare"
@@ -43,6 +44,7 @@ class Settings:
     layer: int | None = None
     max_new_tokens: int = 100
     progress: bool = True
+    vector: str = "caa"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,94 @@ class Answer:
     Args:
         text: without special tokens and space around it; empty where it said nothing.
         cut: whether it ended at the length limit.
+        tokens: how many new ones.
     """
 
     text: str
     cut: bool
+    tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steered:
+    """A loaded model that answers, steered.
+
+    Args:
+        chat: the model.
+        base: what stands below.
+        vector: what goes on top; None for nothing.
+        layer: the steered block; None where the vector has none.
+    """
+
+    chat: ChatModel
+    base: Intervention
+    vector: Intervention | None
+    layer: int | None
+
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The conversation as the base rewrites it.
+
+        Raises:
+            UserError: it holds what is no text.
+        """
+        from caa_bench.models.prompts import chat_prompt
+
+        _refuse_what_is_no_text(messages)
+        return chat_prompt(self.chat.tokenizer, self.base.rewrite(messages))
+
+    def answers(
+        self,
+        messages: Sequence[Message],
+        *,
+        multipliers: Sequence[float],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Answer]:
+        """What the model says next at each multiplier, all in one batch.
+
+        Steered are the last token of the prompt and every new one; what was said before stays as it was.
+
+        Args:
+            temperature: 0 is greedy.
+            seed: of what is drawn above that.
+
+        Raises:
+            UserError: the conversation is longer than the model takes, or holds what is no text.
+        """
+        from caa_bench.engine.generate import generate
+
+        model, prompt = self.chat.model, self.prompt(messages)
+        asked, room = len(prompt.ids), self.room
+        if room is not None and asked + max_new_tokens > room:
+            raise UserError(
+                f"the conversation has {asked} tokens and the model takes {room}, the answer's {max_new_tokens} "
+                "included; shorten it, or start anew"
+            )
+        below = self.base.edits(Condition())
+        attached = nullcontext() if below is not None else self.base.attach(model, Condition())
+        with attached:
+            (said,) = generate(
+                model,
+                [prompt],
+                [[*(below or []), *self._edits(multiplier)] for multiplier in multipliers],
+                max_new_tokens=max_new_tokens,
+                stop_ids=self.chat.stop_ids,
+                temperature=temperature,
+                seeds=[[seed] * len(multipliers)],
+            )
+        return [Answer(text=self.chat.text_of(one.ids), cut=one.ended == "length", tokens=len(one.ids)) for one in said]
+
+    @property
+    def room(self) -> int | None:
+        """The most tokens of a prompt and its answer; None where the model does not say."""
+        return getattr(self.chat.model.config, "max_position_embeddings", None)
+
+    def _edits(self, multiplier: float) -> list[Edit]:
+        """None at 0, so that the unsteered answer is the unchanged model's, bit for bit."""
+        if self.vector is None or not multiplier:
+            return []
+        return self.vector.edits(Condition(multiplier=multiplier, layer=self.layer)) or []
 
 
 class Session:
@@ -95,37 +181,17 @@ class Session:
         self._use(base, chat=self.chat)
 
     def answers(self, messages: Sequence[Message], *, multipliers: Sequence[float]) -> list[Answer]:
-        """What the model says next at each multiplier, greedily, all in one batch.
-
-        Steered are the last token of the prompt and every new one; what was said before stays as it was.
+        """What the model says next at each multiplier, greedily (`Steered.answers`).
 
         Raises:
             UserError: the conversation is longer than the model takes, or holds what is no text.
         """
-        from caa_bench.engine.generate import generate
-        from caa_bench.models.prompts import chat_prompt
+        return self.steered.answers(messages, multipliers=multipliers, max_new_tokens=self.settings.max_new_tokens)
 
-        model = self.chat.model
-        _refuse_what_is_no_text(messages)
-        prompt = chat_prompt(self.chat.tokenizer, self.base.rewrite(messages))
-        limit, asked = self.settings.max_new_tokens, len(prompt.ids)
-        room = getattr(model.config, "max_position_embeddings", None)
-        if room is not None and asked + limit > room:
-            raise UserError(
-                f"the conversation has {asked} tokens and the model takes {room}, the answer's {limit} included; "
-                "shorten it, or start anew"
-            )
-        below = self.base.edits(Condition())
-        attached = nullcontext() if below is not None else self.base.attach(model, Condition())
-        with attached:
-            (said,) = generate(
-                model,
-                [prompt],
-                [[*(below or []), *self._edits(multiplier)] for multiplier in multipliers],
-                max_new_tokens=limit,
-                stop_ids=self.chat.stop_ids,
-            )
-        return [Answer(text=self.chat.text_of(one.ids), cut=one.ended == "length") for one in said]
+    @property
+    def steered(self) -> Steered:
+        """The model with what stands below and on top now."""
+        return Steered(chat=self.chat, base=self.base, vector=self.vector, layer=self.layer)
 
     def _use(self, base: str, *, chat: ChatModel | None) -> None:
         recipe = load_recipe(self.settings.recipe, self._overrides(base))
@@ -138,15 +204,11 @@ class Session:
         self.behavior, self.chat = benchmark.behavior, benchmark.chat
         self.layer = self.vector.conditions(self.chat.loaded_layers())[0].layer
 
-    def _edits(self, multiplier: float) -> list[Edit]:
-        """None at 0, so that the unsteered answer is the unchanged model's, bit for bit."""
-        return (self.vector.edits(Condition(multiplier=multiplier, layer=self.layer)) or []) if multiplier else []
-
     def _overrides(self, base: str) -> list[str]:
         own = self.settings
         named = {"behavior": own.behavior, "model": own.model, "caa.layers": None if own.layer is None else [own.layer]}
         said = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-        return [*own.changes, *said, f"bases={json.dumps(['none', base])}", "vectors=[caa]", "report_to=[]"]
+        return [*own.changes, *said, f"bases={json.dumps(['none', base])}", f"vectors=[{own.vector}]", "report_to=[]"]
 
 
 def _refuse_what_is_no_text(messages: Sequence[Message]) -> None:

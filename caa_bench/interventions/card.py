@@ -108,9 +108,9 @@ def card(intervention: Intervention, origin: Origin = UNKNOWN, *, effects: str =
     model = json.dumps(origin.loadable) if origin.loadable else f'"..."  # {fitting}'
     parts = [
         "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
-        f"# {_cell_text(intervention.label)}" + (f" for {_cell_text(origin.behavior)}" if origin.behavior else ""),
+        f"# {cell_text(intervention.label)}" + (f" for {cell_text(origin.behavior)}" if origin.behavior else ""),
         (type(intervention).__doc__ or "").strip().split("\n")[0],
-        "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell_text(value)} |" for name, value in facts.items())]),
+        "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell_text(value)} |" for name, value in facts.items())]),
         effects or "What it does was not measured when this card was written.",
         "## Load it\n\n" + LOAD.format(model=model, condition=found.condition),
     ]
@@ -122,6 +122,6 @@ def on_the_hub(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
-def _cell_text(text: str) -> str:
+def cell_text(text: str) -> str:
     """One line of a table that shows as it is."""
     return html.escape(terminal_safe(text), quote=False).replace("|", "&#124;").replace("`", "&#96;")

@@ -186,6 +186,11 @@ class RunRecord:
         known = [share for share in found if share is not None]
         return median(known) if known else None
 
+    def layers_of(self, vector: str) -> list[int]:
+        """The blocks that a vector was measured at, in order; none where it has no layer."""
+        found = {cell["layer"] for cell in self.cells if cell["vector"] == vector}
+        return sorted(int(layer) for layer in found if layer is not None)
+
     def placebo_of(self, label: str) -> str:
         """Whose placebo an intervention is; "" for a real one."""
         if self.arms:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import wandb
 
 from caa_bench.report import tables
+from caa_bench.tracking.artifacts import artifacts_asked, logged_artifacts
 from caa_bench.tracking.curves import STEP, Curve
 from caa_bench.tracking.summary import example_answers
 
@@ -61,13 +62,32 @@ def _pages(folder: Path) -> dict[str, Any]:
 def attach(run: Any, folder: Path) -> None:
     """Files of the run, to download: copies in its own folder, so that an offline run is whole wherever it is moved.
 
-    No artifact: that would put its copies outside of the run folder, and another version with each change beside it.
+    No artifact: each change would be another version beside it. What is an artifact, and when, `log_artifacts` says.
     """
     for path in _files(folder, *ATTACHED):
         copy = Path(run.dir) / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         run.save(escape(str(copy)), base_path=run.dir, policy="now")
+
+
+def log_artifacts(run: Any, report: Report) -> None:
+    """Fits and the page as artifacts, where WANDB_LOG_MODEL asks for them; wandb uploads no content twice.
+
+    Fits lie where they are kept, which never changes, and are not copied; an offline run needs them there when it is
+    synced. The page is written anew by each report, so that a copy in the run's own folder is logged.
+    """
+    if not artifacts_asked("WANDB_LOG_MODEL"):
+        return
+    for one in logged_artifacts(report):
+        artifact = wandb.Artifact(one.name, type=one.kind, metadata=one.facts)
+        if one.path.is_dir():
+            artifact.add_dir(str(one.path), policy="immutable")
+        else:
+            copy = Path(run.dir).absolute() / one.path.name
+            shutil.copyfile(one.path, copy)
+            artifact.add_file(str(copy), policy="immutable")
+        run.log_artifact(artifact)
 
 
 def _files(folder: Path, *patterns: str) -> list[Path]:

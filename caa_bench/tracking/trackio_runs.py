@@ -17,6 +17,7 @@ from caa_bench.tracking.live import PROGRESS, LiveTracker, progress_name
 
 if TYPE_CHECKING:
     from caa_bench.report import Report
+    from caa_bench.tracking.artifacts import Logged
 
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
 INSTALL = "pip install caa-bench[dashboards]"
@@ -62,20 +63,30 @@ class TrackioTracker(LiveTracker):
         """A run for each base and vector, the unsteered cell its point at 0; then some answers in words, if any."""
         import trackio
 
+        from caa_bench.tracking.artifacts import artifacts_asked, logged_artifacts
         from caa_bench.tracking.curves import curves
         from caa_bench.tracking.summary import example_answers
 
         with local():
             for curve in curves(report):
                 self._log_points(report, name=curve.name, points=curve.points, config=curve.facts())
+            artifacts = list(logged_artifacts(report)) if artifacts_asked("TRACKIO_LOG_MODEL") else []
+            # A run without the x axis that is asked for sends trackio's page into a loop: no chart is drawn at all.
+            point: dict[str, Any] = {STEP: 0.0}
             if (examples := example_answers(report)) is not None:
-                table = trackio.Table(columns=examples.heads, data=examples.lines)
-                # A run without the x axis that is asked for sends trackio's page into a loop: no chart is drawn at all.
-                points = [{STEP: 0.0, "answers": table}]
-                self._log_points(report, name="summary", points=points, config={"kind": "summary"})
+                point["answers"] = trackio.Table(columns=examples.heads, data=examples.lines)
+            if examples is not None or artifacts:
+                config = {"kind": "summary"}
+                self._log_points(report, name="summary", points=[point], config=config, artifacts=artifacts)
 
     def _log_points(
-        self, report: Report, *, name: str, points: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
+        self,
+        report: Report,
+        *,
+        name: str,
+        points: Sequence[Mapping[str, Any]],
+        config: Mapping[str, Any],
+        artifacts: Sequence[Logged] = (),
     ) -> None:
         import trackio
 
@@ -83,6 +94,8 @@ class TrackioTracker(LiveTracker):
         try:
             for step, point in enumerate(points):
                 trackio.log(dict(point), step=step)
+            for one in artifacts:
+                trackio.log_artifact(one.path, name=one.name, type=one.kind)
         finally:
             trackio.finish()
 

@@ -88,7 +88,7 @@ class WandbTracker(LiveTracker):
 
     def _log_summary(self, report: Report, found: Sequence[Curve]) -> None:
         """The cells as a table, all curves in one chart, examples, figures, the page; and the headline's numbers."""
-        from caa_bench.tracking.pages import attach, logged_content
+        from caa_bench.tracking.pages import attach, log_artifacts, logged_content
         from caa_bench.tracking.summary import headline_numbers
 
         name = progress_name(report.record.settings, "summary")
@@ -96,6 +96,7 @@ class WandbTracker(LiveTracker):
             run.log(logged_content(report, found))
             run.summary.update(headline_numbers(report))
             attach(run, report.folder)
+            log_artifacts(run, report)
 
     @contextmanager
     def _run(

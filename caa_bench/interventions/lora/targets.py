@@ -92,7 +92,7 @@ def check(chat: ChatModel, asked: Asked, *, section: str = SECTION) -> list[str]
         return []
     if config.get("model_type") in PLAIN:
         return mistakes(USUAL, asked, others=("embed_tokens", "lm_head"), section=section)
-    empty = _empty_model(chat.source)
+    empty = empty_model(chat.source)
     if empty is None:
         return []
     try:
@@ -110,7 +110,7 @@ def _config(folder: Path) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _empty_model(source: str) -> nn.Module | None:
+def empty_model(source: str) -> nn.Module | None:
     """The architecture on the meta device; None where loading will have something to say about it."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
