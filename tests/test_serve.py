@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
+from serve_running import running
 from small_runs import Small, start
 
 from caa_bench.__main__ import main
@@ -53,24 +54,6 @@ def offer(session: Session) -> Offer:
 def server(session: Session, offer: Offer) -> Iterator[SteeredServer]:
     with running(session, offer) as made:
         yield made
-
-
-class running:
-    """A server in a thread of this process, for the time of a `with` block."""
-
-    def __init__(self, session: Session, offer: Offer, **settings: Any) -> None:
-        self.made = SteeredServer((settings.pop("host", "127.0.0.1"), 0), **settings)
-        self.thread = threading.Thread(target=self.made.answer, args=(offer, Speaker(session)), daemon=True)
-
-    def __enter__(self) -> SteeredServer:
-        self.thread.start()
-        return self.made
-
-    def __exit__(self, *_: object) -> None:
-        self.made.shutdown()
-        self.thread.join(30)
-        self.made.server_close()
-        assert not self.thread.is_alive()
 
 
 def send(
