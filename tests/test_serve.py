@@ -19,7 +19,8 @@ from small_runs import Small, start
 
 from caa_bench.__main__ import main
 from caa_bench.commands.serve_doses import Dose, Offer, Steered
-from caa_bench.commands.serve_http import MOST_BYTES, SteeredServer
+from caa_bench.commands.serve_handler import MOST_BYTES
+from caa_bench.commands.serve_http import SteeredServer
 from caa_bench.commands.serve_requests import read_request
 from caa_bench.commands.serve_speaker import Leaving, Speaker, Words
 from caa_bench.commands.session import Session, Settings

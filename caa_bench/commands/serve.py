@@ -67,7 +67,7 @@ def _key(options: Namespace) -> str:
     Raises:
         UserError: its variable is not set, or there is none where other machines can reach the server.
     """
-    from caa_bench.commands.serve_http import is_local
+    from caa_bench.commands.serve_handler import is_local
 
     key = os.environ.get(options.key_env, "") if options.key_env else ""
     if options.key_env and not key:

@@ -98,7 +98,7 @@ class Offer:
         below = parts[:-1] if dose else parts
         if (name != self.name and not name.startswith(f"{self.name}@")) or len(below) > 1:
             raise UserError(
-                f"model: there is no {_shown(name)}; GET /v1/models lists what there is, as {self.name}@BASE@VECTOR+1.5"
+                f"model: there is no {_quoted(name)}; GET /v1/models lists what there is, as {self.name}@BASE@VECTOR+1.5"
             )
         base = below[0] if below else self.default
         try:
@@ -139,7 +139,7 @@ class Offer:
             return self.layers[vector]
         text = str(given)
         if isinstance(given, bool) or not text.isdecimal() or int(text) >= self.count:
-            raise UserError(f"{KEY}.layer: {_shown(given)} does not exist; the model has layers 0 to {self.count - 1}")
+            raise UserError(f"{KEY}.layer: {_quoted(given)} does not exist; the model has layers 0 to {self.count - 1}")
         if self.layers[vector] is None:
             raise UserError(f"{KEY}.layer: {vector} acts in no one layer; leave it out")
         return int(text)
@@ -166,10 +166,10 @@ def _object(value: Any, place: str, known: set[str]) -> dict[str, Any]:
 def _unknown(name: Any, known: list[str]) -> str:
     near = get_close_matches(str(name), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"this server has {', '.join(known)}"
-    return f"there is no {_shown(name)} here; {hint}"
+    return f"there is no {_quoted(name)} here; {hint}"
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     return repr(_plain(value))
 
 

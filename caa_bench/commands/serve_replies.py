@@ -40,7 +40,7 @@ def reply(ready: Ready, spoken: Spoken) -> dict[str, Any]:
         choice["logprobs"] = {"token_logprobs": list(spoken.log_probs)}
     if asked.token_ids:
         choice["token_ids"] = list(spoken.ids)
-    return _head(ready) | {"choices": [choice], "usage": _usage(ready, spoken), "caa_bench": _steered(ready)}
+    return _head(ready) | {"choices": [choice], "usage": _usage(ready, spoken), "caa_bench": _answered_under(ready)}
 
 
 def stream_head(ready: Ready) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def stream_rest(head: dict[str, Any], ready: Ready, spoken: Spoken) -> Iterator[
     if ready.asked.token_ids:
         part["token_ids"] = list(spoken.ids)
     choice = {"index": 0, "finish_reason": spoken.ended} | part
-    yield head | {"choices": [choice], "caa_bench": _steered(ready)}
+    yield head | {"choices": [choice], "caa_bench": _answered_under(ready)}
     if ready.asked.usage:
         yield head | {"choices": [], "usage": _usage(ready, spoken)}
 
@@ -84,7 +84,7 @@ def _usage(ready: Ready, spoken: Spoken) -> dict[str, int]:
     return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
 
-def _steered(ready: Ready) -> dict[str, Any]:
+def _answered_under(ready: Ready) -> dict[str, Any]:
     asked = ready.asked
     seed = ready.seed if asked.temperature > 0 else None
     return {"base": asked.steered.base, "vectors": [asdict(dose) for dose in asked.steered.doses], "seed": seed}

@@ -91,7 +91,7 @@ def read_request(body: Any, offer: Offer, *, chat: bool) -> Asked:
         steering=keys.take("steering", lambda _, value: value or None),
         max_new_tokens=_limit(keys),
         temperature=keys.take("temperature", _temperature, 0.0),
-        seed=keys.take("seed", _whole, None),
+        seed=keys.take("seed", _whole_number, None),
         stop=keys.take("stop", _stops, ()),
         stop_ids=keys.take("stop_token_ids", _ids, ()),
         stream=stream,
@@ -226,7 +226,7 @@ def _temperature(key: str, value: Any) -> float:
     return number
 
 
-def _whole(key: str, value: Any) -> int:
+def _whole_number(key: str, value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise UserError(f"{key}: expected a whole number, 0 or more")
     return value

@@ -94,7 +94,7 @@ def read_steering(field: Any, *, layers: int, hidden: int) -> Steering:
     for number, vector in enumerate(vectors):
         place = f"steering.vectors[{number}]"
         known = _keys(vector, place, _VECTOR_KEYS)
-        counts.add(_steered(known.get("apply"), place))
+        counts.add(_steered_count(known.get("apply"), place))
         edits += [Edit(layer, Add(delta)) for layer, delta in _deltas(known, place, layers=layers, hidden=hidden)]
     twice = len({edit.layer for edit in edits}) < len(edits)
     if twice and spec.get("conflict") != "sequential":
@@ -172,7 +172,7 @@ def _arrays(data: Any, place: str, *, hidden: int) -> dict[int, np.ndarray]:
     return found
 
 
-def _steered(apply: Any, place: str) -> int:
+def _steered_count(apply: Any, place: str) -> int:
     """How many of the prompt's last tokens are steered."""
     said = {key: value for key, value in _keys(apply, f"{place}.apply", None).items() if value is not None}
     positions = said.get("prompt_positions")

@@ -84,15 +84,15 @@ def check_server(say: ServedGeneration, job: Job, prompts: Sequence[Prompt], *, 
     except ConnectionError as error:
         raise UserError(f"{error}; start the server, or leave base_url empty to generate here") from None
     pairs = [
-        _Pair(steered=c > 0, equal=_same(own, other), gap=_gap(chat, prompt, conditions[c], own, other))
+        _Pair(steered=c > 0, equal=_equal(own, other), gap=_gap(chat, prompt, conditions[c], own, other))
         for c in range(len(conditions))
         for prompt, own, other in zip(prompts, ours[c], theirs[c], strict=True)
     ]
-    _refuse(pairs, allowed=say.server.check_nats, ignored=len(theirs) > 1 and len(set(theirs)) == 1)
+    _refuse_unlike(pairs, allowed=say.server.check_nats, ignored=len(theirs) > 1 and len(set(theirs)) == 1)
     return Checked(answers=len(pairs), equal=sum(one.equal for one in pairs))
 
 
-def _refuse(pairs: Sequence[_Pair], *, allowed: float, ignored: bool) -> None:
+def _refuse_unlike(pairs: Sequence[_Pair], *, allowed: float, ignored: bool) -> None:
     wrong = [one for one in pairs if one.gap > allowed]
     if not wrong:
         return
@@ -146,7 +146,7 @@ def _telling(
         scaled = [replace(one, change=Add(scale * one.change.delta)) for one in own if isinstance(one.change, Add)]
         edits = [*base, *scaled]
         (said,) = zip(*generate(model, prompts, [edits], **decoding), strict=True)
-        if 2 * sum(map(_same, said, plain)) <= len(prompts):
+        if 2 * sum(map(_equal, said, plain)) <= len(prompts):
             return edits, said
     raise UserError(
         f"open_ended.server: {'' if vector is None else vector.label} changes too few answers even at {SCALES[-1]} "
@@ -154,7 +154,7 @@ def _telling(
     )
 
 
-def _same(one: Continuation, other: Continuation) -> bool:
+def _equal(one: Continuation, other: Continuation) -> bool:
     return (one.ids, one.ended) == (other.ids, other.ended)
 
 
@@ -165,7 +165,7 @@ def _gap(chat: Any, prompt: Prompt, edits: Sequence[Edit], ours: Continuation, t
     place = next((n for n, (a, b) in pairs if a != b), min(len(ours.ids), len(theirs.ids)))
     said = zip(ours.log_probs[:place], theirs.log_probs[:place], strict=True)
     before = max((abs(own - other) for own, other in said), default=0.0)
-    if _same(ours, theirs):
+    if _equal(ours, theirs):
         return before
 
     def log_prob(said: Continuation) -> float:

@@ -69,14 +69,14 @@ def trusted(server: Server, jobs: Sequence[Job], prompts_of: Callable[[Job], lis
     if not sendable:
         logger.warning("open_ended.server: nothing of this run can be sent, so all answers are generated here")
         return Trusted(server=server, checked="")
-    job = max(map(partial(_whole, among=sendable), sendable), key=lambda one: (_steers(one), len(one.items)))
+    job = max(map(partial(_with_all_items, among=sendable), sendable), key=lambda one: (_steers(one), len(one.items)))
     job = replace(job, items=job.items[: server.check_questions])
     checked = str(check_server(ServedGeneration(server), job, prompts_of(job), max_new_tokens=most))
     logger.info("open_ended.server: %s", checked)
     return Trusted(server=server, checked=checked)
 
 
-def _whole(job: Job, *, among: Sequence[Job]) -> Job:
+def _with_all_items(job: Job, *, among: Sequence[Job]) -> Job:
     """The job with the items of all jobs on its base: a batch may be shorter than the check."""
     alike = [one for one in among if (one.base, one.dose) == (job.base, job.dose)]
     return replace(job, items=list({item.id: item for one in alike for item in one.items}.values()))
