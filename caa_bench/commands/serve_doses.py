@@ -98,7 +98,7 @@ class Offer:
         below = parts[:-1] if dose else parts
         if (name != self.name and not name.startswith(f"{self.name}@")) or len(below) > 1:
             raise UserError(
-                f"model: there is no {_quoted(name)}; GET /v1/models lists what there is, as {self.name}@BASE@VECTOR+1.5"
+                f"model: there is no {_quoted(name)}; /v1/models lists what there is, as {self.name}@BASE@VECTOR+1.5"
             )
         base = below[0] if below else self.default
         try:
