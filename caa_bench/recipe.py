@@ -135,7 +135,7 @@ class Recipe:
     def flat(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON; the run folder is bound to it."""
         args = {key: value for key, value in asdict(self.args).items() if key not in VIEWS}
-        sections = {name: asdict(config) for name, config in self.sections.items() if name in self._used()}
+        sections = {name: _section_settings(config) for name, config in self.sections.items() if name in self._used()}
         if arms := {name: arm for name, arm in self.arms.items() if name in self._used()}:
             sections["arms"] = {name: {"uses": arm.uses.name, **asdict(arm.config)} for name, arm in arms.items()}
         if named := [name for name in self._judges() if name in self.judges]:
@@ -230,6 +230,16 @@ def _sections(name: str, known: Mapping[str, Any], plain: Sequence[Any] = ()) ->
     """A dataclass with the `plain` fields, then a section for each of the known."""
     sections = [(section, cls.Config, field(default_factory=cls.Config)) for section, cls in known.items()]
     return make_dataclass(name, [*plain, *sections], frozen=True, kw_only=True, namespace={"__doc__": name})
+
+
+def _section_settings(config: Any) -> dict[str, Any]:
+    """A section as JSON; a part that knows which of its keys decide a result says so (`Server.settings`)."""
+    values = asdict(config)
+    for name, part in vars(config).items():
+        if hasattr(part, "settings"):
+            del values[name]
+            values |= part.settings()
+    return values
 
 
 def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:

@@ -17,6 +17,8 @@ import caa_bench
 from caa_bench import CAA, UserError
 from caa_bench.__main__ import main
 from caa_bench.commands.interchange import write_interchange
+from caa_bench.engine.easysteer import read_steering
+from caa_bench.engine.steer import steered
 from caa_bench.interventions import registry
 from caa_bench.interventions.vector_file import read_rows
 
@@ -93,11 +95,22 @@ def test_it_reads_back_as_an_arm(name: str, exported: Path) -> None:
     assert torch.equal(rows[LAYER], caa.fitted()[LAYER])
 
 
+def test_easysteer_s_spec_steers_as_here(exported: Path, chat: caa_bench.ChatModel, ours: torch.Tensor) -> None:
+    """As `caa-bench serve` reads it, which speaks EasySteer's requests; vLLM itself is not tried."""
+    spec = json.loads((exported / "easysteer.json").read_text())
+    assert spec["vectors"][0]["apply"] == {"prompt_positions": [-1], "generation": "all"}
+    spec["vectors"][0]["scale"] = 4.0
+    layers = chat.loaded_layers()
+    read = read_steering(spec, layers=layers.count, hidden=layers.hidden)
+    with steered(chat.model, read.edits):
+        assert torch.allclose(logits(chat), ours, atol=1e-5)
+
+
 def test_lm_eval_s_steered_model_steers_as_here(exported: Path, chat: caa_bench.ChatModel, ours: torch.Tensor) -> None:
-    steered = pytest.importorskip("lm_eval.models.hf_steered", reason="lm-eval is not installed")
+    theirs = pytest.importorskip("lm_eval.models.hf_steered", reason="lm-eval is not installed")
     vector = load_file(exported / "vector.safetensors")[f"layer.{LAYER}"]
-    hook = partial(steered.SteeredModel.add, vector=vector * 4.0, head_index=None)
-    with steered.steer(chat.model, {f"layers.{LAYER}": hook}):
+    hook = partial(theirs.SteeredModel.add, vector=vector * 4.0, head_index=None)
+    with theirs.steer(chat.model, {f"layers.{LAYER}": hook}):
         assert torch.allclose(logits(chat), ours, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ from caa_bench.storage.registry import Registry
 
 __all__ = ["Command", "registry"]
 
-_classes: Registry[Command] = Registry(Command, kind="commands", package=__name__)
+_classes: Registry[Command] = Registry(Command, kind="commands", package=__name__, light=True)
 
 
 def registry() -> dict[str, Command]:

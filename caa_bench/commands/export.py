@@ -66,17 +66,24 @@ def _for_other_tools(report: Report, vector: Intervention, folder: Path, *, laye
     from caa_bench.commands.interchange import write_interchange
     from caa_bench.runs.folder import read_manifest
 
-    layers = report.shifts.loc[report.shifts["vector"] == vector.label, "layer"].dropna()
-    if layer is None and layers.empty:
+    chosen = lead_layer(report, vector.label) if layer is None else layer
+    if chosen is None:
         return "not measured in this run, so give --layer for a file that other tools read"
-    lead = report.headline.layer
-    chosen = layer if layer is not None else int(lead if lead in set(layers) else layers.iloc[0])  # type: ignore[arg-type]
     model_key = read_manifest(report.folder)["facts"].get("model", {})
     try:
         written = write_interchange(folder, vector, layer=chosen, model=report.record.model, model_key=model_key)
     except UserError as error:
         return error.lines[0]
     return f"layer {chosen} for other tools: {folder} ({', '.join(written)})"
+
+
+def lead_layer(report: Report, label: str) -> int | None:
+    """The layer of a vector that stands for it: the run's leading one, else its first; None where it has none."""
+    layers = report.shifts.loc[report.shifts["vector"] == label, "layer"].dropna()
+    if layers.empty:
+        return None
+    lead = report.headline.layer
+    return int(lead if lead in set(layers) else layers.iloc[0])  # type: ignore[arg-type]
 
 
 def _refuse_unwritable(target: Path) -> None:

@@ -12,7 +12,7 @@ from caa_bench.errors import UserError
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
-    from caa_bench.commands.session import Answer, Session
+    from caa_bench.commands.session import Answer, Session, Settings
 
 
 class SteeredCommand(Command):
@@ -36,10 +36,16 @@ class SteeredCommand(Command):
         Raises:
             UserError: one line a mistake.
         """
-        from caa_bench.commands.session import Session, Settings
+        from caa_bench.commands.session import Session
 
         quiet_libraries(options)
-        settings = Settings(
+        return Session(self.settings(options), base=options.base)
+
+    def settings(self, options: Namespace) -> Settings:
+        """What is steered, and how."""
+        from caa_bench.commands.session import Settings
+
+        return Settings(
             recipe=options.recipe,
             changes=(*overrides_of(options), *options.override),
             behavior=options.behavior,
@@ -48,7 +54,6 @@ class SteeredCommand(Command):
             max_new_tokens=options.max_new_tokens,
             progress=not options.quiet,
         )
-        return Session(settings, base=options.base)
 
 
 class Generate(SteeredCommand):

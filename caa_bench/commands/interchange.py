@@ -1,4 +1,5 @@
-"""A vector for other tools: GGUF (llama.cpp, repeng), safetensors, and JSON that says what it is and what differs.
+"""A vector for other tools: GGUF (llama.cpp, repeng), safetensors, EasySteer's steering spec, and JSON that says what
+each is and what differs.
 
 Only an addition to one block's output can be carried over: what gates, turns or projects has no name elsewhere.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TENSORS, CONTROL_VECTOR, FACTS = "vector.safetensors", "control_vector.gguf", "interchange.json"
+STEERING = "easysteer.json"
 EVERYWHERE = (
     "acts at every position, those of the prompt too; here the vector begins at the last token of the instruction. "
     "Numbers of the run do not carry over: look for the dose anew"
@@ -49,7 +51,8 @@ def write_interchange(
     facts = _interchange_facts(vector, delta, layer=layer, model=model, model_key=model_key)
     flat = {key: str(value) for key, value in facts.items() if not isinstance(value, dict)}
     save_file({f"layer.{layer}": delta}, folder / TENSORS, metadata=flat)
-    written = [TENSORS, FACTS]
+    (folder / STEERING).write_text(to_json(_steering_spec(delta, layer=layer), indent=1) + "\n", encoding="utf-8")
+    written = [TENSORS, STEERING, FACTS]
     if layer > 0 and find_spec("gguf") is not None:
         _write_gguf(folder / CONTROL_VECTOR, delta, layer=layer, facts=flat)
         written.append(CONTROL_VECTOR)
@@ -77,6 +80,16 @@ def plain_delta(vector: Intervention, layer: int) -> Tensor:
             f"{vector.label}: not an addition to the output of block {layer}; no other tool has its operation"
         )
     return change.delta.detach().float().cpu().reshape(-1).clone()
+
+
+def _steering_spec(delta: Tensor, *, layer: int) -> dict[str, Any]:
+    """EasySteer's SteeringSpec, the vector inside of it, on a template whose prompt ends with the instruction."""
+    from caa_bench.engine.changes import Add
+    from caa_bench.engine.easysteer import steering_field
+    from caa_bench.engine.edit import Edit
+    from caa_bench.models.prompts import Prompt
+
+    return steering_field([Edit(layer, Add(delta))], Prompt(ids=(0,), first_position=0)) or {}
 
 
 def _interchange_facts(
@@ -108,6 +121,16 @@ def _interchange_facts(
                 "use": f"ControlModel(model, [{layer}]).set_control(ControlVector.import_gguf(PATH), coeff=1.0)",
                 "layers": f"layer {layer} is the block's index, counted from 0",
                 "differs": EVERYWHERE,
+            },
+            "EasySteer": {
+                "file": STEERING,
+                "use": "vllm serve MODEL --enable-steer-vector --steer-algorithms direct; then the file's object as "
+                '"steering" in each request (extra_body of the openai client), its "scale" the dose; or '
+                f"--steering-config {STEERING} for all requests",
+                "layers": "counted from 0",
+                "differs": "acts where it acts here, if the prompt ends with the instruction's last token; where the "
+                "template writes more behind it (caa-bench show-tokens), name these positions too: "
+                '"prompt_positions": [-2, -1]. Written after its documentation, not tried on vLLM',
             },
             "steering-vectors": {
                 "file": TENSORS,

@@ -1,6 +1,6 @@
 """Steered answers in the model's own words: a base, CAA on top of it, several multipliers decoded as rows of one batch.
 
-What `caa-bench generate` and `caa-bench chat` share. Knows nothing of terminals.
+What `caa-bench generate`, `caa-bench chat` and `caa-bench serve` share. Knows nothing of terminals.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caa_bench.benchmark import Benchmark
 from caa_bench.errors import UserError
@@ -19,6 +19,7 @@ from caa_bench.recipe import load_recipe
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
     from caa_bench.engine.edit import Edit
+    from caa_bench.engine.generate import Continuation
     from caa_bench.models.model import ChatModel
     from caa_bench.models.prompts import Message, Prompt
 
@@ -34,7 +35,7 @@ class Settings:
         layer: the block to steer; None for the recipe's first.
         max_new_tokens: length limit of an answer.
         progress: False prints nothing while something is fitted.
-        vector: its label, as in a recipe's `vectors`.
+        bases / vectors: what is made ready beside the session's own base and `caa`, as in a recipe.
     """
 
     recipe: str = "compare"
@@ -44,7 +45,8 @@ class Settings:
     layer: int | None = None
     max_new_tokens: int = 100
     progress: bool = True
-    vector: str = "caa"
+    bases: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ class Steered:
         """
         from caa_bench.models.prompts import chat_prompt
 
-        _refuse_what_is_no_text(messages)
+        refuse_what_is_no_text(messages[-1]["content"])
         return chat_prompt(self.chat.tokenizer, self.base.rewrite(messages))
 
     def answers(
@@ -109,33 +111,21 @@ class Steered:
         Raises:
             UserError: the conversation is longer than the model takes, or holds what is no text.
         """
-        from caa_bench.engine.generate import generate
-
-        model, prompt = self.chat.model, self.prompt(messages)
-        asked, room = len(prompt.ids), self.room
-        if room is not None and asked + max_new_tokens > room:
-            raise UserError(
-                f"the conversation has {asked} tokens and the model takes {room}, the answer's {max_new_tokens} "
-                "included; shorten it, or start anew"
-            )
-        below = self.base.edits(Condition())
-        attached = nullcontext() if below is not None else self.base.attach(model, Condition())
-        with attached:
-            (said,) = generate(
-                model,
-                [prompt],
-                [[*(below or []), *self._edits(multiplier)] for multiplier in multipliers],
-                max_new_tokens=max_new_tokens,
-                stop_ids=self.chat.stop_ids,
-                temperature=temperature,
-                seeds=[[seed] * len(multipliers)],
-            )
+        said = continuations(
+            self.chat,
+            self.prompt(messages),
+            [self._edits(multiplier) for multiplier in multipliers],
+            base=self.base,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seeds=[[seed] * len(multipliers)],
+        )
         return [Answer(text=self.chat.text_of(one.ids), cut=one.ended == "length", tokens=len(one.ids)) for one in said]
 
     @property
     def room(self) -> int | None:
         """The most tokens of a prompt and its answer; None where the model does not say."""
-        return getattr(self.chat.model.config, "max_position_embeddings", None)
+        return _room(self.chat)
 
     def _edits(self, multiplier: float) -> list[Edit]:
         """None at 0, so that the unsteered answer is the unchanged model's, bit for bit."""
@@ -155,6 +145,7 @@ class Session:
         chat / behavior: the model, and what it is steered on.
         base / vector: what stands below, and what goes on top.
         layer: the steered block.
+        bases / vectors: all that are ready, by label, these two included.
 
     Raises:
         UserError: whatever `compare` would refuse, or a fit that failed.
@@ -165,6 +156,8 @@ class Session:
     base: Intervention
     vector: Intervention
     layer: int | None
+    bases: dict[str, Intervention]
+    vectors: dict[str, Intervention]
 
     def __init__(self, settings: Settings, *, base: str = "none") -> None:
         if settings.max_new_tokens < 1:
@@ -199,21 +192,68 @@ class Session:
         if benchmark.fits.unfit:
             failed = [f"{label}: could not be fitted ({why})" for label, why in benchmark.fits.unfit.items()]
             raise UserError(*(f"{line}; choose another base or model" for line in failed))
-        (self.vector,) = benchmark.vectors
-        self.base = benchmark.bases[-1]
+        self.vectors, self.bases = ({one.label: one for one in own} for own in (benchmark.vectors, benchmark.bases))
+        self.vector, self.base = next(iter(self.vectors.values())), self.bases[base]
         self.behavior, self.chat = benchmark.behavior, benchmark.chat
-        self.layer = self.vector.conditions(self.chat.loaded_layers())[0].layer
+        self.layer = self.layer_of(self.vector)
+
+    def layer_of(self, vector: Intervention) -> int | None:
+        """The first of its layers in the recipe; None for one that has none."""
+        return vector.conditions(self.chat.loaded_layers())[0].layer
 
     def _overrides(self, base: str) -> list[str]:
         own = self.settings
         named = {"behavior": own.behavior, "model": own.model, "caa.layers": None if own.layer is None else [own.layer]}
         said = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-        return [*own.changes, *said, f"bases={json.dumps(['none', base])}", f"vectors=[{own.vector}]", "report_to=[]"]
+        bases, vectors = dict.fromkeys(["none", *own.bases, base]), own.vectors or ("caa",)
+        names = [f"bases={json.dumps([*bases])}", f"vectors={json.dumps([*vectors])}"]
+        return [*own.changes, *said, *names, "report_to=[]"]
 
 
-def _refuse_what_is_no_text(messages: Sequence[Message]) -> None:
-    """Bytes that are no UTF-8 come in as halves of characters, which no tokenizer takes."""
-    said = messages[-1]["content"]
+def continuations(
+    chat: ChatModel,
+    prompt: Prompt,
+    conditions: Sequence[Sequence[Edit]],
+    *,
+    base: Intervention,
+    max_new_tokens: int,
+    **decoding: Any,
+) -> list[Continuation]:
+    """What follows a prompt on a base, under each condition on top of it, all in one batch. [C]
+
+    Args:
+        **decoding: as in `engine.generate.generate`; it stops where the model's turn ends.
+
+    Raises:
+        UserError: prompt and answer are longer than the model takes.
+    """
+    from caa_bench.engine.generate import generate
+
+    asked, room = len(prompt.ids), _room(chat)
+    if room is not None and asked + max_new_tokens > room:
+        raise UserError(
+            f"the conversation has {asked} tokens and the model takes {room}, the answer's {max_new_tokens} "
+            "included; shorten it, or start anew"
+        )
+    decoding = {"stop_ids": chat.stop_ids, **decoding}
+    below = base.edits(Condition())
+    attached = nullcontext() if below is not None else base.attach(chat.model, Condition())
+    with attached:
+        on_top = [[*(below or []), *edits] for edits in conditions]
+        (said,) = generate(chat.model, [prompt], on_top, max_new_tokens=max_new_tokens, **decoding)
+    return said
+
+
+def _room(chat: ChatModel) -> int | None:
+    return getattr(chat.model.config, "max_position_embeddings", None)
+
+
+def refuse_what_is_no_text(said: str) -> None:
+    """Bytes that are no UTF-8 come in as halves of characters, which no tokenizer takes.
+
+    Raises:
+        UserError: such halves, or nothing at all.
+    """
     if not said.strip():
         raise UserError("the question is empty; write one")
     if any("\ud800" <= character <= "\udfff" for character in said):

@@ -66,6 +66,8 @@ def _node(value: Any) -> Node:
     """As if it stood in a file."""
     if isinstance(value, PurePath):
         value = str(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = vars(value)
     if isinstance(value, Mapping):
         value = {str(name): _node(item) for name, item in value.items()}
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):

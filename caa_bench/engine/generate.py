@@ -6,7 +6,7 @@ Shapes: N prompts, C conditions, B prompts of a batch, R rows still speaking, S 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +28,9 @@ from caa_bench.models.rope import beyond_rope, forget_lengths, rope_limit
 
 # Rows of one decoding batch: each holds keys and values of its own for prompt and continuation.
 _MOST_ROWS = 256
+
+
+Tell = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +65,24 @@ class Decoding:
         max_new_tokens: length limit of each row.
         stop_ids: tokens that end a row.
         temperature: 0 is greedy; above, tokens are drawn from softmax(logits / temperature).
+        tell: called with each new token and its log-probability; what it raises ends the decoding.
     """
 
     max_new_tokens: int
     stop_ids: frozenset[int]
     temperature: float
+    tell: Tell | None = None
 
     def pick(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Picked:
         """The next token of each row. logits: [R, V]"""
         tokens = self._drawn(logits, generators) if self.temperature > 0 else logits.argmax(-1, keepdim=True)
         log_probs = logits.log_softmax(-1).gather(-1, tokens)
         return Picked(tokens=tokens[:, 0].tolist(), log_probs=log_probs[:, 0].tolist())
+
+    def told(self, token: int, log_prob: float) -> None:
+        """Pass a new token on to whoever listens."""
+        if self.tell is not None:
+            self.tell(token, log_prob)
 
     def _drawn(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """One draw a row from its own generator, by inverse distribution function in double precision: what a row says
@@ -94,6 +104,7 @@ def generate(
     seeds: Sequence[Sequence[int]] | None = None,
     batch_size: int = 16,
     share_prefix: bool = True,
+    tell: Tell | None = None,
 ) -> list[list[Continuation]]:
     """Continue every prompt under every condition; edits go on from each prompt's first position to the end.
 
@@ -103,6 +114,8 @@ def generate(
             its prompt, condition and seed, whatever it is decoded beside.
         batch_size: most prompts decoded together; each brings a row a condition.
         share_prefix: False decodes every row alone, as a check.
+        tell: called with each new token and its log-probability as soon as it is picked, for one prompt under one
+            condition; what it raises ends the decoding.
 
     Returns:
         `[N][C]` continuations.
@@ -115,7 +128,7 @@ def generate(
     for edits in conditions:
         check_edits(model, edits)
     wanted = [[edit for edit in edits if not edit.change.is_identity] for edits in conditions]
-    decoding = Decoding(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), temperature=temperature)
+    decoding = Decoding(max_new_tokens=max_new_tokens, stop_ids=frozenset(stop_ids), temperature=temperature, tell=tell)
     said: dict[tuple[int, int], Continuation] = {}
     with frozen(model):
         alone = beyond_rope(model, prompts, more=max_new_tokens)
@@ -181,6 +194,7 @@ def _together(
             else:
                 new[row].append(token)
                 log_probs[row].append(log_prob)
+                decoding.told(token, log_prob)
         alive = [alive[place] for place in keep]
         if not alive:
             break
@@ -217,5 +231,6 @@ def _generate_alone(
                 return Continuation(ids=tuple(new), ended="stop", log_probs=tuple(log_probs))
             new += picked.tokens
             log_probs += picked.log_probs
+            decoding.told(new[-1], log_probs[-1])
             chunk, seen = (picked.tokens, seen) if cache is not None else ([*prompt.ids, *new], 0)
     return Continuation(ids=tuple(new), ended="length", log_probs=tuple(log_probs))

@@ -77,13 +77,13 @@ class Job:
         """
         base_edits = self.base.edits(self.dose)
         rows: list[Row] = []
-        together = Pass(treatments=[], edits=[])
+        together = Pass(treatments=[], edits=[], attached=base_edits is None)
         with self._attached(self.base if base_edits is None else None, self.dose):
             for treatment in self.treatments:
                 own = [] if treatment.intervention is None else treatment.intervention.edits(treatment.condition)
                 if own is None:
                     with self._attached(treatment.intervention, treatment.condition):
-                        rows += rows_of(Pass(treatments=[treatment], edits=[base_edits or []]))
+                        rows += rows_of(Pass(treatments=[treatment], edits=[base_edits or []], attached=True))
                 else:
                     together.treatments.append(treatment)
                     together.edits.append([*(base_edits or []), *own])
@@ -105,10 +105,12 @@ class Pass:
     Args:
         treatments: in the order of `edits`.
         edits: what each changes, the base's own edits first. [C]
+        attached: whether the model itself is changed, which no server knows of.
     """
 
     treatments: list[Treatment]
     edits: list[list[Edit]]
+    attached: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +217,13 @@ class Evaluator:
     def costs(self, behavior: Behavior, chat: ChatModel, *, items: int, cells: int) -> list[str]:
         """What it costs beside the forwards over its prompts, one line each, said before the run."""
         return []
+
+    def beforehand(self, jobs: Sequence[Job]) -> None:
+        """What must be so before the first of these jobs is measured; nothing as a rule.
+
+        Raises:
+            UserError: it is not.
+        """
 
     def evaluate(self, job: Job) -> list[Row]:
         """One row an item, order and treatment (see results.RowStore for the columns)."""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from caa_bench.errors import UserError
 from caa_bench.evaluators.base import Aftermath, Row
-from caa_bench.judges import Asked, Judge, Judgement
+from caa_bench.judges import Asked, Judge, Judgement, registry
 from caa_bench.judges.judgements import FILE, Judgements, judgement_key
 from caa_bench.storage.row_kinds import THOUGHT
 
+if TYPE_CHECKING:
+    from caa_bench.behaviors.behavior import Behavior
+    from caa_bench.models.model import ChatModel
+
 logger = logging.getLogger(__name__)
 
+DEFAULT = "default"
 WRITE_EVERY_S = 1.0
 """Local judges say thousands of things a second; each write waits for the disk."""
 
@@ -47,6 +53,27 @@ def judge_answers(judges: Sequence[Judge], work: Aftermath) -> list[str]:
     kept.rewrite_in_order(order)
     work.run.record(judges=facts)
     return missing
+
+
+def judges_named(names: Sequence[str], configs: Mapping[str, Any]) -> list[Judge]:
+    """A judge for each name in `open_ended.judges`, with its section of the recipe.
+
+    Raises:
+        UserError: a name that no judge has, or none at all.
+    """
+    known = registry()
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        wrong = ", ".join(map(repr, unknown)) or "an empty list"
+        raise UserError(f"open_ended.judges: {wrong}: no judge; use {DEFAULT} alone, or some of {', '.join(known)}")
+    return [known[name](configs.get(name)) for name in dict.fromkeys(names)]
+
+
+def default_judges(behavior: Behavior, chat: ChatModel) -> list[Judge]:
+    """The grammar where the embedded model speaks its own language, and the classifier."""
+    known = registry()
+    embedded = chat.embedded and not known["grammar"]().check(behavior)
+    return [known[name]() for name in (("grammar",) if embedded else ()) + ("classifier",)]
 
 
 def answers_to_judge(rows: Sequence[Row]) -> list[Asked]:

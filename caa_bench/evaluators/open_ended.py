@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from caa_bench.errors import UserError, too_few
+from caa_bench.errors import too_few
 from caa_bench.evaluators.base import Aftermath, Evaluator, Job, Pass, Row, Treatment
+from caa_bench.evaluators.judging import DEFAULT, default_judges, judges_named
+from caa_bench.evaluators.server import Server
 from caa_bench.evaluators.spoken import Manner, Said, spoken
-from caa_bench.judges import Judge, registry
+from caa_bench.judges import Judge
 from caa_bench.models.prompts import after_thought, chat_prompt, thinking_prompt
 from caa_bench.models.turns import answer_form
 from caa_bench.storage.files import content_seed
@@ -24,12 +26,11 @@ from caa_bench.storage.files import content_seed
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior, OpenQuestion
     from caa_bench.behaviors.items import Protocol
+    from caa_bench.evaluators.served.trust import Trusted
     from caa_bench.models.model import ChatModel
     from caa_bench.models.prompts import Prompt
 
 logger = logging.getLogger(__name__)
-
-DEFAULT = "default"
 MOST_NEW_TOKENS = 32_768
 
 
@@ -62,6 +63,7 @@ class OpenEnded(Evaluator):
             temperature: 0 always takes the likeliest token; above, tokens are drawn, repeatably by `seed`.
             stop: texts that end an answer, beside the model's own end token.
             limit: only the first so many questions; null: all.
+            server: who generates the answers in this machine's place, where that can be (`evaluators.server`).
         """
 
         judges: tuple[str, ...] = (DEFAULT,)
@@ -70,6 +72,7 @@ class OpenEnded(Evaluator):
         temperature: float = 0.0
         stop: tuple[str, ...] = ()
         limit: int | None = None
+        server: Server = field(default_factory=Server)
 
         def __post_init__(self) -> None:
             lines = too_few({"max_new_tokens": self.max_new_tokens, "limit": self.limit})
@@ -89,23 +92,18 @@ class OpenEnded(Evaluator):
         named = {"judges": judges} if judges and all(isinstance(one, str) for one in judges) else {}
         super().__init__(config, **settings, **named)
         self.judges = [one for one in judges if isinstance(one, Judge)]
+        self._server: Trusted | None = None
 
     @classmethod
     def build(cls, config: Any, *, data_dir: Path | None, judges: Mapping[str, Any]) -> Self:
         """With the judges that the section names."""
-        known = registry()
-        if config.judges == (DEFAULT,):
-            return cls(config)
-        unknown = [name for name in config.judges if name not in known]
-        if unknown or not config.judges:
-            wrong = ", ".join(map(repr, unknown)) or "an empty list"
-            raise UserError(f"open_ended.judges: {wrong}: no judge; use {DEFAULT} alone, or some of {', '.join(known)}")
-        return cls(config, judges=[known[name](judges.get(name)) for name in dict.fromkeys(config.judges)])
+        return cls(config, judges=[] if config.judges == (DEFAULT,) else judges_named(config.judges, judges))
 
     def settings(self) -> dict[str, Any]:
-        """Without the judges, who have no part in what is said, and without a thought that is not had."""
-        aside = {"judges", "limit"} | (set() if self.config.thought_tokens else {"thought_tokens"})
-        return {key: value for key, value in super().settings().items() if key not in aside}
+        """Without the judges, who have no part in what is said, and without a thought or a server that there is not."""
+        own = self.config
+        aside = {"judges", "limit", "server"} | (set() if own.thought_tokens else {"thought_tokens"})
+        return {key: value for key, value in super().settings().items() if key not in aside} | own.server.settings()
 
     def check(self, behavior: Behavior, chat: ChatModel, *, split: str) -> list[str]:
         """Questions, and what the judges need."""
@@ -115,6 +113,7 @@ class OpenEnded(Evaluator):
             return ["open_ended: its questions are test questions; set split=test, or take it out of evaluators"]
         room, asked = chat.context, self.decoded()
         lines = [line for judge in self._judges(behavior, chat) for line in judge.check(behavior)]
+        lines += self.config.server.problems()
         if room is not None and asked >= room:
             lines.append(f"open_ended.max_new_tokens: {asked:,} leave no room for a question in {room:,}; lower it")
         if self.config.thought_tokens and not lines and not answer_form(chat.tokenizer).opens_thought:
@@ -142,22 +141,33 @@ class OpenEnded(Evaluator):
         said = f"open_ended: {items} questions x {cells} cells = {answers:,} answers of at most "
         said += f"{self.config.max_new_tokens} tokens"
         said += f" behind thoughts of at most {self.config.thought_tokens}" if self.config.thought_tokens else ""
+        said += self.config.server.costs()
         return [said, *(x for one in self._judges(behavior, chat) for x in one.costs(behavior, answers=answers))]
+
+    def beforehand(self, jobs: Sequence[Job]) -> None:
+        """Compares the server with this machine, where there is one."""
+        if self.config.server.base_url:
+            from caa_bench.evaluators.served.trust import trusted
+
+            self._server = trusted(self.config.server, jobs, self._prompts, most=self.config.max_new_tokens)
 
     def evaluate(self, job: Job) -> list[Row]:
         """One row a question and treatment."""
         from caa_bench.engine.likelihood import token_log_probs
 
-        thinks, tokenizer = self.config.thought_tokens > 0, job.chat.tokenizer
-        known: list[Said] = []
-        prompts = [_prompt(job, item.question, plain=False, thinks=thinks) for item in job.items]
+        if self.config.server.base_url and self._server is None:
+            self.beforehand([job])
+        thinks, known = self.config.thought_tokens > 0, list[Said]()
+        prompts = self._prompts(job)
 
         def rows_of(one: Pass) -> list[Row]:
             seeds = [[self._seed(job, item, treatment) for treatment in one.treatments] for item in job.items]
-            said = spoken(job, prompts, one.edits, manner=self._manner, seeds=seeds)
+            server = None if one.attached else self._server  # no server has what is attached to the model here
+            said = spoken(job, prompts, one.edits, manner=self._manner, seeds=seeds, say=server.say if server else None)
             known.extend(x for row in said for x in row)
+            notes = [server.note(edits) if server else {} for edits in one.edits]
             return [
-                self._row(item, treatment, said[n][c], seed=seeds[n][c], chat=job.chat)
+                self._row(item, treatment, said[n][c], seed=seeds[n][c], chat=job.chat) | notes[c]
                 for n, item in enumerate(job.items)
                 for c, treatment in enumerate(one.treatments)
             ]
@@ -166,7 +176,7 @@ class OpenEnded(Evaluator):
         # Out here nothing is attached any more: the model is the plain one.
         plain = [_prompt(job, row["question"], plain=True, thinks=thinks) for row in rows]
         if thinks:
-            plain = [after_thought(tokenizer, p, x.thought or ()) for p, x in zip(plain, known, strict=True)]
+            plain = [after_thought(job.chat.tokenizer, p, x.thought or ()) for p, x in zip(plain, known, strict=True)]
         answers = [one.answer.ids for one in known]
         found = token_log_probs(job.chat.model, plain, answers, batch_size=job.prompts_per_pass)
         for row, log_probs in zip(rows, found, strict=True):
@@ -193,11 +203,10 @@ class OpenEnded(Evaluator):
         return judge_answers(self._judges(work.behavior, work.chat), work)
 
     def _judges(self, behavior: Behavior, chat: ChatModel) -> list[Judge]:
-        if self.judges:
-            return self.judges
-        known = registry()
-        embedded = chat.embedded and not known["grammar"]().check(behavior)
-        return [known[name]() for name in (("grammar",) if embedded else ()) + ("classifier",)]
+        return self.judges or default_judges(behavior, chat)
+
+    def _prompts(self, job: Job) -> list[Prompt]:
+        return [_prompt(job, item.question, plain=False, thinks=self.config.thought_tokens > 0) for item in job.items]
 
     def _seed(self, job: Job, item: OpenQuestion, treatment: Treatment) -> int:
         """Of one row's own generator: the same alone and in any batch, another for every question and condition."""
@@ -208,12 +217,8 @@ class OpenEnded(Evaluator):
     @property
     def _manner(self) -> Manner:
         own = self.config
-        return Manner(
-            max_new_tokens=own.max_new_tokens,
-            thought_tokens=own.thought_tokens,
-            temperature=own.temperature,
-            stop=own.stop,
-        )
+        lengths = {"max_new_tokens": own.max_new_tokens, "thought_tokens": own.thought_tokens}
+        return Manner(**lengths, temperature=own.temperature, stop=own.stop)
 
     def _row(self, item: OpenQuestion, treatment: Treatment, said: Said, *, seed: int, chat: ChatModel) -> Row:
         answer, log_prob = said.answer, _sum(said.answer.log_probs)

@@ -6,7 +6,7 @@ as is one that a model opens by itself; vectors steer it as they steer the answe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from caa_bench.engine.generate import Continuation
     from caa_bench.evaluators.base import Job
     from caa_bench.models.model import ChatModel
+
+
+Say = Callable[..., "list[list[Continuation]]"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,21 +79,23 @@ def spoken(
     *,
     manner: Manner,
     seeds: Sequence[Sequence[int]],
+    say: Say | None = None,
 ) -> list[list[Said]]:
     """What each prompt is answered under each condition. [N][C]
 
     Args:
+        say: what generates, called as `engine.generate.generate`, which is taken where it is not given.
         prompts: where there may be a thought, up to where it is open (`thinking_prompt`).
         seeds: of each row's generator, [N][C]; a thought draws from another one.
     """
     if not manner.thought_tokens:
-        found = _words(job, prompts, conditions, manner=manner, seeds=seeds)
+        found = _words(job, prompts, conditions, manner=manner, seeds=seeds, say=say)
         return [[Said(thought=None, answer=one) for one in row] for row in found]
-    thoughts = _thoughts(job, prompts, conditions, manner=manner, seeds=seeds)
+    thoughts = _thoughts(job, prompts, conditions, manner=manner, seeds=seeds, say=say)
     columns = []
     for c, edits in enumerate(conditions):  # each with its own thoughts in front, so that no two share a prompt
         behind = [after_thought(job.chat.tokenizer, one, row[c]) for one, row in zip(prompts, thoughts, strict=True)]
-        words = _words(job, behind, [edits], manner=manner, seeds=[[row[c]] for row in seeds])
+        words = _words(job, behind, [edits], manner=manner, seeds=[[row[c]] for row in seeds], say=say)
         columns.append([Said(thought=row[c], answer=one[0]) for row, one in zip(thoughts, words, strict=True)])
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -114,12 +119,13 @@ def _thoughts(
     *,
     manner: Manner,
     seeds: Sequence[Sequence[int]],
+    say: Say | None,
 ) -> list[list[tuple[int, ...]]]:
     ends = tuple(job.chat.tokenizer.encode(THOUGHT_ENDS, add_special_tokens=False))
     own = [[content_seed([seed, "thought"]) for seed in row] for row in seeds]
     thinking = Manner(max_new_tokens=manner.thought_tokens, temperature=manner.temperature, stop=(THOUGHT_ENDS,))
     more = ends if len(ends) == 1 else ()  # as one token it ends the thought when it comes
-    found = _words(job, prompts, conditions, manner=thinking, seeds=own, more=more)
+    found = _words(job, prompts, conditions, manner=thinking, seeds=own, say=say, more=more)
     return [[one.ids for one in row] for row in found]
 
 
@@ -130,12 +136,13 @@ def _words(
     *,
     manner: Manner,
     seeds: Sequence[Sequence[int]],
+    say: Say | None,
     more: tuple[int, ...] = (),
 ) -> list[list[Continuation]]:
     """Continuations, cut at the stop texts. [N][C]"""
     from caa_bench.engine.generate import generate
 
-    said = generate(
+    said = (say or generate)(
         job.chat.model,
         prompts,
         conditions,

@@ -7,7 +7,6 @@ nowhere but into the request's header.
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections import Counter
@@ -15,10 +14,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from caa_bench.errors import too_few
 from caa_bench.judges.base import Asked, Judge, Judgement, Judging
+from caa_bench.judges.patience import Patience, address_problems, waiting_problems
 from caa_bench.judges.replies import parse_score, whole_score, without_thoughts
 from caa_bench.judges.rubric import NOTHING, rating_request
 from caa_bench.judges.wire import Endpoint, Failed, Refused, Reply
@@ -39,7 +38,6 @@ SCHEMA = {
     },
 }
 CHARACTERS_A_TOKEN = 4
-LONGEST_WAIT_S = 60.0
 REFUSED_IN_A_ROW = 5
 
 
@@ -88,10 +86,7 @@ class ApiJudge(Judge):
         def __post_init__(self) -> None:
             names = ("requests_at_once", "attempts", "max_tokens", "max_requests")
             lines = too_few({name: getattr(self, name) for name in names})
-            if not 0 < self.timeout_s < math.inf:
-                lines.append(f"timeout_s: {self.timeout_s:g} is no time to wait; give seconds above 0")
-            if not 0 <= self.first_wait_s < math.inf:
-                lines.append(f"first_wait_s: {self.first_wait_s:g} is no time to wait; give seconds, 0 or more")
+            lines += waiting_problems(timeout_s=self.timeout_s, first_wait_s=self.first_wait_s)
             if lines:
                 raise ValueError("\n".join(lines))
 
@@ -104,7 +99,7 @@ class ApiJudge(Judge):
 
     def check(self, behavior: Behavior) -> list[str]:
         """An address, a model, and the key's variable."""
-        config, lines = self.config, address_problems(self.config.base_url)
+        config, lines = self.config, address_problems(self.config.base_url, key="judges.api.base_url")
         if not config.model:
             lines.append("judges.api.model: empty; write the model's name on that server")
         if config.key_env and not os.environ.get(config.key_env):
@@ -171,20 +166,14 @@ class ApiJudge(Judge):
 
     def _patiently(self, endpoint: Endpoint, request: str) -> Judgement | str:
         """One answer's judgement, or why there is none in this run."""
-        fault = "stopped"
-        for attempt in range(self.config.attempts):
-            if self._leaving.is_set():
-                return self._refusal or fault
-            try:
-                return self._judgement(endpoint.complete(self._body(request)))
-            except Refused as error:
-                return self._give_up(error)
-            except Failed as error:
-                fault = str(error)
-                wish = self.config.first_wait_s * 2**attempt if error.wait_s is None else error.wait_s
-                if attempt + 1 < self.config.attempts:
-                    self._leaving.wait(min(wish, LONGEST_WAIT_S))
-        return self._refusal or fault
+        own = self.config
+        patience = Patience(attempts=own.attempts, first_wait_s=own.first_wait_s, leaving=self._leaving)
+        try:
+            return self._judgement(patience.ask(lambda: endpoint.complete(self._body(request))))
+        except Refused as error:
+            return self._give_up(error)
+        except Failed as error:
+            return self._refusal or str(error)
 
     def _judgement(self, reply: Reply) -> Judgement | str:
         """What was said; a reply that was cut off has not said it, unless its score stands there whole."""
@@ -208,19 +197,3 @@ class ApiJudge(Judge):
         if self.config.structured:
             body["response_format"] = {"type": "json_schema", "json_schema": SCHEMA}
         return body
-
-
-def address_problems(base_url: str) -> list[str]:
-    """One line for each thing that is wrong with a server's address; it is not repeated, as it may hold a key."""
-    key = "judges.api.base_url"
-    no_address = [f"{key}: no http(s) address; write one like https://api.openai.com/v1 or http://[::1]:8000/v1"]
-    try:
-        address = urlsplit(base_url)
-        if "@" in address.netloc or address.query:
-            return [f"{key}: holds a key or a query; put the key in the variable that key_env names"]
-        if address.netloc.count(":") > 1 and "[" not in address.netloc:
-            return [f"{key}: an IPv6 address without brackets; write it like http://[::1]:8000/v1"]
-        _ = address.port  # one that is no number is found when it is read
-    except ValueError:
-        return no_address
-    return [] if address.scheme in ("http", "https") and address.hostname else no_address

@@ -1,4 +1,4 @@
-"""One chat completion over HTTP. The standard library alone; follows no redirect.
+"""Completions over HTTP. The standard library alone; follows no redirect.
 
 Servers differ in what a request may say. What one refuses by name is said another way or left out, and remembered.
 """
@@ -15,7 +15,9 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST_BYTES = 2**20
+from caa_bench.storage.safe_text import terminal_safe
+
+MOST_BYTES, MOST_REPLY_BYTES = 2**20, 2**26
 _REFUSALS = {
     400: "the server refuses the request; check judges.api.model, and set judges.api.structured=false if it does not "
     "know response_format",
@@ -101,7 +103,7 @@ class Endpoint:
             tried = dict(self._renamed)
         while True:
             try:
-                reply = self._ask(_reworded(body, tried))
+                reply = _content(self._post("chat/completions", _reworded(body, tried)))
             except urllib.error.HTTPError as error:
                 with error:
                     refused = _refused_key(error, _reworded(body, tried))
@@ -113,14 +115,48 @@ class Endpoint:
                 self._renamed.update(tried)
             return reply
 
-    def _ask(self, body: dict[str, Any]) -> Reply:
+    def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The whole JSON object that comes back; nothing of the request is said another way.
+
+        Args:
+            path: behind `base_url`, as `completions`.
+
+        Raises:
+            Failed: as `complete`.
+            Refused: the server's own words with it, the key taken out.
+        """
+        try:
+            data = self._post(path, body, most=MOST_REPLY_BYTES)
+        except urllib.error.HTTPError as error:
+            with error:
+                if isinstance(fault := _status(error), Failed):
+                    raise fault from None
+                raise Refused(f"HTTP {error.code}{self._words_of(error)}", for_all=fault.for_all) from None
+        try:
+            found = json.loads(data)
+        except (ValueError, RecursionError):
+            raise Failed("garbage") from None
+        if not isinstance(found, dict):
+            raise Failed("garbage")
+        return found
+
+    def _words_of(self, error: urllib.error.HTTPError) -> str:
+        try:
+            said = json.loads(error.read(MOST_BYTES))
+            text = said["error"]["message"] if isinstance(said.get("error"), dict) else said["message"]
+        except (ValueError, LookupError, TypeError, AttributeError, OSError, http.client.HTTPException, RecursionError):
+            return ""
+        shown = str(text).replace(self.key, "...") if self.key else str(text)
+        return f", {terminal_safe(shown[:300])!r}"
+
+    def _post(self, path: str, body: dict[str, Any], *, most: int = MOST_BYTES) -> bytes:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(  # noqa: S310 - `ApiJudge.check` lets only http and https pass
-            f"{self.base_url.rstrip('/')}/chat/completions", data=json.dumps(body).encode(), headers=headers
+        request = urllib.request.Request(  # noqa: S310 - `address_problems` lets only http and https pass
+            f"{self.base_url.rstrip('/')}/{path}", data=json.dumps(body).encode(), headers=headers
         )
         try:
             with _OPENER.open(request, timeout=self.timeout_s) as response:
-                return _content(response.read(MOST_BYTES))
+                return bytes(response.read(most))
         except urllib.error.HTTPError:
             raise
         except TimeoutError:

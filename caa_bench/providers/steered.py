@@ -78,7 +78,7 @@ def _of_session(name: str, arguments: dict[str, Any]) -> Made:
             recipe=str(recipe / "recipe.yaml"),
             changes=(f"output_dir={recipe.resolve().parent.parent}", "fits=1"),
             progress=False,
-            vector=vector if steers else "caa",
+            vectors=(vector if steers else "caa",),
         )
         session = Session(settings, base=base)
         session.layer = session.layer if found is None else _there(found, session.chat)

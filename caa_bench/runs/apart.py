@@ -34,11 +34,12 @@ def measured_apart(evaluator: Evaluator, job: Job, error: Exception) -> Apart | 
         error: what the whole batch raised.
 
     Returns:
-        None where nothing can be measured, where memory ran out, where nothing fails by itself (so that it was no
-        matter of one item), or where the evaluator has no rows for what failed. The batch has then failed as a whole.
+        None where nothing can be measured, where memory ran out or a server is gone, where nothing fails by itself (so
+        that it was no matter of one item), or where the evaluator has no rows for what failed. The batch has then
+        failed as a whole.
     """
     lost = evaluator.failed(job, f"{type(error).__name__}: {error}".partition("\n")[0])
-    if out_of_memory(error) or not lost:
+    if out_of_memory(error) or isinstance(error, ConnectionError) or not lost:
         return None
     fails = _same(evaluator, error)
     ends = [[item] for item in dict.fromkeys((0, len(job.items) - 1))]

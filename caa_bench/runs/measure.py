@@ -93,9 +93,13 @@ class Measurement:
         """Measure the batches in turn; those that failed are logged with their traceback and returned.
 
         Raises:
+            UserError: an evaluator cannot begin.
             SystemExit: a stop was asked for; what is measured is on the disk.
         """
         failed = []
+        for evaluator in {id(batch.evaluator): batch.evaluator for batch in batches}.values():
+            own = [batch for batch in batches if batch.evaluator is evaluator]
+            evaluator.beforehand([self._job(batch, self._per_pass.size) for batch in own])
         if self.replicas is not None:
             self.replicas.share(batches, self._job, size=self._per_pass.size)
         for batch in batches:

@@ -16,6 +16,8 @@ ANSWER_FIELDS = (
 it is greedy), its log-probability where it was made and under the plain model that is asked the plain question."""
 THOUGHT = "thought"
 """A further field of an answer that a thought stood in front of; no judge reads it."""
+SERVER = "server"
+"""A further field of an answer that a server gave: which one, and what its check found."""
 METRIC_FIELDS = ("cell", "item", "cluster", "task", "metric", "aggregation", "value", "weight", "error")
 """A row of one metric of one item: its `value` is a sum over `weight` units (tokens of a passage; 1 of a question), and
 `aggregation` says how sums over items become the metric (`analysis.metrics`). `task` is "" where there is one alone."""
@@ -29,8 +31,8 @@ def as_line(row: Mapping[str, Any]) -> bytes:
     Raises:
         ValueError: the row is of no kind, or says neither a number nor why there is none.
     """
-    if set(row) in (set(ANSWER_FIELDS), {*ANSWER_FIELDS, THOUGHT}):
-        return _json({name: row[name] for name in (*ANSWER_FIELDS, THOUGHT) if name in row})
+    if set(ANSWER_FIELDS) <= set(row) <= {*ANSWER_FIELDS, THOUGHT, SERVER}:
+        return _json({name: row[name] for name in (*ANSWER_FIELDS, THOUGHT, SERVER) if name in row})
     if set(row) == set(METRIC_FIELDS):
         return _json(_checked_metric(row))
     if set(row) != set(FIELDS):

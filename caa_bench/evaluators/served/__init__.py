@@ -1,0 +1,1 @@
+"""Prompts and edits go to a server that steers, continuations come back; imported only where a recipe names one."""
