@@ -207,7 +207,12 @@ class ArtifactStore:
         shutil.rmtree(scratch, ignore_errors=True)
         started = time.monotonic()
         try:
-            intervention.fit(chat.model, chat.tokenizer, pairs)
+            if chat.loading.parallel == "none":
+                intervention.fit(chat.model, chat.tokenizer, pairs)
+            else:
+                from caa_bench.runs.lockstep import fit_on_all_ranks
+
+                fit_on_all_ranks(intervention, chat, pairs)
         except Exception as error:
             if out_of_memory(error):
                 raise UserError(
