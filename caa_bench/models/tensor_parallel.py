@@ -19,6 +19,7 @@ from caa_bench.models.ranks import LOADING_S, Held, Ranks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
 
     from caa_bench.models.model import ChatModel
@@ -118,50 +119,49 @@ def mistakes(chat: ChatModel) -> list[str]:
     return []
 
 
-def own_part(module: nn.Module, whole: Tensor, *, dim: int) -> Tensor:
-    """This rank's slice of a tensor that is cut as the module's weight is along one dimension.
+def low_rank(module: nn.Module, given: Tensor, down: Tensor, up: Tensor, *, outputs: int) -> Tensor:
+    """This rank's part of `B A x` of a linear module in slices. [..., in or part of it] -> [..., outputs]
+
+    Where the module's outputs are cut, the same rows of B; where its inputs are cut, the same columns of A, and what
+    the ranks make of their parts of x is added up, of the width of the rank of the update.
 
     Args:
-        whole: the same on all ranks.
-        dim: 0 for the outputs of the weight [out, in], 1 for its inputs; `whole` is cut along the same one.
+        given: what this rank's slice of the module takes.
+        down / up: A [rank, in] and B [out, rank], whole.
+        outputs: how many this rank's slice of the module gives.
 
     Raises:
-        UserError: the weight is not cut along that dimension.
+        UserError: the module is cut in another way.
     """
+    import torch.distributed as dist
+    from torch.nn.functional import linear
+
+    if given.shape[-1] < down.shape[1]:
+        low = linear(given, _own_part(module, down, dim=1))
+        dist.all_reduce(low, group=_mesh(module).get_group())
+    else:
+        low = linear(given, down)
+    return linear(low, up if outputs == up.shape[0] else _own_part(module, up, dim=0))
+
+
+def _own_part(module: nn.Module, whole: Tensor, *, dim: int) -> Tensor:
+    """This rank's slice of a matrix that is cut along a dimension as the module's weight [out, in] is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     weight = module.weight
-    if not isinstance(weight, DTensor) or not any(place.is_shard(dim) for place in weight.placements):
+    if not isinstance(weight, DTensor) or not weight.placements[0].is_shard(dim):
         raise UserError(
-            f"loading.parallel: a {type(module).__name__} of this architecture is cut in a way that no adapter follows; "
-            "load the model with loading.device_map=auto"
+            f"loading.parallel: a {type(module).__name__} of this architecture is cut in a way that no adapter "
+            "follows; use loading.device_map=auto"
         )
+    # without a source rank nothing is sent: every rank takes its part of its own
     part: Tensor = distribute_tensor(whole, weight.device_mesh, weight.placements, src_data_rank=None).to_local()
     return part
 
 
-def added_up(module: nn.Module, partial: Tensor) -> Tensor:
-    """The sum over the ranks of what each has of a module's slices; in place."""
-    import torch.distributed as dist
-
-    dist.all_reduce(partial, group=module.weight.device_mesh.get_group())  # type: ignore[union-attr, operator]
-    return partial
-
-
-def side_by_side(module: nn.Module, slices: Tensor, *, size: int) -> Tensor:
-    """The ranks' slices of a module's outputs put together again. [..., own] -> [..., size]"""
-    from torch.distributed.tensor import DTensor, Shard
-
-    shape = (*slices.shape[:-1], size)
-    spread = DTensor.from_local(
-        slices,
-        module.weight.device_mesh,  # type: ignore[union-attr, arg-type]
-        [Shard(slices.ndim - 1)],
-        run_check=False,
-        shape=shape,
-        stride=slices.new_empty(shape, device="meta").stride(),
-    )
-    return spread.full_tensor()
+def _mesh(module: nn.Module) -> DeviceMesh:
+    mesh: DeviceMesh = module.weight.device_mesh  # type: ignore[union-attr, assignment]
+    return mesh
 
 
 def _refuse_alone(_module: nn.Module, _args: tuple[Any, ...]) -> None:
