@@ -204,6 +204,10 @@ class Benchmark:
             UserError: one line a mistake.
         """
         self.checks.refuse()
+        if self.chat.loading.parallel != "none":
+            from caa_bench.runs.lockstep import refuse_unfitted
+
+            refuse_unfitted(self.store, self.interventions, self.behavior.pairs(), model_key=self.model_key)
         self._checked = True
 
     def fit(self) -> Self:

@@ -48,15 +48,22 @@ def float32_head(model: nn.Module) -> Iterator[None]:
 
 def _linear(head: nn.Linear, hidden: Tensor) -> Tensor:
     """`head(hidden)` with sums and result in float32. [..., D] -> [..., V]"""
+    weight, bias = head.weight, head.bias
+    if in_slices := hasattr(weight, "to_local"):  # loading.parallel: this rank has some tokens of the vocabulary
+        weight, bias = (None if one is None else one.to_local() for one in (weight, bias))
     flat = hidden.reshape(-1, hidden.shape[-1])
     if flat.is_cuda and _MM_TAKES_OUT_DTYPE:
-        logits = torch.mm(flat, head.weight.T, out_dtype=torch.float32)
+        logits = torch.mm(flat, weight.T, out_dtype=torch.float32)
     else:
         wide = flat.float()
-        logits = wide.new_empty(len(flat), len(head.weight))
-        for start in range(0, len(head.weight), _ROWS):
-            rows = head.weight[start : start + _ROWS].float()
+        logits = wide.new_empty(len(flat), len(weight))
+        for start in range(0, len(weight), _ROWS):
+            rows = weight[start : start + _ROWS].float()
             torch.mm(wide, rows.T, out=logits[:, start : start + _ROWS])
-    if head.bias is not None:
-        logits += head.bias.float()
+    if bias is not None:
+        logits += bias.float()
+    if in_slices:
+        from caa_bench.models.tensor_parallel import side_by_side
+
+        logits = side_by_side(head, logits)
     return logits.reshape(*hidden.shape[:-1], -1)

@@ -1,8 +1,8 @@
 """Several processes that hold one model together: the first tells the others what all of them do next, in lockstep.
 
 `torchrun` starts them. A model in tensor parallel adds up partial sums after every layer, so each forward of the first
-rank is a forward of all. What is told is a `Task`; nothing that could differ between ranks (time, memory, files) decides
-what a rank does in one.
+rank is a forward of all. What is told is a `Task`; nothing that could differ between ranks (time, memory, files)
+decides what a rank does in one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from caa_bench.models.memory import out_of_memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IDLE = timedelta(days=365)
 """The others wait so long for the next task: the first one may judge answers in between."""
@@ -39,8 +42,21 @@ class Task(Protocol):
 
     settling_s: int
 
-    def follow(self, held: Held) -> object:
-        """Do on another rank what the first one does at the same time; what comes out must be the same on all."""
+    def follow(self, held: Held) -> str:
+        """Do on another rank what the first one does at the same time; what it returns must be the same on all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How a task ended on one rank.
+
+    Args:
+        error: the kind of what it raised; "" for nothing.
+        came: what came out, and what its forwards made; it must be the same on all ranks.
+    """
+
+    error: str
+    came: str
 
 
 class Ranks:
@@ -61,6 +77,7 @@ class Ranks:
         dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=LOADING_S))
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.busy = False
+        self._seen: Any = 0.0
         self._control = dist.new_group(backend="gloo", timeout=IDLE)
 
     def tell(self, task: Task | None) -> None:
@@ -79,25 +96,36 @@ class Ranks:
         return task
 
     @contextmanager
-    def together(self, task: Task) -> Iterator[list[object]]:
+    def together(self, task: Task) -> Iterator[list[str]]:
         """Around the first rank's own part of a task. What the block appends to the list is compared with the others'.
 
         Raises:
             SystemExit: the ranks did not all end it alike; nothing they compute is to be trusted any more.
             Exception: what the first rank's part raised, where every other one's failed in the same way.
         """
-        self.tell(task)
-        self.busy, came = True, []
+        came: list[str] = []
+        self.busy = True
+        try:
+            self.tell(task)
+        except RuntimeError as lost:
+            self._leave(f"a rank has ended ({_first_line(lost)})")
         try:
             yield came
         except Exception as error:
             self.settle(task, error=error)
             self.busy = False
             raise
-        self.settle(task, result=came[0] if came else None)
+        self.settle(task, came="".join(came))
         self.busy = False
 
-    def settle(self, task: Task, *, result: object = None, error: Exception | None = None) -> None:
+    def see(self, hidden: Tensor) -> None:
+        """Take in what a forward made that is the same on all ranks: logits, of which each rank makes some, hide that a
+        rank had another."""
+        import torch
+
+        self._seen = self._seen + hidden.detach().sum(dtype=torch.float64)
+
+    def settle(self, task: Task, *, came: str = "", error: Exception | None = None) -> None:
         """Wait until every rank has ended a task, and compare how.
 
         Raises:
@@ -106,7 +134,8 @@ class Ranks:
         import torch
         import torch.distributed as dist
 
-        mine = (_kind(error), pickle.dumps(result)) if error is not None or result is not None else ("", b"")
+        mine = End(error=_kind(error), came="" if error is not None else f"{came} {float(self._seen)!r}")
+        self._seen = 0.0
         ends: list[Any] = [None] * self.count
         try:
             if torch.cuda.is_available():
@@ -114,10 +143,10 @@ class Ranks:
             dist.monitored_barrier(group=self._control, timeout=timedelta(seconds=task.settling_s))
             dist.all_gather_object(ends, mine, group=self._control)
         except RuntimeError as lost:
-            self._leave(f"a rank has ended or does not answer ({str(lost).splitlines()[0][:200]})", error)
+            self._leave(f"a rank has ended or does not answer ({_first_line(error or lost)})")
         other = next((rank for rank, end in enumerate(ends) if end != ends[0]), None)
         if other is not None:
-            self._leave(_apart(other, first=ends[0], its=ends[other]), error)
+            self._leave(_apart(other, first=ends[0], its=ends[other]))
 
     def end(self) -> None:
         """Let the other ranks go; in the middle of a task they end by themselves when this process does."""
@@ -128,11 +157,14 @@ class Ranks:
                 self.tell(None)
                 dist.destroy_process_group()
 
-    def _leave(self, why: str, error: Exception | None) -> None:
+    def _leave(self, why: str) -> None:
         if self.rank == 0:
-            beside = f"; here: {_kind(error)}: {str(error).splitlines()[0]}" if error is not None else ""
-            sys.stderr.write(f"caa-bench: {why}{beside}; finished work is kept: run the same command again\n")
+            sys.stderr.write(f"caa-bench: {why}; finished work is kept: run the same command again\n")
         raise SystemExit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:200]
 
 
 def _kind(error: Exception | None) -> str:
@@ -141,8 +173,8 @@ def _kind(error: Exception | None) -> str:
     return "out of memory" if out_of_memory(error) else type(error).__name__
 
 
-def _apart(rank: int, *, first: tuple[str, bytes], its: tuple[str, bytes]) -> str:
+def _apart(rank: int, *, first: End, its: End) -> str:
     """How another rank ended otherwise than the first one."""
-    if its[0] != first[0]:
-        return f"rank {rank} ended with {its[0] or 'no error'} where rank 0 had {first[0] or 'none'}"
+    if its.error != first.error:
+        return f"rank {rank} ended with {its.error or 'no error'} where rank 0 had {first.error or 'none'}"
     return f"rank {rank} computed something else than rank 0"

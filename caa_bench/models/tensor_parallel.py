@@ -60,11 +60,11 @@ class Load:
     chat: ChatModel
     settling_s = LOADING_S
 
-    def follow(self, held: Held) -> None:
+    def follow(self, held: Held) -> str:
         """As the first rank does it."""
         held.chat = self.chat
         held.known.clear()
-        _ = self.chat.model
+        return type(self.chat.model).__name__
 
 
 def loaded_together(chat: ChatModel, load: Callable[[ChatModel], PreTrainedModel]) -> PreTrainedModel:
@@ -75,12 +75,16 @@ def loaded_together(chat: ChatModel, load: Callable[[ChatModel], PreTrainedModel
     """
     own = ranks()
     if own.rank:
-        return load(chat)
-    with own.together(Load(chat=replace(chat, _model=None, _tokenizer=None, _prompts={}))):
         model = load(chat)
+    else:
+        with own.together(Load(chat=replace(chat, _model=None, _tokenizer=None, _prompts={}))) as came:
+            model = load(chat)
+            came.append(type(model).__name__)
     from caa_bench.models.blocks import decoder
 
-    decoder(model).register_forward_pre_hook(_refuse_alone)
+    if not own.rank:
+        decoder(model).register_forward_pre_hook(_refuse_alone)
+    decoder(model).register_forward_hook(lambda _, __, output: own.see(output[0]))
     return model
 
 
@@ -142,6 +146,18 @@ def low_rank(module: nn.Module, given: Tensor, down: Tensor, up: Tensor, *, outp
     else:
         low = linear(given, down)
     return linear(low, up if outputs == up.shape[0] else _own_part(module, up, dim=0))
+
+
+def side_by_side(head: nn.Linear, own: Tensor) -> Tensor:
+    """The ranks' slices of an output head's logits put together. [N, own] -> [N, V]"""
+    import torch
+    from torch.distributed.tensor import DTensor, Shard
+
+    shape = torch.Size((len(own), head.out_features))
+    whole = DTensor.from_local(
+        own, _mesh(head), [Shard(1)], run_check=False, shape=shape, stride=(head.out_features, 1)
+    )
+    return whole.full_tensor()
 
 
 def _own_part(module: nn.Module, whole: Tensor, *, dim: int) -> Tensor:

@@ -88,6 +88,8 @@ class RunChecks:
         found = []
         for item in self.interventions:
             lines = [*item.check(layers), *item.check_model(self.chat)]
+            if self.chat.loading.parallel != "none" and not lines:
+                lines = item.check_slices()
             found += [in_arm(line, item.arm, item.name) for line in lines] if item.arm else lines
         return found
 

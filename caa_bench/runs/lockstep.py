@@ -14,7 +14,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +33,7 @@ from caa_bench.runs.replica_process import pickled, unpickled
 from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:
+    from caa_bench.runs.artifacts import ArtifactStore
     from caa_bench.runs.replicas import JobOf
 
 
@@ -49,7 +50,7 @@ class Begin:
     plugins: tuple[str, ...]
     settling_s = SETTLING_S
 
-    def follow(self, held: Held) -> None:
+    def follow(self, held: Held) -> str:
         """Take them over."""
         import torch
 
@@ -58,6 +59,7 @@ class Begin:
         torch.set_num_threads(self.threads)
         for plugin in self.plugins:
             load_plugin(plugin)
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,30 @@ def fit_on_all_ranks(intervention: Intervention, chat: ChatModel, pairs: Pairs) 
         intervention.activations = None  # type: ignore[attr-defined]  # the others' placebos have no such file
 
 
+def refuse_unfitted(
+    store: ArtifactStore, interventions: Sequence[Intervention], pairs: Pairs, *, model_key: Mapping[str, Any]
+) -> None:
+    """Refuse what has to be fitted in one process (`Intervention.fits_alone`), and was not.
+
+    Raises:
+        UserError: one line, which names them all.
+    """
+
+    def missing(one: Intervention, own: Pairs) -> list[str]:
+        if store.has(one, pairs=own, model_key=model_key):
+            return []
+        parts = [part for part in one.ingredients(own) if not part.model]
+        inside = [label for part in parts for label in missing(part.intervention, part.pairs)]
+        return inside or ([one.label] if one.fits_alone and not parts else [])
+
+    found = dict.fromkeys(label for one in interventions if one.trains for label in missing(one, pairs))
+    if found:
+        raise UserError(
+            f"loading.parallel: {', '.join(found)} cannot be trained in slices and is not in {store.folder}; fit it "
+            "first in one process: caa-bench fit with the same settings, without torchrun and loading.parallel"
+        )
+
+
 def follow() -> int:
     """The whole life of a rank behind the first: do what it tells until it is done. Prints nothing.
 
@@ -192,12 +218,12 @@ def follow() -> int:
         with shared_readings():
             while (task := own.told()) is not None:
                 try:
-                    result = task.follow(held)
+                    came = task.follow(held)
                 except Exception as error:
                     own.settle(task, error=error)
                     free_memory()
                 else:
-                    own.settle(task, result=result)
+                    own.settle(task, came=came)
     except RuntimeError:  # rank 0 has ended, and torchrun says how
         return 1
     return 0
