@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
+from method_settings import write_both
 from random_models import random_model
 from safetensors.torch import load_file
 from small_runs import TIMEOUT_S, Command, Small, manifest, run, start
@@ -291,8 +292,9 @@ def test_torchrun_itself(small: Small, llama: Path, tmp_path: Path) -> None:
 def test_every_vector_of_all_ranks_is_that_of_one_process(small: Small, tmp_path: Path) -> None:
     """Gradients through the slices included (bipo), and placebos that share what was read of the pairs."""
     names = "act_add, ablation, angular, bipo, caa, conditional, icv, logistic, mean_centring, pca_centred, repe_pca"
+    behavior = write_both(tmp_path / "behaviors")
     command = small.compare(
-        *SHORT, f"vectors=[{names}]", f"conditional.others=[{small.behavior}]", "limit=8", "bases=[none]"
+        *SHORT, f"vectors=[{names}]", f"behavior={behavior}", "conditional.others=[other]", "limit=8", "bases=[none]"
     )
     assert run(command, folder=tmp_path / "one") == 0, (tmp_path / "one/stderr.txt").read_text()
     ended_well(*ranks(command, folder=tmp_path))
