@@ -294,7 +294,7 @@ def test_every_vector_of_all_ranks_is_that_of_one_process(small: Small, tmp_path
     names = "act_add, ablation, angular, bipo, caa, conditional, icv, logistic, mean_centring, pca_centred, repe_pca"
     behavior = write_both(tmp_path / "behaviors")
     command = small.compare(
-        *SHORT, f"vectors=[{names}]", f"behavior={behavior}", "conditional.others=[other]", "limit=8", "bases=[none]"
+        *SHORT, f"vectors=[{names}]", f"behavior={behavior}", "conditional.others=[other]", "limit=8"
     )
     assert run(command, folder=tmp_path / "one") == 0, (tmp_path / "one/stderr.txt").read_text()
     ended_well(*ranks(command, folder=tmp_path))
@@ -330,8 +330,8 @@ def test_half_precision_keeps_a_float32_head(small: Small, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_embedded_model_in_slices(tmp_path: Path) -> None:
-    command = ["compare", "--output", "run", "model=tiny", "behavior=refusal", "bases=[none]", "report_to=[]"]
-    command += ["draws=9", "limit=20", "evaluators=[answer_probability]"]
+    command = ["compare", "--output", "run", "model=tiny", "behavior=refusal", "report_to=[]"]
+    command += ["bases=[none, system_prompt_positive]", "draws=9", "limit=20", "evaluators=[answer_probability]"]
     assert run(command, folder=tmp_path / "one") == 0
     ended_well(*ranks(command, folder=tmp_path))
     same_numbers(tmp_path / "one/run", tmp_path / "0/run", within=1e-4)

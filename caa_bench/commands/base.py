@@ -94,9 +94,17 @@ class RecipeCommand(Command):
             yield
 
     def _follow(self, options: Namespace) -> int:
-        """What a rank behind the first does of it."""
+        """What a rank behind the first does of it; what is wrong with it, the first one says."""
+        from caa_bench.models.model import ChatModel
+
         if options.dry_run or not self.on_ranks:
             return 0
+        try:
+            recipe = _recipes(options)[0]
+            if ChatModel.find(recipe.model, changes=dict(recipe.loading)).loading.parallel == "none":
+                return 2
+        except UserError:
+            return 2
         from caa_bench.runs.lockstep import follow
 
         quiet_libraries(options)
@@ -125,7 +133,7 @@ def benchmarks(options: Namespace) -> list[Benchmark]:
 
 def rank_of_process() -> int:
     """This process's number among those that torchrun started; 0 for the first, and without torchrun."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if os.environ.get("WORLD_SIZE", "1") != "1" else 0
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:

@@ -108,10 +108,6 @@ class Lockstep:
 
     Args:
         plugins: files whose classes the run uses.
-
-    Example:
-        >>> with Lockstep() as benchmark.replicas:  # doctest: +SKIP
-        ...     benchmark.compare()
     """
 
     def __init__(self, *, plugins: Sequence[str] = ()) -> None:
@@ -135,16 +131,16 @@ class Lockstep:
         self._known.clear()
 
     def rows(self, batch: Batch, job: Job) -> list[Row]:
-        """The rows of a batch.
+        """The rows of a batch."""
+        return self.alone(batch.evaluator, job)
+
+    def alone(self, evaluator: Evaluator, job: Job) -> list[Row]:
+        """The rows of a job that no plan names, on all ranks as well.
 
         Raises:
             Exception: what computing it raised on every rank.
             SystemExit: the ranks did not do the same.
         """
-        return self.alone(batch.evaluator, job)
-
-    def alone(self, evaluator: Evaluator, job: Job) -> list[Row]:
-        """The rows of a job that no plan names, on all ranks as well."""
         try:
             work = pickled(evaluator, job, self._known)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -208,6 +204,9 @@ def follow() -> int:
     Returns:
         The exit status.
     """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     logging.disable(logging.CRITICAL)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - as long as the process
     own = tensor_parallel.join()
@@ -239,7 +238,7 @@ def _learned(intervention: Intervention) -> str:
 
     def add(name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         elif isinstance(value, dict):
             for key in sorted(value, key=str):
