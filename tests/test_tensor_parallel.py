@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ ARMS = (
 
 
 SHORT = ("bases=[none, system_prompt_positive]", "batch_size=2", "limit=16", "draws=9")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "caa_bench")
 CROOKED = """
 import os
 import torch
@@ -220,6 +222,7 @@ def test_an_arm_that_fails_on_all_ranks_fails_alone(small: Small, tmp_path: Path
     [
         ([], 1, "tensor needs several processes; start it with torchrun"),
         (["loading.quantization=4bit"], 2, "quantized weights are not cut into slices"),
+        (["loading.adapter=mine"], 2, "an adapter in the weights is not cut into slices"),
         ([], 3, "3 ranks cannot share 4 attention heads and 2 key-value heads evenly; start 2 of them"),
         (["vectors=[iti]"], 2, "iti: it reads and changes attention heads"),
         (["bases=[none, full_sft_positive]"], 2, "full_sft: it changes whole weights"),
@@ -259,6 +262,9 @@ def test_models_that_cannot_be_cut_cost_one_line(
         assert main(small.compare(f"model={folder}", "bases=[none]", "loading.parallel=tensor")) == 2
         lines = capsys.readouterr().err
         assert said in lines.splitlines()[-1]
+    (tmp_path / "model.gguf").touch()
+    assert main(small.compare(f"model={tmp_path / 'model.gguf'}", "bases=[none]", "loading.parallel=tensor")) == 2
+    assert "a .gguf file is not read in slices" in capsys.readouterr().err
 
 
 def test_other_commands_and_copies_refuse_a_model_in_slices(
@@ -286,6 +292,23 @@ def test_torchrun_itself(small: Small, llama: Path, tmp_path: Path) -> None:
     same_numbers(llama / "run", tmp_path / "run")
     refused = torchrun(small.compare(*SHORT, "seed=1"), folder=tmp_path)
     assert refused.returncode == 1 and refused.stderr.count("a run is one process") == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_torchrun_and_its_ranks(small: Small, llama: Path, tmp_path: Path) -> None:
+    """A terminal sends it to all of them, and torchrun once more to each rank: the batch at hand is finished."""
+    command = [*TORCHRUN, *small.compare(*SHORT), "loading.parallel=tensor"]
+    with (tmp_path / "said").open("w") as said:
+        started = subprocess.Popen(command, cwd=tmp_path, stderr=said, stdout=said, start_new_session=True)
+    limit = time.monotonic() + TIMEOUT_S
+    while not (tmp_path / "run/rows.jsonl").exists() and time.monotonic() < limit:
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGINT)
+    assert started.wait(60) != 0
+    assert "nothing is lost: run the same command again" in (tmp_path / "said").read_text()
+    assert manifest(tmp_path / "run")["status"] == "cancelled"
+    assert torchrun([*small.compare(*SHORT), "loading.parallel=tensor"], folder=tmp_path).returncode == 0
+    same_numbers(llama / "run", tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -338,8 +361,7 @@ def test_the_embedded_model_in_slices(tmp_path: Path) -> None:
 
 
 def torchrun(argv: Sequence[str], *, folder: Path) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "caa_bench"]
     return subprocess.run(
-        [*start, *argv], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [*TORCHRUN, *argv], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
