@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from caa_bench.report import Report
+    from caa_bench.runs.lockstep import Lockstep
     from caa_bench.runs.replicas import Replicas
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class Benchmark:
         self._checked = False
         self.search = Search()
         self.tuning: dict[str, Any] = {}
-        self.replicas: Replicas | None = None
+        self.replicas: Replicas | Lockstep | None = None
 
     @classmethod
     def from_recipe(
@@ -203,6 +204,10 @@ class Benchmark:
             UserError: one line a mistake.
         """
         self.checks.refuse()
+        if self.chat.loading.parallel != "none":
+            from caa_bench.runs.lockstep import refuse_unfitted
+
+            refuse_unfitted(self.store, self.interventions, self.behavior.pairs(), model_key=self.model_key)
         self._checked = True
 
     def fit(self) -> Self:

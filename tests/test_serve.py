@@ -131,9 +131,7 @@ def test_a_prompt_in_tokens_and_easysteers_field_steer_as_edits_do(server: Steer
     edits = [Edit(2, Add(3 * delta)), Edit(2, Add(delta)), Edit(4, Add(-delta))]
     for steered in (1, 4):
         prompt = Prompt(ids=plain.ids, first_position=len(plain.ids) - steered)
-        (own,) = continuations(
-            session.chat, prompt, [edits], base=session.bases["none"], max_new_tokens=session.settings.max_new_tokens
-        )
+        (own,) = continuations(session.chat, prompt, [edits], base=session.bases["none"], max_new_tokens=limit)
         said = ask(
             server,
             "/v1/completions",

@@ -7,7 +7,8 @@ import logging
 import os
 import warnings
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -44,6 +45,8 @@ class RecipeCommand(Command):
     """A command on what a recipe says; `recipe` is the one taken where none is named."""
 
     recipe: ClassVar[str] = "compare"
+    on_ranks: ClassVar[bool] = False
+    """Whether several processes that torchrun started may do it on one model together (`runs/lockstep.py`)."""
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """The recipe, changes of its keys, where results go."""
@@ -60,6 +63,8 @@ class RecipeCommand(Command):
 
     def run(self, options: Namespace) -> int:
         """Check everything; then do it, or list what it would cost."""
+        if rank_of_process():
+            return self._follow(options)
         made = benchmarks(options)
         if options.dry_run:
             from caa_bench.commands.dry_run import dry_run_text
@@ -68,11 +73,42 @@ class RecipeCommand(Command):
             print(wrapped("\n\n".join(map(dry_run_text, made))))
             return 0
         quiet_libraries(options)
-        return self.work(made)
+        with self.together(made):
+            return self.work(made)
 
     def work(self, made: Sequence[Benchmark]) -> int:
         """Do it; one benchmark a behavior."""
         raise NotImplementedError
+
+    @contextmanager
+    def together(self, made: Sequence[Benchmark]) -> Iterator[None]:
+        """Where the model is in slices: inside, all ranks compute what this one, the first, does with it."""
+        if not self.on_ranks or made[0].chat.loading.parallel == "none":
+            yield
+            return
+        from caa_bench.runs.lockstep import Lockstep
+
+        with Lockstep(plugins=made[0].args.plugins) as ranks:
+            for benchmark in made:
+                benchmark.replicas = ranks
+            yield
+
+    def _follow(self, options: Namespace) -> int:
+        """What a rank behind the first does of it; what is wrong with it, the first one says."""
+        from caa_bench.models.model import ChatModel
+
+        if options.dry_run or not self.on_ranks:
+            return 0
+        try:
+            recipe = _recipes(options)[0]
+            if ChatModel.find(recipe.model, changes=dict(recipe.loading)).loading.parallel == "none":
+                return 2
+        except UserError:
+            return 2
+        from caa_bench.runs.lockstep import follow
+
+        quiet_libraries(options)
+        return follow()
 
 
 def benchmarks(options: Namespace) -> list[Benchmark]:
@@ -93,6 +129,11 @@ def benchmarks(options: Namespace) -> list[Benchmark]:
         )
         made.append(benchmark)
     return made
+
+
+def rank_of_process() -> int:
+    """This process's number among those that torchrun started; 0 for the first, and without torchrun."""
+    return int(os.environ.get("RANK", "0")) if os.environ.get("WORLD_SIZE", "1") != "1" else 0
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:

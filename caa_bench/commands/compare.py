@@ -22,6 +22,7 @@ class Compare(RecipeCommand):
     name = "compare"
     help = "measure CAA on top of every base and print how they stack"
 
+    on_ranks = True
     _copies = 1
 
     def add_options(self, parser: ArgumentParser) -> None:
@@ -49,7 +50,7 @@ class Compare(RecipeCommand):
         from caa_bench.report.text import columns_of
 
         with self._replicas(made[0]) as replicas:
-            for benchmark in made:
+            for benchmark in made if replicas is not None else ():
                 benchmark.replicas = replicas
             reports = [benchmark.compare().report() for benchmark in made]
         if len(reports) > 1:
@@ -62,6 +63,8 @@ class Compare(RecipeCommand):
         """The copies of the model that all benchmarks share; this process keeps to the first GPU then."""
         if self._copies == 1:
             return nullcontext()
+        if first.chat.loading.parallel != "none":
+            raise UserError("--replicas: a model in slices (loading.parallel) has no copies; leave one of them out")
         from caa_bench.commands.launch_local import visible_gpus
         from caa_bench.runs.replicas import Replicas
 

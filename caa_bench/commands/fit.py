@@ -16,6 +16,7 @@ class Fit(RecipeCommand):
 
     name = "fit"
     help = "fit the interventions and keep their artifacts"
+    on_ranks = True
 
     def work(self, made: Sequence[Benchmark]) -> int:
         """Exit 1 if one could not be fitted."""

@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.commands.base import RecipeCommand, benchmarks, quiet_libraries
+from caa_bench.commands.base import RecipeCommand, benchmarks, quiet_libraries, rank_of_process
 from caa_bench.errors import UserError
 from caa_bench.storage.safe_text import terminal_safe
 
@@ -24,6 +24,7 @@ class Tune(RecipeCommand):
 
     name = "tune"
     help = "find each vector's layer and dose on the selection split; --save keeps them as a model config"
+    on_ranks = True
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """The recipe's, and the name to keep what is found under."""
@@ -36,11 +37,12 @@ class Tune(RecipeCommand):
 
         if options.save:
             free_name(options.save)
-        if options.dry_run:
+        if options.dry_run or rank_of_process():
             return super().run(options)
         made = benchmarks(options)
         quiet_libraries(options)
-        status = self.work(made)
+        with self.together(made):
+            status = self.work(made)
         if options.save:
             _save(options.save, made)
         return status

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caa_bench.errors import UserError
 from caa_bench.models.blocks import base_model
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -49,9 +50,21 @@ def float32_head(model: nn.Module) -> Iterator[None]:
 
 def _linear(head: nn.Linear, hidden: Tensor) -> Tensor:
     """`head(hidden)` with sums and result in float32. [..., D] -> [..., V]"""
-    logits: Tensor = _Sums.apply(hidden.reshape(-1, hidden.shape[-1]), head.weight)
-    if head.bias is not None:
-        logits = logits + head.bias.float()
+    weight, bias = head.weight, head.bias
+    if in_slices := hasattr(weight, "to_local"):  # loading.parallel: this rank has some tokens of the vocabulary
+        weight, bias = (None if one is None else one.to_local() for one in (weight, bias))
+        if hidden.requires_grad:  # its gradient would be that of this rank's tokens alone
+            raise UserError(
+                "loading.parallel: what is learned by gradient needs loading.dtype=float32 there; set it, or fit in one "
+                "process first"
+            )
+    logits: Tensor = _Sums.apply(hidden.reshape(-1, hidden.shape[-1]), weight)
+    if bias is not None:
+        logits = logits + bias.float()
+    if in_slices:
+        from caa_bench.models.tensor_parallel import side_by_side
+
+        logits = side_by_side(head, logits)
     return logits.reshape(*hidden.shape[:-1], -1)
 
 

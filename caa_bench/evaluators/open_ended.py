@@ -112,7 +112,8 @@ class OpenEnded(Evaluator):
         if split != "test":
             return ["open_ended: its questions are test questions; set split=test, or take it out of evaluators"]
         room, asked = chat.context, self.decoded()
-        lines = [line for judge in self._judges(behavior, chat) for line in judge.check(behavior)]
+        judges, sliced = self._judges(behavior, chat), chat.loading.parallel != "none"
+        lines = [line for judge in judges for line in judge.check(behavior) or (judge.check_slices() if sliced else [])]
         lines += self.config.server.problems()
         if room is not None and asked >= room:
             lines.append(f"open_ended.max_new_tokens: {asked:,} leave no room for a question in {room:,}; lower it")

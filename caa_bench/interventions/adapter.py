@@ -30,6 +30,7 @@ class Adapter(PeftArm):
     """
 
     name = "adapter"
+    fits_alone = False
     grid = ("doses", "path")
 
     @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,14 @@ class Adapter(PeftArm):
         except UserError as error:
             return list(error.lines)
         return []
+
+    def check_slices(self) -> list[str]:
+        """An adapter that is no plain LoRA."""
+        from caa_bench.interventions.lora.wrappers import not_in_slices
+        from caa_bench.storage.files import read_json
+
+        why = not_in_slices(read_json(self._folder() / SETTINGS))
+        return [f"adapter.path: {terminal_safe(self.config.path)}: {why}"] if why else []
 
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Read the folder, and put it onto the model once, so that a stranger is found now.

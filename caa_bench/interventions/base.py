@@ -73,6 +73,8 @@ class Intervention(Saved):
     """`vector`: it goes on top of every base, with placebos; `base`: vectors go on top of it."""
     trains: ClassVar[bool] = False
     """Whether `fit` learns anything: only then an artifact is kept and reused."""
+    fits_alone: ClassVar[bool] = False
+    """Whether `fit` needs the whole model in one process; where it is in slices, what was fitted before is taken."""
     variants: ClassVar[tuple[str, ...]] = ()
     """Names that follow `name` in a base (`lora_sft_positive`); empty where there is only one."""
     grid: ClassVar[tuple[str, ...]] = ()
@@ -169,6 +171,13 @@ class Intervention(Saved):
 
     def check_model(self, chat: ChatModel) -> list[str]:
         """One line for each setting that cannot work on this model, which is not loaded for it."""
+        return []
+
+    def check_slices(self) -> list[str]:
+        """One line where it cannot act on a model in slices (`loading.parallel: tensor`).
+
+        There a rank sees what goes from block to block whole, and inside attention and MLP its own slice.
+        """
         return []
 
     def conditions(self, layers: Layers) -> list[Condition]:

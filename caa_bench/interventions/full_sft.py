@@ -77,6 +77,13 @@ class FullSFT(Intervention):
         """None: every weight changes, so it needs full forwards under `attach`."""
         return None
 
+    def check_slices(self) -> list[str]:
+        """It changes every weight, which no rank has whole."""
+        return [
+            "full_sft: it changes whole weights, which no rank has (loading.parallel); take it out, or use "
+            "loading.device_map=auto"
+        ]
+
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Train, keep the difference, and put the original weights back bit for bit.
 

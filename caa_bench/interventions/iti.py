@@ -65,6 +65,13 @@ class ITI(SteeringVector):
             if self.alpha <= 0:
                 raise ValueError(f"alpha: {self.alpha:g} is too small; give more than 0")
 
+    def check_slices(self) -> list[str]:
+        """Its heads lie on several ranks."""
+        return [
+            "iti: it reads and changes attention heads, which lie on several ranks (loading.parallel); take it out, or "
+            "use loading.device_map=auto"
+        ]
+
     def conditions(self, layers: Layers) -> list[Condition]:
         """One a dose, all chosen heads at once."""
         return [Condition(multiplier=dose) for dose in self.config.multipliers if dose]

@@ -132,6 +132,9 @@ class LoraSFT(PeftArm):
 class _AddUpdate:
     """Hook of one module: add `scale * B A x` to its output, in the adapter's fp32 as peft does.
 
+    Of a module in slices (`loading.parallel: tensor`) it sees this rank's part of the inputs or of the outputs, and
+    takes the same part of A or B.
+
     Args:
         down / up: A [rank, in] and B [out, rank].
     """
@@ -144,5 +147,11 @@ class _AddUpdate:
 
         if self.down.device != output.device:
             self.down, self.up = self.down.to(output.device), self.up.to(output.device)
-        update = linear(linear(args[0].to(self.down.dtype), self.down), self.up)
+        given = args[0].to(self.down.dtype)
+        if given.shape[-1] == self.down.shape[1] and output.shape[-1] == self.up.shape[0]:
+            update = linear(linear(given, self.down), self.up)
+        else:
+            from caa_bench.models.tensor_parallel import low_rank
+
+            update = low_rank(module, given, self.down, self.up, outputs=output.shape[-1])
         return (output + update * self.scale).to(output.dtype)

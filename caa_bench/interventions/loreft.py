@@ -43,6 +43,7 @@ class LoReFT(PairVector):
     """
 
     name = "loreft"
+    fits_alone = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairVector.Config):

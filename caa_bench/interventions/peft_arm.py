@@ -36,6 +36,7 @@ class PeftArm(Intervention):
     """
 
     trains = True
+    fits_alone = True
     grid: ClassVar[tuple[str, ...]] = ("doses",)
 
     @dataclass(frozen=True, kw_only=True)

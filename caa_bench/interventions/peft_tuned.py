@@ -67,6 +67,13 @@ class PeftTuned(PeftArm):
 
         return targets.check(chat, self.config.target_modules, section=self.name)
 
+    def check_slices(self) -> list[str]:
+        """A method that is no LoRA in the end."""
+        from caa_bench.interventions.lora.wrappers import not_in_slices
+
+        why = "" if self.config.method == "rslora" else not_in_slices({"peft_type": self.config.method.upper()})
+        return [f"peft.method: {why}"] if why else []
+
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Train the adapter; nine tenths of the items are trained on.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Pairs
     from caa_bench.interventions.activations import PairActivations
 
-_Readings = dict[str, tuple["weakref.ref[Any]", "PairActivations", float]]
+_Readings = dict[tuple[int, str], tuple["weakref.ref[Any]", "PairActivations", float]]
 _kept: ContextVar[_Readings | None] = ContextVar("readings", default=None)
 
 
@@ -40,11 +40,30 @@ def kept_reading(model: Any, pairs: Pairs, *, read: Callable[[], PairActivations
     kept = _kept.get()
     if kept is None:
         return read()
-    of, activations, seconds = kept.get(pairs.key, (None, None, 0.0))
+    key = (id(model), pairs.key)
+    of, activations, seconds = kept.get(key, (None, None, 0.0))
     if of is not None and activations is not None and of() is model:
         current().borrowed_s += seconds
         return activations
     started = time.monotonic()
     activations = read()
-    kept[pairs.key] = (weakref.ref(model), activations, time.monotonic() - started)
+    kept[key] = (weakref.ref(model), activations, time.monotonic() - started)
     return activations
+
+
+def readings_of(model: Any) -> frozenset[str]:
+    """Keys of the pairs whose activations in this model are kept."""
+    return frozenset(key for (_, key), (of, _, _) in (_kept.get() or {}).items() if of() is model)
+
+
+def keep_readings_of(model: Any, keys: frozenset[str]) -> None:
+    """Forget what was read, but of these pairs in this model.
+
+    Raises:
+        RuntimeError: some of them were not read here.
+    """
+    if missing := keys - readings_of(model):
+        raise RuntimeError(f"{len(missing)} readings of another process are not here")
+    kept = _kept.get() or {}
+    for place in [place for place in kept if place != (id(model), place[1]) or place[1] not in keys]:
+        del kept[place]

@@ -87,6 +87,10 @@ class SoftPrompt(PeftArm):
         """Its virtual tokens, then the prompt. [k + T]"""
         return (*virtual_tokens([self.label] * self.config.tokens, ids[0]), *ids)
 
+    def check_slices(self) -> list[str]:
+        """Its embeddings take places that the ranks look up together, which was not tried."""
+        return ["soft_prompt: it does not act on a model in slices (loading.parallel); take it out, or use device_map"]
+
     def fit(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs) -> None:
         """Train the embeddings; nine tenths of the items are trained on.
 

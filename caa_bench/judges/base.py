@@ -75,6 +75,10 @@ class Judge:
     def __init__(self, config: Any = None, **settings: Any) -> None:
         self.config: Any = configured(self.Config, config, settings, section=f"judges.{self.name}")
 
+    def check_slices(self) -> list[str]:
+        """One line where it cannot work beside a measured model in slices (`loading.parallel: tensor`)."""
+        return []
+
     def check(self, behavior: Behavior) -> list[str]:
         """One line for each thing that cannot work; run before any weights load."""
         return []

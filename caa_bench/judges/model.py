@@ -39,6 +39,12 @@ class ModelJudge(Judge):
         """The model must be one that there is."""
         return self._chat().check() if self.config.source else []
 
+    def check_slices(self) -> list[str]:
+        """The measured model answers on all ranks at once, and judging is the first one's."""
+        if self.config.source:
+            return []
+        return ["judges.model.source: a model in slices (loading.parallel) cannot judge itself; name another model"]
+
     def settings(self, behavior: Behavior) -> dict[str, Any]:
         """With the rubric, which is most of what it is asked."""
         return super().settings(behavior) | {"request": rating_request(behavior, NOTHING, reply=REPLY)}

@@ -42,6 +42,7 @@ class Loading:
         dtype: `auto` is the checkpoint's own, but on a CPU that is slower in it float32; bfloat16 halves memory.
         quantization: `4bit` (NF4) or `8bit` through bitsandbytes, or `none`.
         device_map: `auto` spreads a large model over GPUs, CPU and disk; `none` takes one device.
+        parallel: `tensor` cuts every layer into slices, one for each process that torchrun started (`docs/scaling.md`).
         template: a plain template in place of the model's own (`caa_base`); `none` takes its own, and `caa_base` where
             it has none.
         layer: the block to steer by default; null: the stated fraction of the depth.
@@ -58,6 +59,7 @@ class Loading:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "4bit", "8bit"] = "none"
     device_map: Literal["none", "auto"] = "none"
+    parallel: Literal["none", "tensor"] = "none"
     template: str = "none"
     layer: int | None = None
     layer_range: tuple[int, int] | None = None
@@ -82,6 +84,14 @@ def load_model(chat: ChatModel) -> PreTrainedModel:
         UserError: the model cannot be found or reached, is not whole or no causal model, or the machine lacks what the
             settings need.
     """
+    if chat.loading.parallel == "none":
+        return _loaded(chat)
+    from caa_bench.models.tensor_parallel import loaded_together
+
+    return loaded_together(chat, _loaded)
+
+
+def _loaded(chat: ChatModel) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -163,7 +173,11 @@ def _settings(chat: ChatModel) -> dict[str, Any]:
     settings: dict[str, Any] = {"dtype": "auto" if dtype.dtype == "auto" else getattr(torch, dtype.dtype)}
     if loading.quantization != "none":
         settings["quantization_config"] = _quantization(loading)
-    if loading.device_map != "none":
+    if loading.parallel != "none":
+        from caa_bench.models import tensor_parallel
+
+        settings |= tensor_parallel.settings()
+    elif loading.device_map != "none":
         settings["device_map"] = loading.device_map
     elif torch.cuda.is_available():
         settings["device_map"] = {"": 0}

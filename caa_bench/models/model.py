@@ -200,7 +200,7 @@ class ChatModel:
         Raises:
             UserError: a hub model that is not in the cache and cannot be reached, or a damaged tokenizer.
         """
-        views = ("memory_gb", "layer", "layer_range", "source", "adapter", "swept", "tuned")
+        views = ("memory_gb", "layer", "layer_range", "source", "adapter", "swept", "tuned", "parallel")
         settings = {k: v for k, v in asdict(self.loading).items() if k not in views} | {"dtype": self.dtype.dtype}
         if not self._files:
             self._files = self._hashed()

@@ -27,11 +27,14 @@ class Apart:
     broken: tuple[str, ...]
 
 
-def measured_apart(evaluator: Evaluator, job: Job, error: Exception) -> Apart | None:
+def measured_apart(
+    evaluator: Evaluator, job: Job, error: Exception, *, evaluate: Callable[[Job], list[Row]]
+) -> Apart | None:
     """The batch without the treatments and items that fail by themselves in the same way.
 
     Args:
         error: what the whole batch raised.
+        evaluate: computes a part of it.
 
     Returns:
         None where nothing can be measured, where memory ran out or a server is gone, where nothing fails by itself (so
@@ -41,7 +44,7 @@ def measured_apart(evaluator: Evaluator, job: Job, error: Exception) -> Apart | 
     lost = evaluator.failed(job, f"{type(error).__name__}: {error}".partition("\n")[0])
     if out_of_memory(error) or isinstance(error, ConnectionError) or not lost:
         return None
-    fails = _same(evaluator, error)
+    fails = _same(evaluate, error)
     ends = [[item] for item in dict.fromkeys((0, len(job.items) - 1))]
     treatments = [
         one
@@ -54,18 +57,18 @@ def measured_apart(evaluator: Evaluator, job: Job, error: Exception) -> Apart | 
     items = _failing(left, job.items, fails)
     if len(items) == len(job.items) or not (items or treatments):
         return None
-    rows = evaluator.evaluate(replace(left, items=[item for item in job.items if item not in items]))
+    rows = evaluate(replace(left, items=[item for item in job.items if item not in items]))
     measured = {(row["cell"], row["item"]) for row in rows}
     rows += [row for row in lost if (row["cell"], row["item"]) not in measured]
     return Apart(rows=rows, broken=(*_labels(treatments), *(item.id for item in items)))
 
 
-def _same(evaluator: Evaluator, error: Exception) -> Callable[[Job], bool]:
+def _same(evaluate: Callable[[Job], list[Row]], error: Exception) -> Callable[[Job], bool]:
     """Tells of a part of the batch whether it fails as the whole did."""
 
     def fails(part: Job) -> bool:
         try:
-            evaluator.evaluate(part)
+            evaluate(part)
         except Exception as other:
             return type(other) is type(error)
         return False

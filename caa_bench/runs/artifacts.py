@@ -129,6 +129,11 @@ class ArtifactStore:
             reused=reused,
         )
 
+    def has(self, intervention: Intervention, *, pairs: Pairs, model_key: Mapping[str, Any]) -> bool:
+        """Whether a fit is kept."""
+        key = self._key(intervention, pairs=pairs, model_key=model_key)
+        return (self.folder / safe_name(f"{intervention.label}-{key}")).is_dir()
+
     @contextmanager
     def _held(self, folder: Path) -> Iterator[None]:
         """Two runs that need the same fit: the second one waits for the first and takes its artifact over."""
@@ -207,7 +212,12 @@ class ArtifactStore:
         shutil.rmtree(scratch, ignore_errors=True)
         started = time.monotonic()
         try:
-            intervention.fit(chat.model, chat.tokenizer, pairs)
+            if chat.loading.parallel == "none":
+                intervention.fit(chat.model, chat.tokenizer, pairs)
+            else:
+                from caa_bench.runs.lockstep import fit_on_all_ranks
+
+                fit_on_all_ranks(intervention, chat, pairs)
         except Exception as error:
             if out_of_memory(error):
                 raise UserError(

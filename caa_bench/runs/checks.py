@@ -68,7 +68,7 @@ class RunChecks:
         return self.chat
 
     def _of_settings(self) -> list[str]:
-        mistakes = [*self.args.mistakes(), *_several_ranks()]
+        mistakes = [*self.args.mistakes(), *_ranks(self.chat)]
         mistakes += [
             f"vectors: {item.label} changes the conversation, which nothing on top of a base can; name it in bases"
             for item in self.vectors
@@ -88,6 +88,8 @@ class RunChecks:
         found = []
         for item in self.interventions:
             lines = [*item.check(layers), *item.check_model(self.chat)]
+            if self.chat.loading.parallel != "none" and not lines:
+                lines = item.check_slices()
             found += [in_arm(line, item.arm, item.name) for line in lines] if item.arm else lines
         return found
 
@@ -116,12 +118,19 @@ class RunChecks:
         return asked_by(self.behavior, args=self.args, bases=self.bases, evaluators=self.evaluators, fits=fits)
 
 
-def _several_ranks() -> list[str]:
-    """One line under torchrun: its processes would fight for one folder and train a LoRA together on larger batches."""
+def _ranks(chat: ChatModel) -> list[str]:
+    """What keeps the ranks of torchrun from holding a model together, which is all they do.
+
+    Otherwise they would fight for one folder and train a LoRA together on larger batches.
+    """
+    if chat.loading.parallel != "none":
+        from caa_bench.models import tensor_parallel
+
+        return tensor_parallel.mistakes(chat)
     world = os.environ.get("WORLD_SIZE", "1")
     if world == "1":
         return []
     return [
         f"WORLD_SIZE is {world}: a run is one process; start it without torchrun, and with --replicas {world} where "
-        "several GPUs should share its batches"
+        "several GPUs should share its batches, or with loading.parallel=tensor where the model is too large for one"
     ]

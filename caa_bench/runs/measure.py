@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from caa_bench.runs.plan import Batch
 from caa_bench.runs.signals import Stop
 
 if TYPE_CHECKING:
+    from caa_bench.runs.lockstep import Lockstep
     from caa_bench.runs.replicas import Replicas
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Measurement:
         run: RunFolder,
         rows: RowStore,
         callbacks: Callbacks,
-        replicas: Replicas | None = None,
+        replicas: Replicas | Lockstep | None = None,
     ) -> None:
         self.chat = chat
         self.args = args
@@ -108,7 +109,9 @@ class Measurement:
                 rows = self._per_pass.run(partial(self._compute, batch))
             except Exception as error:
                 logger.error("a batch of %s failed", batch.base.label, exc_info=error)
-                apart = measured_apart(batch.evaluator, self._job(batch, self._per_pass.size), error)
+                apart = measured_apart(
+                    batch.evaluator, self._job(batch, self._per_pass.size), error, evaluate=self._alone(batch.evaluator)
+                )
                 if apart is None:
                     self.callbacks.tell("on_batch_error", batch=batch, error=error)
                     failed.append(batch)
@@ -122,6 +125,9 @@ class Measurement:
     def _compute(self, batch: Batch, prompts_per_pass: int) -> list[Row]:
         job = self._job(batch, prompts_per_pass)
         return batch.evaluator.evaluate(job) if self.replicas is None else self.replicas.rows(batch, job)
+
+    def _alone(self, evaluator: Evaluator) -> Callable[[Job], list[Row]]:
+        return evaluator.evaluate if self.replicas is None else partial(self.replicas.alone, evaluator)
 
     def _job(self, batch: Batch, prompts_per_pass: int) -> Job:
         return Job(

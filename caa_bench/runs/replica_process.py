@@ -113,15 +113,21 @@ def answer_all(connection: Connection, chat: ChatModel) -> None:
             return
 
 
+def unpickled(received: bytes, known: list[Intervention]) -> tuple[Evaluator, Job]:
+    """What `pickled` made, on the other side; the job is still without its model."""
+    work: Work = pickle.loads(received)  # noqa: S301 - of our own process
+    if work.fresh:
+        known.clear()
+    known += pickle.loads(work.new)  # noqa: S301
+    unpickler = pickle.Unpickler(io.BytesIO(work.job))  # noqa: S301
+    unpickler.persistent_load = known.__getitem__  # type: ignore[method-assign]
+    evaluator, job = unpickler.load()
+    return evaluator, job
+
+
 def _answered(received: bytes, chat: ChatModel, known: list[Intervention]) -> Answer:
     try:
-        work: Work = pickle.loads(received)  # noqa: S301 - of our own process
-        if work.fresh:
-            known.clear()
-        known += pickle.loads(work.new)  # noqa: S301
-        unpickler = pickle.Unpickler(io.BytesIO(work.job))  # noqa: S301
-        unpickler.persistent_load = known.__getitem__  # type: ignore[method-assign]
-        evaluator, job = unpickler.load()
+        evaluator, job = unpickled(received, known)
     except Exception as error:
         return Answer(unread=error)
     try:

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import Self
 
 from caa_bench.errors import UserError
-from caa_bench.evaluators.base import Job, Row
+from caa_bench.evaluators.base import Evaluator, Job, Row
 from caa_bench.interventions import Intervention
 from caa_bench.models.loaded import LoadedModel
 from caa_bench.models.model import ChatModel
@@ -96,6 +96,10 @@ class Replicas:
                 raise answer.error
             return answer.rows
         return batch.evaluator.evaluate(job)
+
+    def alone(self, evaluator: Evaluator, job: Job) -> list[Row]:
+        """The rows of a job that `share` did not name; the caller computes them."""
+        return evaluator.evaluate(job)
 
     def _started(self) -> Iterator[Other]:
         import torch

@@ -6,9 +6,11 @@ still the first. What is finished is kept either way, and a fit goes on from the
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 
 _NOTICES = (signal.SIGUSR1, signal.SIGUSR2)
+RELAYED_S = 2.0
+"""Within so much time torchrun hands a Ctrl-C on that its processes have had from the terminal already."""
 
 
 class Stop:
@@ -31,6 +35,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._asked_at = 0.0
         self.fit: tuple[str, Fitting] | None = None
 
     @property
@@ -44,8 +49,11 @@ class Stop:
         Raises:
             SystemExit: at the second signal.
         """
+        just_now = self.signal is not None and time.monotonic() - self._asked_at < RELAYED_S
+        if just_now and "TORCHELASTIC_RUN_ID" in os.environ:
+            return
         if self.signal is None or self.signal in _NOTICES:
-            self.signal = number
+            self.signal, self._asked_at = number, time.monotonic()
             sys.stderr.write("\nstopping after this batch or step of the fit; again to stop at once\n")
         else:
             sys.stderr.write(f"stopped at once; finished work is kept; {self._lost()}\n")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
     from caa_bench.evaluators.base import Row
     from caa_bench.models.model import ChatModel
+    from caa_bench.runs.lockstep import Lockstep
     from caa_bench.runs.replicas import Replicas
 
 FOLDER = "tuning"
@@ -62,7 +63,7 @@ class Bench:
     run: RunFolder
     callbacks: Callbacks
     stop: Stop
-    replicas: Replicas | None = None
+    replicas: Replicas | Lockstep | None = None
 
 
 class Rounds:

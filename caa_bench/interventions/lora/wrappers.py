@@ -39,6 +39,20 @@ def adapted(
         yield model
 
 
+def not_in_slices(settings: Mapping[str, Any]) -> str:
+    """Why an adapter cannot stand on a model in slices (`loading.parallel: tensor`); "" where it can.
+
+    Args:
+        settings: of `adapter_config.json`.
+    """
+    kind = "DORA" if settings.get("use_dora") else str(settings.get("peft_type"))
+    if kind == "LORA":
+        return ""
+    return (
+        f"peft cuts no {kind} into slices (loading.parallel), LoRA alone; take it out, or use loading.device_map=auto"
+    )
+
+
 class _Through:
     """Hook of one module: its output as the adapter makes it.
 
