@@ -55,8 +55,8 @@ def _linear(head: nn.Linear, hidden: Tensor) -> Tensor:
         weight, bias = (None if one is None else one.to_local() for one in (weight, bias))
         if hidden.requires_grad:  # its gradient would be that of this rank's tokens alone
             raise UserError(
-                "loading.parallel: what is learned by gradient needs loading.dtype=float32 there; set it, or fit in one "
-                "process first"
+                "loading.parallel: what is learned by gradient needs loading.dtype=float32 there; set it, or fit in "
+                "one process first"
             )
     logits: Tensor = _Sums.apply(hidden.reshape(-1, hidden.shape[-1]), weight)
     if bias is not None:
