@@ -38,8 +38,8 @@ class LoReFT(PairVector):
     reads the mean of the top activations of a whole prompt and so is no function of one position's state.
 
     The vectors are the rows of R, ordered by how far the training prompts are moved along them. [L, r, D] A random
-    placebo moves each state exactly as far, along other directions; a shuffled one along those that such labels give, in
-    the mean as far as their map does.
+    placebo moves each state exactly as far, along other directions; a shuffled one along those of such labels, in the
+    mean as far as their map does.
     """
 
     name = "loreft"
