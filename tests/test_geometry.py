@@ -111,9 +111,9 @@ def benchmark(small: Small, folder: Path, behavior: Path) -> Benchmark:
 def test_the_command_writes_every_table(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once more in another folder: the same bytes. Nothing but vectors is fitted."""
+    """Once more in another folder: the same bytes. Nothing but vectors is fitted; a map has no cosine with a vector."""
     monkeypatch.chdir(tmp_path)
-    settings = small.settings("vectors=[caa, random]")
+    settings = small.settings("vectors=[caa, loreft, random]", "random.placebo_of=[caa]")
     assert main(["analyze", *settings, "--text", "<b>Hello</b>"]) == 0
     said = capsys.readouterr().out
     (folder,) = (tmp_path / "runs/analyze").iterdir()
@@ -124,10 +124,11 @@ def test_the_command_writes_every_table(
     assert ">&lt;</span>" in (folder / "text.html").read_text(), "one token a byte"
     table = pd.read_csv(folder / "vectors.csv").set_index(["vector", "layer"])
     assert (table.loc["random", "norm"] - table.loc["caa", "norm"]).abs().max() < 1e-5
+    assert set(table.index.get_level_values("vector")) == {"caa", "random"}
     diagnostics = pd.read_csv(folder / "diagnostics.csv")
     assert diagnostics["norm"].tolist() == pytest.approx(table.loc["caa", "norm"].tolist(), rel=1e-5)
     assert {path.name.split("-")[0] for path in (tmp_path / "runs/artifacts").iterdir() if path.is_dir()} == {
-        "caa", "random",
+        "caa", "loreft", "random",
     }  # fmt: skip
     assert main(["analyze", "--output", "again", *settings, "--text", "<b>Hello</b>"]) == 0
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == {

@@ -80,7 +80,9 @@ def _one(
         pairs=[pair.id for pair in pairs],
         letters=[(pair.matching[1:-1], pair.other[1:-1]) for pair in pairs],
     )
-    vectors = {one.label: _array(one) for one in benchmark.vectors if isinstance(one, SteeringVector)}
+    known = [one for one in benchmark.vectors if isinstance(one, SteeringVector)]
+    # a map's directions, or a vector a position, have no cosine with one vector a layer
+    vectors = {one.label: _array(one) for one in known if one.fitted().shape == caa.fitted().shape}
     asked = text or pairs[0].question
     along = lens.projection_table(chat.model, chat.tokenizer, caa.fitted(), text=asked, layer=layer)
     tables = {
