@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from caa_bench.interventions.activations import exchanged_mean
 from caa_bench.interventions.base import Condition
-from caa_bench.interventions.pair_vectors import PairVector, exchanged_mean, sizes
+from caa_bench.interventions.pair_vectors import PairVector, sizes
 
 if TYPE_CHECKING:
     from torch import Tensor

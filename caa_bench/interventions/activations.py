@@ -91,6 +91,17 @@ class PairActivations:
         return torch.from_numpy(np.stack(means).astype(np.float32))
 
 
+def exchanged_mean(activations: PairActivations, pairs: Pairs, *, exchanged: set[str]) -> Tensor:
+    """The mean difference where the two sides change places in these items. [L, D]"""
+    return activations.mean_difference(signs=[-1.0 if pair.item in exchanged else 1.0 for pair in pairs])
+
+
+def stand_in(vectors: Tensor, activations: PairActivations, pairs: Pairs, *, exchanged: set[str]) -> Tensor:
+    """The mean difference of exchanged pairs, scaled as `vectors` are to the mean difference of the pairs. [L, D]"""
+    scale = vectors.norm(dim=-1, keepdim=True) / activations.mean_difference().norm(dim=-1, keepdim=True)
+    return scale * exchanged_mean(activations, pairs, exchanged=exchanged)
+
+
 class Side:
     """The matching or the other activations, a layer at a time: `side[:, layer]` is read from the disk. [P, L, D]"""
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caa_bench.errors import too_few
+from caa_bench.interventions.activations import exchanged_mean
 from caa_bench.interventions.gradient_steps import LAYERS_AT_ONCE, epoch_steps, weights_fixed
 from caa_bench.interventions.layer_adam import LayerAdam
-from caa_bench.interventions.pair_vectors import PairVector, as_long_as, exchanged_mean, sizes
+from caa_bench.interventions.pair_vectors import PairVector, as_long_as, sizes
 from caa_bench.storage.files import content_key
 
 if TYPE_CHECKING:

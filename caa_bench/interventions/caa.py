@@ -160,7 +160,7 @@ class CAA(SteeringVector):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """The mean difference with the sign turned in these items: no forward where `activations` are still there."""
-        from caa_bench.interventions.pair_vectors import exchanged_mean, stand_in
+        from caa_bench.interventions.activations import exchanged_mean, stand_in
 
         activations = self.activations or self.read_activations(model, tokenizer, pairs)
         own = self.own_pairs(pairs)

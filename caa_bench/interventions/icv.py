@@ -71,8 +71,7 @@ class ICV(SteeringVector):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """A component has no label but its sign: the mean difference of the exchanged pairs stands in for it. [L, D]"""
-        from caa_bench.interventions.activations import read_activations
-        from caa_bench.interventions.pair_vectors import stand_in
+        from caa_bench.interventions.activations import read_activations, stand_in
 
         return stand_in(self.fitted(), read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
 

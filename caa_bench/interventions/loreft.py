@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from caa_bench.errors import too_few
+from caa_bench.interventions.activations import exchanged_mean
 from caa_bench.interventions.base import Condition
 from caa_bench.interventions.loreft_maps import Maps, mean_shift
-from caa_bench.interventions.pair_vectors import PairVector, exchanged_mean, sizes
+from caa_bench.interventions.pair_vectors import PairVector, sizes
 from caa_bench.interventions.parts import OnCard
 from caa_bench.models.layers import DEFAULT_DEPTH, Layers
 

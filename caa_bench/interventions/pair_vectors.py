@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from caa_bench.interventions.activations import exchanged_mean, stand_in
 from caa_bench.interventions.base import Condition
 from caa_bench.interventions.caa import CAA
 from caa_bench.interventions.vectors import SteeringVector, grid_mistakes
@@ -142,17 +143,6 @@ class Component(PairVector):
         """There is no such direction of other labels: the mean difference stands in for it. [L, D]"""
         activations = self.read_activations(model, tokenizer, pairs)
         return stand_in(self.fitted(), activations, self.own_pairs(pairs), exchanged=exchanged)
-
-
-def exchanged_mean(activations: PairActivations, pairs: Pairs, *, exchanged: set[str]) -> Tensor:
-    """The mean difference where the two sides change places in these items. [L, D]"""
-    return activations.mean_difference(signs=[-1.0 if pair.item in exchanged else 1.0 for pair in pairs])
-
-
-def stand_in(vectors: Tensor, activations: PairActivations, pairs: Pairs, *, exchanged: set[str]) -> Tensor:
-    """The mean difference of exchanged pairs, scaled as `vectors` are to the mean difference of the pairs. [L, D]"""
-    scale = vectors.norm(dim=-1, keepdim=True) / activations.mean_difference().norm(dim=-1, keepdim=True)
-    return scale * exchanged_mean(activations, pairs, exchanged=exchanged)
 
 
 def as_long_as(directions: Tensor, lengths: Tensor) -> Tensor:

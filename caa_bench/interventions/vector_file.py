@@ -119,7 +119,7 @@ class VectorFile(PairVector):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, *, exchanged: set[str]
     ) -> Tensor:
         """A file has no labels to shuffle: CAA's vector of the exchanged pairs stands in for it. [L, D]"""
-        from caa_bench.interventions.pair_vectors import stand_in
+        from caa_bench.interventions.activations import stand_in
 
         return stand_in(self.fitted(), self.read_activations(model, tokenizer, pairs), pairs, exchanged=exchanged)
 
