@@ -46,7 +46,7 @@ class Serve(SteeredCommand):
 
         layers = {} if options.folder is None else _of_run(options)
         log = None if options.quiet else lambda line: print(line, file=sys.stderr, flush=True)
-        with SteeredServer((options.host, options.port), key=_key(options), log=log) as server:
+        with SteeredServer((options.host, options.port), key=_required_key(options), log=log) as server:
             session = self.session(options)
             offer = Offer(session, layers=layers)
             print(f"{session.behavior.title} on {offer.name}: {server.url}\n{offer.text()}\nCtrl-C ends it", flush=True)
@@ -61,7 +61,7 @@ class Serve(SteeredCommand):
         return replace(super().settings(options), bases=tuple(options.bases), vectors=tuple(options.vectors))
 
 
-def _key(options: Namespace) -> str:
+def _required_key(options: Namespace) -> str:
     """The key that requests must carry; "" for none, on this machine alone.
 
     Raises:

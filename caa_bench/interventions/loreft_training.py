@@ -150,7 +150,7 @@ def train_maps(
     steps = [(group, draw.choice((-1.0, 1.0))) for epoch in epochs for group in epoch]
     fitting, clock, total = current(), Clock(), sum(len(group) for group, _ in steps)
     with weights_fixed(model), fitting.room() as folder:
-        key = _key(learned, held_out, training, config)
+        key = _state_key(learned, held_out, training, config)
         _go_on(training, folder, key=key)
         if not training.held_out:
             _measure(model, held_out, training)
@@ -206,7 +206,9 @@ def _refuse_nan(training: Training) -> None:
         )
 
 
-def _key(learned: Sequence[ChoicePrompt], held_out: Sequence[ChoicePrompt], training: Training, config: Any) -> str:
+def _state_key(
+    learned: Sequence[ChoicePrompt], held_out: Sequence[ChoicePrompt], training: Training, config: Any
+) -> str:
     """Of everything that decides the steps: state of another fit is not gone on from."""
     from caa_bench.storage.files import content_key
 

@@ -66,7 +66,7 @@ class SteeredAPI(ModelAPI):
             PrerequisiteError: the request asks for what the model does not do, or is longer than it takes.
         """
         _refuse_what_is_not_there(tools, config)
-        messages = [{"role": message.role, "content": _text(message)} for message in input]
+        messages = [{"role": message.role, "content": _text_of_message(message)} for message in input]
         async with self._one_at_a_time:
             return await anyio.to_thread.run_sync(self._said, messages, config)
 
@@ -93,7 +93,7 @@ class SteeredAPI(ModelAPI):
         return output
 
 
-def _text(message: ChatMessage) -> str:
+def _text_of_message(message: ChatMessage) -> str:
     """What is said in it.
 
     Raises:

@@ -71,7 +71,7 @@ def _of_session(name: str, arguments: dict[str, Any]) -> Made:
         settings = Settings(model=name, behavior=arguments.get("behavior"), layer=layer, progress=False)
         steered = Session(settings, base=base).steered
     else:
-        recipe, found = _of_run(name, str(run), vector=vector if steers else "", layer=layer)
+        recipe, found = _run_named(name, str(run), vector=vector if steers else "", layer=layer)
         if arguments.get("behavior"):
             raise UserError("behavior: a run has its own; leave it out")
         settings = Settings(
@@ -86,7 +86,7 @@ def _of_session(name: str, arguments: dict[str, Any]) -> Made:
     return Made(steered=steered, multiplier=multiplier if steers else 0.0)
 
 
-def _of_run(name: str, run: str, *, vector: str, layer: Any) -> tuple[Path, int | None]:
+def _run_named(name: str, run: str, *, vector: str, layer: Any) -> tuple[Path, int | None]:
     """The run's folder, and the layer: the one named, else the only one that it measured the vector at."""
     from caa_bench.commands.base import run_named
     from caa_bench.runs.folder import read_manifest
