@@ -14,6 +14,6 @@ def tell(argv: list[str], folder: str, told: Connection) -> None:
     os.chdir(folder)
     status = main(argv)
     ours = ("caa_bench.runs.replica", "caa_bench.runs.jobs", "caa_bench.runs.lockstep", "submitit")
-    ours += ("caa_bench.models.ranks", "caa_bench.models.tensor_parallel", "caa_bench.evaluators.served")
+    ours += ("caa_bench.models.ranks", "caa_bench.models.tensor_parallel", "caa_bench.evaluators.served.")
     ours += ("caa_bench.commands.serve_", "caa_bench.engine.easysteer", "http.server")
     told.send((status, [name for name in sys.modules if name.startswith(ours)]))

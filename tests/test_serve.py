@@ -290,6 +290,8 @@ def test_what_is_no_request_is_refused(server: SteeredServer) -> None:
     assert send(server, None, "/etc/passwd", method="GET")[0] == 404
     assert send(server, body, Content_Type="text/plain")[0] == 415, "a page elsewhere could send this unasked"
     assert send(server, body, Host="evil.example:80")[0] == 403, "or reach this machine under a name of its own"
+    assert send(server, body, Host="[")[0] == 403
+    assert send(server, None, "//[?x=1", method="GET")[0] == 404
     place = urlsplit(server.url)
     with socket.create_connection((str(place.hostname), place.port), timeout=10) as raw:
         head = f"POST /v1/completions HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json\r\n"

@@ -43,6 +43,14 @@ class Refusal(Exception):
         self.status, self.code = status, code
 
 
+def _host_of(address: str) -> str:
+    """The host of a `Host` header; "" where there is none that can be read."""
+    try:
+        return urlsplit(f"//{address}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def is_local(host: str) -> bool:
     """Whether only this machine can reach the address."""
     try:
@@ -71,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, work: Callable[[str], None]) -> None:
         started, self._status = time.monotonic(), 0
-        path = urlsplit(self.path).path
+        path = self.path.partition("?")[0]
         try:
             self._guard(path)
             work(path)
@@ -93,8 +101,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _guard(self, path: str) -> None:
         """Key and host. A page in this machine's browser could reach a local server under a name of its own."""
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-        if self.server.local and not is_local(host):
+        if self.server.local and not is_local(_host_of(self.headers.get("Host", ""))):
             raise Refusal(403, "this server answers only under its own address, such as 127.0.0.1")
         given = self.headers.get("Authorization", "").removeprefix("Bearer ").encode("latin-1", "replace")
         if self.server.key and path != "/health" and not hmac.compare_digest(given, self.server.key):
