@@ -71,7 +71,7 @@ def test_a_command_of_a_page_is_one(
         Path("runs/compare/refusal-tiny-1/report.html").write_text("<p>")
         assert main(words) == 0
     else:
-        assert name in ("generate", "chat", "launch", "export"), f"{page}: say how this test runs {name}"
+        assert name in ("generate", "chat", "launch", "export", "bake"), f"{page}: say how this test runs {name}"
 
 
 def test_commands_within_sentences_are_there() -> None:
