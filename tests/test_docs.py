@@ -66,6 +66,8 @@ def test_a_command_of_a_page_is_one(
         assert main(["check", "--recipe", options.recipe, *kept]) == 0, capsys.readouterr().err
     elif name in ("list", "runs", "check", "completion"):
         assert main(words) == 0, capsys.readouterr().err
+    elif name == "bake":
+        assert options.arm, "test_bake.py runs it"
     elif name == "view":
         simulate(Path("runs/compare/refusal-tiny-1"), items=24, bases=("none",))
         Path("runs/compare/refusal-tiny-1/report.html").write_text("<p>")

@@ -14,7 +14,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("caa_bench", "configs", "recipes")
-EXTRAS = ("bitsandbytes", "wandb", "wandb_workspaces", "trackio", "lm_eval", "gguf", "submitit", "fastapi", "openai")
+EXTRAS = (
+    "bitsandbytes",
+    "wandb",
+    "wandb_workspaces",
+    "trackio",
+    "lm_eval",
+    "gguf",
+    "submitit",
+    "inspect_ai",
+    "fastapi",
+    "openai",
+)
 """What a core install does not bring."""
 
 

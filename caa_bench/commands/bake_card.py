@@ -9,7 +9,7 @@ from caa_bench.interventions.card import cell_text, on_the_hub
 from caa_bench.storage.files import content_key, sha256_file
 
 if TYPE_CHECKING:
-    from caa_bench.commands.bake import Ingredients
+    from caa_bench.commands.bake_given import Ingredients
     from caa_bench.interventions.baking import Baking
     from caa_bench.runs.bake_check import Found
 
