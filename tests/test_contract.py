@@ -29,7 +29,14 @@ LABELS = [
     if cls.__module__.startswith("caa_bench.")  # other test files define interventions of their own
     for variant in (cls.variants or (("positive",) if name == "system_prompt" else ("",)))
 ]
-PAIRS = [(a, b) for a in LABELS for b in LABELS if a != b and "none" not in (a, b)]
+USUAL = {"system_prompt_positive", "lora_sft_positive", "caa"}
+"""Arms that every other one is stacked with in the quick tests; all the other pairs are slow ones."""
+PAIRS = [
+    (a, b) if USUAL & {a, b} else pytest.param((a, b), marks=pytest.mark.slow)
+    for a in LABELS
+    for b in LABELS
+    if a != b and "none" not in (a, b)
+]
 
 
 @cache

@@ -281,7 +281,12 @@ def test_a_saved_workspace_overlays_every_metric_and_a_repeat_replaces_it(tmp_pa
 
 @needs_workspaces
 @pytest.mark.parametrize(
-    ("operation", "status"), [("Viewer", 401), ("View", 500), ("UpsertView2", 0)], ids=["401", "500", "closed"]
+    ("operation", "status"),
+    [
+        pytest.param("Viewer", 401, id="401"),
+        pytest.param("View", 500, id="500", marks=pytest.mark.slow),
+        pytest.param("UpsertView2", 0, id="closed", marks=pytest.mark.slow),
+    ],
 )
 def test_a_server_that_fails_is_one_line(operation: str, status: int, tmp_path: Path) -> None:
     with wandb_server(WandbServer(failing={operation: status})) as server:

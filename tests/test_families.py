@@ -29,7 +29,7 @@ from caa_bench.models.weights import refuse_looking_ahead, refuse_other_position
 DOC = Path(__file__).parents[1] / "docs" / "models.md"
 EVERY = sorted({*FAMILIES, *MORE_FAMILIES, *OTHERS, *MORE})
 PARTS = 4
-HANDFUL = ("qwen2", "gpt2", "gpt_oss", "mamba", "rwkv", "jamba", "granitemoe", "roberta")
+HANDFUL = ("qwen2", "mamba", "roberta")
 SMALL = {"layers": 2, "hidden": 64}
 
 
@@ -45,7 +45,7 @@ def in_the_docs() -> dict[str, str]:
     return {family: result for result, families in lines for family in re.findall(r"`([\w.-]+)`", families)}
 
 
-@pytest.mark.parametrize("family", HANDFUL)
+@pytest.mark.parametrize("family", HANDFUL)  # every one is in the slow matrix below
 def test_a_family_runs_or_is_refused_as_the_docs_say(family: str, tmp_path: Path) -> None:
     assert run(family, tmp_path).result == in_the_docs()[family]
 

@@ -77,7 +77,9 @@ def judge_body(judge: ApiJudge, server: Server, small: Small) -> dict[str, Any]:
     return server.bodies[-1]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=pytest.mark.slow) if name == "timeout" else name for name in FAULTS]
+)
 def test_a_fault_that_passes_costs_a_second_try(fault: str, server: Server, small: Small) -> None:
     server.fault = lambda number, text: fault if server.asked.count(text) == 1 and number % 2 else ""
     judge = api(server)
@@ -86,7 +88,9 @@ def test_a_fault_that_passes_costs_a_second_try(fault: str, server: Server, smal
     assert len(ASKED) < len(server.asked) <= 2 * len(ASKED)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=pytest.mark.slow) if name == "timeout" else name for name in FAULTS]
+)
 def test_a_fault_that_stays_leaves_that_answer_out_and_no_other(fault: str, server: Server, small: Small) -> None:
     server.fault = lambda number, text: fault if text == ASKED[5].text else ""
     judge = api(server)

@@ -135,6 +135,7 @@ def test_the_installed_command_works_from_an_empty_folder(installed: Path, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_installed_command_compares(installed: Path, tmp_path: Path) -> None:
     """With what a core install brings, and with the default dashboard, which then is not there."""
     settings = ["behavior=refusal", "limit=4", "bases=[none,lora_sft_positive]", "vectors=[caa]", "draws=9"]

@@ -240,6 +240,7 @@ def test_judged_answers_stand_in_the_curves_and_beside_the_texts(
     assert len(of_doses) == 3 and shown[of_doses].notna().all(axis=None)
 
 
+@pytest.mark.slow
 def test_a_repeat_replaces_its_runs(small: Small, runs: dict[str, OfflineRun], tracked: Path) -> None:
     """Begun by a process whose own wandb service has ended since."""
     folder = tracked.parent
@@ -365,6 +366,7 @@ def test_an_unreachable_server_is_one_line_and_the_curves_are_kept(
     assert not list((finished / "run/wandb").glob("run-*"))
 
 
+@pytest.mark.slow
 def test_the_runs_stand_in_the_run_folder_wherever_wandbs_service_was_begun(
     again: Again, runs: dict[str, OfflineRun], finished: Path, tmp_path: Path
 ) -> None:
@@ -426,6 +428,7 @@ def test_a_fit_that_is_gone_costs_a_line_and_no_artifact(again: Again, finished:
     assert "is gone" in line and line.endswith("it is no artifact of the dashboard")
 
 
+@pytest.mark.slow
 def test_artifacts_that_fail_leave_everything_else(again: Again, finished: Path, runs: dict[str, OfflineRun]) -> None:
     def broken(*args: object, **more: object) -> None:
         raise ConnectionError("no room")
