@@ -94,7 +94,10 @@ class RecipeCommand(Command):
             yield
 
     def _follow(self, options: Namespace) -> int:
-        """What a rank behind the first does of it; what is wrong with it, the first one says."""
+        """What a rank behind the first does of it.
+
+        What is wrong with it, the first one says: a failure here would have torchrun end that one before it has.
+        """
         from caa_bench.models.model import ChatModel
 
         if options.dry_run or not self.on_ranks:
@@ -102,9 +105,9 @@ class RecipeCommand(Command):
         try:
             recipe = _recipes(options)[0]
             if ChatModel.find(recipe.model, changes=dict(recipe.loading)).loading.parallel == "none":
-                return 2
+                return 0
         except UserError:
-            return 2
+            return 0
         from caa_bench.runs.lockstep import follow
 
         quiet_libraries(options)

@@ -93,6 +93,8 @@ class Ranks:
         received: list[Any] = [None]
         dist.broadcast_object_list(received, src=0, group=self._control)
         task: Task | None = pickle.loads(received[0])  # noqa: S301 - of our own process
+        if task is None:  # with its threads still there, the interpreter's end would be an abort now and then
+            dist.destroy_process_group()
         return task
 
     @contextmanager
