@@ -44,6 +44,15 @@ def test_a_dose_that_costs_too_much_is_left_out(tmp_path: Path) -> None:
     assert found.loc[(1, "repe_pca"), ["shift", "multiplier", "capability"]].isna().all()
 
 
+def test_where_no_loss_is_known_to_be_small_it_says_with_how_many_questions(tmp_path: Path) -> None:
+    changes = {"loss": {("none", dose): 0.2 for dose in GRID["multipliers"]}, "vectors": ("caa", "repe_pca")}
+    report = make_report(simulate(tmp_path / "runs/compare/refusal", **GRID, **changes))
+    assert methods_table(report)["shift"].isna().all()
+    asked = int(report.measured("cells", "capability")["n"].max())
+    said = " ".join(report.text().split())
+    assert f"of no dose the loss is known to be within 0.03, with {asked} questions; 100 tell more" in said
+
+
 def test_one_method_alone_is_no_comparison(tmp_path: Path) -> None:
     run = simulate(tmp_path / "runs/compare/refusal", vectors=("caa", "random"), **GRID)
     assert methods_table(make_report(run)).empty

@@ -61,6 +61,10 @@ class Methods(Section):
             Column(name="within", form=words.count, definition="of these, those within the loss"),
         ]
         said = {1: "Towards the behavior", -1: "Away from the behavior"}
+        if not found["within"].any():
+            asked = words.count(report.measured("cells", CAPABILITY)["n"].max())
+            why = f": of no dose the loss is known to be within {MOST_LOSS:g}, with {asked} questions; 100 tell more"
+            said = {direction: caption + why for direction, caption in said.items()}
         return [
             Table(frame=own, columns=tuple(columns), caption=caption, file=self.name, key=("direction", "method"))
             for direction, caption in said.items()
