@@ -102,6 +102,17 @@ def test_orpo_goes_both_ways(pairs: Pairs) -> None:
     assert torch.equal(odds(plain, prompts), before)
 
 
+@pytest.mark.parametrize("name", ["lora_sft", "dpo", "orpo"])
+def test_a_fit_tells_the_hub_nothing(name: str, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """trl's trainers report themselves when they are made, unless they are told not to."""
+    told: list[str] = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *args, **_: told.append(args[0]))
+    arm = registry()[name](max_pairs=4, variant="positive")
+    arm.fit(model(), tokenizer(), pairs)
+    assert told == []
+
+
 def test_a_trl_without_orpo_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from caa_bench.interventions import orpo
 

@@ -76,6 +76,9 @@ class AdapterAlone:
     model: Any
     args: Any
 
+    def _send_telemetry(self) -> None:
+        """Nothing: trl would tell the hub which of its trainers runs on what."""
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         self.model.save_pretrained(
             output_dir or self.args.output_dir, save_embedding_layers=False, selected_adapters=["default"]
