@@ -7,6 +7,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+import adapter_kinds
 import peft
 import pytest
 import torch
@@ -29,19 +30,7 @@ from caa_bench.models.loaded import LoadedModel
 from caa_bench.runs.bake_check import Before, refuse_other
 
 IDS = torch.arange(3, 20)[None]
-ON = {"target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM"}
-KINDS = {
-    "lora": lambda: peft.LoraConfig(r=4, lora_alpha=6, **ON),
-    "dora": lambda: peft.LoraConfig(r=4, use_dora=True, **ON),
-    "ia3": lambda: peft.IA3Config(
-        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
-    ),
-    "vera": lambda: peft.VeraConfig(r=4, **ON),
-    "loha": lambda: peft.LoHaConfig(r=2, **ON),
-    "lokr": lambda: peft.LoKrConfig(r=2, **ON),
-    "oft": lambda: peft.OFTConfig(oft_block_size=8, **ON),
-    "hra": lambda: peft.HRAConfig(r=2, **ON),
-}
+KINDS = {name: kind for name, kind in adapter_kinds.KINDS.items() if name != "rslora"}
 
 
 @cache

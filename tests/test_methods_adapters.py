@@ -9,6 +9,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from adapter_kinds import KINDS
 from chat_tokenizers import chatml_tokenizer
 from method_settings import write_adapter
 from random_models import random_model
@@ -22,20 +23,6 @@ from caa_bench.interventions.peft_tuned import PeftTuned
 from caa_bench.models.layers import Layers
 
 IDS = torch.arange(3, 20)[None]
-MODULES = {"target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM"}
-KINDS = {
-    "lora": lambda: peft.LoraConfig(r=4, lora_alpha=6, **MODULES),
-    "rslora": lambda: peft.LoraConfig(r=4, use_rslora=True, rank_pattern={"up_proj": 2}, **MODULES),
-    "dora": lambda: peft.LoraConfig(r=4, use_dora=True, **MODULES),
-    "ia3": lambda: peft.IA3Config(
-        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
-    ),
-    "vera": lambda: peft.VeraConfig(r=4, **MODULES),
-    "loha": lambda: peft.LoHaConfig(r=2, **MODULES),
-    "lokr": lambda: peft.LoKrConfig(r=2, **MODULES),
-    "oft": lambda: peft.OFTConfig(oft_block_size=8, **MODULES),
-    "hra": lambda: peft.HRAConfig(r=2, **MODULES),
-}
 
 
 @cache

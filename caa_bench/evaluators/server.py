@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from caa_bench.errors import too_few
-from caa_bench.judges.patience import address_problems, waiting_problems
+from caa_bench.judges.patience import server_problems, waiting_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +59,4 @@ class Server:
 
     def problems(self) -> list[str]:
         """One line for each thing that cannot work, found without asking it."""
-        if not self.base_url:
-            return []
-        lines = address_problems(self.base_url, key="open_ended.server.base_url")
-        if not self.model:
-            lines.append("open_ended.server.model: empty; write the model's name on that server")
-        if self.key_env and not os.environ.get(self.key_env):
-            lines.append(
-                "open_ended.server.key_env: that environment variable is not set; put the key there, not in the recipe"
-            )
-        return lines
+        return server_problems(self, section="open_ended.server") if self.base_url else []

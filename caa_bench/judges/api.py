@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from caa_bench.errors import too_few
 from caa_bench.judges.base import Asked, Judge, Judgement, Judging
-from caa_bench.judges.patience import Patience, address_problems, waiting_problems
+from caa_bench.judges.patience import Patience, server_problems, waiting_problems
 from caa_bench.judges.replies import parse_score, whole_score, without_thoughts
 from caa_bench.judges.rubric import NOTHING, rating_request
 from caa_bench.judges.wire import Endpoint, Failed, Refused, Reply
@@ -99,14 +99,7 @@ class ApiJudge(Judge):
 
     def check(self, behavior: Behavior) -> list[str]:
         """An address, a model, and the key's variable."""
-        config, lines = self.config, address_problems(self.config.base_url, key="judges.api.base_url")
-        if not config.model:
-            lines.append("judges.api.model: empty; write the model's name on that server")
-        if config.key_env and not os.environ.get(config.key_env):
-            lines.append(
-                "judges.api.key_env: that environment variable is not set; put the key there, not in the recipe"
-            )
-        return lines
+        return server_problems(self.config, section="judges.api")
 
     def settings(self, behavior: Behavior) -> dict[str, Any]:
         """What decides a score, the text of the request with the rubric included."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from caa_bench.judges.wire import Failed
@@ -66,6 +67,21 @@ def address_problems(base_url: str, *, key: str) -> list[str]:
     except ValueError:
         return no_address
     return [] if address.scheme in ("http", "https") and address.hostname else no_address
+
+
+def server_problems(server: Any, *, section: str) -> list[str]:
+    """One line for each of an address, a model and the key's variable that cannot work, found without asking anybody.
+
+    Args:
+        server: with `base_url`, `model` and `key_env`.
+        section: of the recipe, as `judges.api`.
+    """
+    lines = address_problems(server.base_url, key=f"{section}.base_url")
+    if not server.model:
+        lines.append(f"{section}.model: empty; write the model's name on that server")
+    if server.key_env and not os.environ.get(server.key_env):
+        lines.append(f"{section}.key_env: that environment variable is not set; put the key there, not in the recipe")
+    return lines
 
 
 def waiting_problems(*, timeout_s: float, first_wait_s: float) -> list[str]:
