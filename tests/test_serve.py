@@ -19,7 +19,7 @@ from serve_running import running
 from small_runs import Small, start
 
 from caa_bench.__main__ import main
-from caa_bench.commands.serve_doses import Dose, Offer, Steered
+from caa_bench.commands.serve_doses import Dose, Offer, SteeredBy
 from caa_bench.commands.serve_handler import MOST_BYTES
 from caa_bench.commands.serve_http import SteeredServer
 from caa_bench.commands.serve_requests import read_request
@@ -214,7 +214,7 @@ def test_models_are_listed_and_each_can_be_asked_for(server: SteeredServer, offe
     assert status == 200 and names[0] == "tiny" and "tiny@system_prompt_negative@caa+1" in names
     assert all("/" not in name for name in names)
     assert [offer.of_model(name) for name in names] and len(set(map(offer.of_model, names))) == len(names)
-    assert offer.of_model("tiny@caa-1.5:4") == Steered(doses=(Dose(vector="caa", multiplier=-1.5, layer=4),))
+    assert offer.of_model("tiny@caa-1.5:4") == SteeredBy(doses=(Dose(vector="caa", multiplier=-1.5, layer=4),))
     assert json.loads(send(server, None, f"/v1/models/{names[1]}", method="GET")[1])["id"] == names[1]
     assert json.loads(send(server, None, "/health", method="GET")[1]) == {"status": "ok"}
 
@@ -448,4 +448,4 @@ def test_the_page_on_serving_runs(
 
 def test_nothing_of_a_request_is_read_twice(offer: Offer) -> None:
     asked = read_request({"model": "tiny", "messages": ASKED, "seed": 3}, offer, chat=True)
-    assert (asked.seed, asked.steered, asked.temperature) == (3, Steered(), 0.0)
+    assert (asked.seed, asked.steered, asked.temperature) == (3, SteeredBy(), 0.0)

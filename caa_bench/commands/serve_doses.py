@@ -40,7 +40,7 @@ class Dose:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steered:
+class SteeredBy:
     """What a request is answered under.
 
     Args:
@@ -87,7 +87,7 @@ class Offer:
         vectors = [label if layer is None else f"{label} (layer {layer})" for label, layer in self.layers.items()]
         return f"bases {', '.join(self.bases)}; vectors {', '.join(vectors)}; as a model {', '.join(self.names()[:3])}"
 
-    def of_model(self, name: str) -> Steered:
+    def of_model(self, name: str) -> SteeredBy:
         """What a model's name asks for.
 
         Raises:
@@ -103,11 +103,11 @@ class Offer:
         base = below[0] if below else self.default
         try:
             said = {} if dose is None else {**dose.groupdict(), "multiplier": float(dose["multiplier"])}
-            return Steered(base=self._base(base), doses=(self._dose(said),) if said else ())
+            return SteeredBy(base=self._base(base), doses=(self._dose(said),) if said else ())
         except UserError as error:
             raise UserError(f"model: {error.lines[0].partition(': ')[2]}") from None
 
-    def of_request(self, value: Any) -> Steered:
+    def of_request(self, value: Any) -> SteeredBy:
         """What the request's `caa_bench` asks for: base, and a vector with layer and multiplier, or several.
 
         Raises:
@@ -119,7 +119,7 @@ class Offer:
             raise UserError(f"{KEY}.vectors: expected a list, and vector, layer and multiplier inside of it alone")
         wanted = several if several is not None else [one] if one else []
         doses = [self._dose(_object(dose, f"{KEY}.vectors", {"vector", "layer", "multiplier"})) for dose in wanted]
-        return Steered(base=self._base(said.get("base", self.default)), doses=tuple(doses))
+        return SteeredBy(base=self._base(said.get("base", self.default)), doses=tuple(doses))
 
     def _base(self, name: Any) -> str:
         if name not in self.bases:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.commands.serve_doses import KEY, Offer, Steered, finite
+from caa_bench.commands.serve_doses import KEY, Offer, SteeredBy, finite
 from caa_bench.commands.session import refuse_what_is_no_text
 from caa_bench.errors import UserError
 from caa_bench.storage.safe_text import terminal_safe
@@ -52,7 +52,7 @@ class Asked:
     model: str
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] | None = None
-    steered: Steered = field(default_factory=Steered)
+    steered: SteeredBy = field(default_factory=SteeredBy)
     steering: Any = None
     max_new_tokens: int | None = None
     temperature: float = 0.0
@@ -134,9 +134,9 @@ class _Keys:
             raise UserError(f"{name}: unknown key; leave it out, as it would change nothing here")
 
 
-def _steered(offer: Offer, model: str, keys: _Keys) -> Steered:
+def _steered(offer: Offer, model: str, keys: _Keys) -> SteeredBy:
     named = offer.of_model(model)
-    asked: Steered | None = keys.take(KEY, lambda _, value: offer.of_request(value))
+    asked: SteeredBy | None = keys.take(KEY, lambda _, value: offer.of_request(value))
     if asked is None:
         return named
     if model != offer.name:
