@@ -52,14 +52,21 @@ def test_the_rank_among_the_strictest_kind_of_placebos_is_told(tmp_path: Path) -
         )
         (told[draws, placebo],) = set(report.arms.loc[report.arms["kind"] == "vector", "verdict_words"])
     assert told == {
-        (19, 0.1): "beyond all 19 random placebos, p = .05",
+        (19, 0.1): "beyond all 19 random and all 19 shuffled placebos, p = .05",
         (19, -0.5): "within the 19 random placebos, p = .10",
         (19, 0.5): "within the 19 random placebos, p = .10",
         (19, 0.9): "within the 19 random placebos, p = .15",
         (18, 0.1): "",  # p = 1/19 is above .05, and no placebo is as large
         (18, 0.5): "within the 18 random placebos, p = .11",
-        (39, 0.5): "beyond 38 of 39 random placebos, p = .05",
+        (39, 0.5): "beyond 38 of 39 random and all 39 shuffled placebos, p = .05",
     }
+
+
+def test_the_words_of_placebos_are_explained_whatever_their_numbers() -> None:
+    told = "beyond 38 of 39 random and all 19 shuffled placebos, p = .05; log-odds only"
+    assert words.short_placebos(told) == "beyond placebos; log-odds only"
+    assert words.meaning(told).count(": ") >= 2 and "of each kind of placebo" in words.meaning(told)
+    assert "moves as much" in words.meaning("within the 19 random placebos, p = .15")
 
 
 def test_below_twenty_items_nothing_is_said_of_placebos(tmp_path: Path) -> None:

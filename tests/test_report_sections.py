@@ -175,9 +175,10 @@ def test_another_vector_method_gets_the_same_report(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(other.arms[numbers], own.arms[numbers])
     assert (
         own.arms.loc[own.arms["kind"] == "vector", "verdict_words"].tolist()
-        == ["beyond all 19 shuffled placebos, p = .05"] * 2
+        == ["beyond all 19 random and all 19 shuffled placebos, p = .05"] * 2
     )
-    assert other.arms["verdict_words"].tolist()[1:3] == ["beyond all 19 mixed placebos, p = .05"] * 2
+    told = "beyond all 19 mixed and all 19 noise placebos, p = .05"
+    assert other.arms["verdict_words"].tolist()[1:3] == [told] * 2
     assert len(other.band) == len(own.band) > 0
     pages = [report.text().split("\n\n")[0].replace("mean_difference", "CAA") for report in (own, other)]
     assert pages[0].split() == pages[1].split()

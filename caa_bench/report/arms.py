@@ -128,21 +128,30 @@ def verdict_words(verdict: str, tags: Sequence[str]) -> str:
 
 
 def beyond_placebos(report: Report, shift: Mapping[str, Any]) -> str:
-    """The rank of a vector alone among its placebos, of several kinds those it stands out from least.
+    """The rank of a vector alone among its placebos: beyond all kinds that ran, or within the one it stands out from
+    least.
 
-    `beyond all 19 shuffled placebos, p = .05`; "" where no placebo ran, there are too few draws or items to say, or the
-    effect itself is not told apart from 0.
+    `beyond all 19 random and all 19 shuffled placebos, p = .05` (the largest p of a kind); "" where no placebo ran,
+    there are too few draws or items to say, or the effect itself is not told apart from 0.
     """
-    ranks = report.placebo_ranks
-    ranks = strictest(ranks[ranks["cell"] == shift["cell"]])
+    ranks = report.placebo_ranks[report.placebo_ranks["cell"] == shift["cell"]]
     if ranks.empty or shift["n"] < MIN_ITEMS:
         return ""
-    rank = ranks.iloc[0]
-    kind = str(rank["placebo"]).removesuffix(f"_{shift['vector']}")
-    n, p = int(rank["draws"]), f"p = {rank['p_value']:.2f}".replace("0.", ".")
+    rank = strictest(ranks).iloc[0]
+    p = f"p = {rank['p_value']:.2f}".replace("0.", ".")
     if rank["beyond"] and moves(shift):
-        return f"beyond {'all' if not rank['larger'] else f'{n - rank.larger} of'} {n} {kind} placebos, {p}"
-    return f"within the {n} {kind} placebos, {p}" if rank["within"] else ""
+        return f"beyond {words.listed([_beaten(one, shift) for one in ranks.to_dict('records')])} placebos, {p}"
+    return f"within the {rank['draws']} {_placebo_kind(rank, shift)} placebos, {p}" if rank["within"] else ""
+
+
+def _beaten(rank: Mapping[str, Any], shift: Mapping[str, Any]) -> str:
+    """`all 19 shuffled`, `38 of 39 random`."""
+    draws, larger = int(rank["draws"]), int(rank["larger"])
+    return f"{f'{draws - larger} of' if larger else 'all'} {draws} {_placebo_kind(rank, shift)}"
+
+
+def _placebo_kind(rank: Mapping[str, Any], shift: Mapping[str, Any]) -> str:
+    return str(rank["placebo"]).removesuffix(f"_{shift['vector']}")
 
 
 def strongest(arms: pd.DataFrame) -> str:

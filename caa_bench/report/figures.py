@@ -5,7 +5,6 @@ A kind of arm has one color in every figure of every run; marker and dash tell i
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -248,7 +247,7 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
         kind = (
             GREY if "no room" in line["verdict_words"] else KINDS.get(words.verdict_kind(line["verdict_words"]), GREY)
         )
-        said = re.sub(r"^(beyond|within)\b.*placebos.*", r"\1 placebos", line["verdict_words"].split(";")[0])
+        said = words.short_placebos(line["verdict_words"].split(";")[0])
         told = f"{dose} {said}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
         place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind)
         _cost(place, line, "capability", at)

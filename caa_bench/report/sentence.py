@@ -145,7 +145,7 @@ def _listed(names: list[str]) -> str:
     """`a, b and 2 more`."""
     if len(names) > NAMED:
         return f"{', '.join(names[: NAMED - 1])} and {len(names) - NAMED + 1} more"
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return words.listed(names)
 
 
 def _movers(report: Report, lines: list[Line]) -> str:

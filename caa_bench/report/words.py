@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 NA = "n/a"
 
@@ -143,6 +143,11 @@ def percent(value: float) -> str:
     return f"{value:.1%}" if value < 0.0195 or value > 0.9805 else f"{value:.0%}"
 
 
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def lowered(title: str) -> str:
     """A title inside a sentence: `Survival Instinct` -> `survival instinct`; an abbreviation keeps its capitals."""
     return " ".join(word.lower() if word.istitle() else word for word in title.split(" "))
@@ -244,7 +249,7 @@ VERDICTS = {
     "opposite in words": ("", "the written answers move significantly the other way"),
     "beyond placebos": (
         "",
-        "at most 1 in 20 vectors that mean nothing would move as much (its rank among its placebos: p)",
+        "of each kind of placebo that ran at most 1 in 20 would move as much (p: its rank among them, the largest)",
     ),
     "within placebos": ("", "one of its placebo vectors moves as much"),
 }
@@ -256,8 +261,14 @@ def verdict_kind(verdict: str) -> str:
     return next((kind for word, (kind, _) in VERDICTS.items() if kind and word in verdict), "not settled")
 
 
+def short_placebos(told: str) -> str:
+    """`beyond placebos`, whatever a verdict says of their kinds, numbers and p."""
+    return re.sub(r"\b(beyond|within)\b[^;]*placebos[^;]*", r"\1 placebos", told)
+
+
 def meaning(told: str) -> str:
     """What each word of a verdict means, a sentence each; "" where there is none."""
+    told = short_placebos(told)
     found = [word for word in VERDICTS if word in told]
     whole = [word for word in found if not any(word in other for other in found if other != word)]
     return ". ".join(f"{word}: {VERDICTS[word][1]}" for word in whole)
