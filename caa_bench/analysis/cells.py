@@ -39,7 +39,7 @@ METRIC_COLUMNS = [
     "cell", *RUN, *CONDITION, "n_fits", "task", "metric", "change", "n", "n_clusters", "n_items", "errors", "weight",
     *Estimate.columns("value", "shift", "total"), "n_shift", "n_total",
 ]  # fmt: skip
-_SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean": lambda mean: mean,
     "perplexity": lambda mean: np.exp(-mean),
     "bits": lambda mean: -mean / np.log(2),
@@ -178,14 +178,14 @@ def _metric_lines(group: Group, aggregation: str, how: Resampling) -> pd.DataFra
     table["n"], table["n_clusters"], table["n_items"] = level.n, level.n_clusters, len(group.items)
     table["weight"] = np.where(np.isnan(group.mean("value")), 0.0, group.mean("weight")).sum(axis=0)
     with np.errstate(over="ignore"):  # of a model that says nothing like it: inf, which is what it is
-        level.transformed(_SCALES[aggregation]).put(table, "value")
+        level.transformed(SCALES[aggregation]).put(table, "value")
         heavier = moved(group, "weight")
         for name, change in moved(group, "value").items():
             if ((heavier[name] != 0) & ~np.isnan(change)).any():
                 raise ValueError("an item weighs differently in two cells: their difference means nothing")
             found = effect_sums(change, weight, design)
             table[f"n_{name}"] = found.n
-            found.transformed(_SCALES[aggregation]).put(table, name)
+            found.transformed(SCALES[aggregation]).put(table, name)
     return table
 
 

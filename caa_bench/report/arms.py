@@ -62,7 +62,7 @@ def stacked(report: Report) -> pd.DataFrame:
 
     Returns:
         `base`, `base_dose`, `multiplier`, `cell`, `base_cell`, `n`, `told`, `capability` and
-        `base_capability` with their ends; on each scale
+        `base_capability` with their ends, and the cells in which it was measured; on each scale
         (column c) `before`, `after` with their ends and `full`, as `c_before` and so on. `full` is where every item
         would be if the vector moved its log-odds as on the unchanged model; on p it is the level with the vector plus
         the mean over items of what that would change. Missing for the unchanged model itself.
@@ -92,7 +92,10 @@ def stacked(report: Report) -> pd.DataFrame:
             p_full = found["p_balanced_after"] + (1 / (1 + np.exp(-full)) - 1 / (1 + np.exp(-top))).mean()
             found["p_balanced_full"] = float(np.clip(p_full, 0, 1))
         lines.append(found)
-    return pd.DataFrame(lines)
+    asked = by_condition(report.shifts, CAPABILITY)
+    at = {x["cell"]: asked.get(condition_of(x), {}).get("cell") for x in report.measured("cells").to_dict("records")}
+    where = {"capability_cell": "cell", "base_capability_cell": "base_cell"}
+    return pd.DataFrame([line | {name: at[line[of]] for name, of in where.items()} for line in lines])
 
 
 def directed(arms: pd.DataFrame) -> list[Line]:

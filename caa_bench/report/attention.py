@@ -27,6 +27,20 @@ _REST = {
 }
 
 
+SECTIONS = {
+    **dict.fromkeys(("option_mass", "letter_locked", "letter_bias", "letter_gap", "item_errors"), "letters"),
+    **dict.fromkeys(("pairs_hardly_agree", "sides_overlap"), "vectors"),
+    **dict.fromkeys(("longer_option", "idle_base", "steered_too_far", "not_felt"), "arms"),
+    **dict.fromkeys(("choice_at_edge", "reopened_test"), "tuning"),
+    **dict.fromkeys(("not_monotone", "fits_differ"), "cells"),
+    **dict.fromkeys(("underpowered", "open_ended_disagrees"), "stacks"),
+    "within_placebos": "placebos",
+    "anti_steerable": "items",
+    "one_seed": "repeat",
+}
+"""The rule of a warning -> the section of the page that holds the lines behind it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Notice:
     """One thing to know.
@@ -34,10 +48,12 @@ class Notice:
     Args:
         severity: `missing` (the run is not whole), `severe`, `caution` or `note`.
         text: one sentence.
+        section: of the page, with the lines behind it; "" where they are in manifest.json.
     """
 
     severity: str
     text: str
+    section: str = ""
 
 
 def find_notices(report: Report) -> Iterator[Notice]:
@@ -46,21 +62,29 @@ def find_notices(report: Report) -> Iterator[Notice]:
     names = ("cells", "stacking", "shifts", "reliability", "placebos")
     tables = Tables(**{name: _leading(of_behavior(getattr(report, name)), layer) for name in names})
     yield from _missing(report)
-    warned: list[RunWarning | Found] = [
-        *find_warnings(tables, {record.behavior.id: _facts(report)}, placebos=record.placebos, shown=display)
-    ]
     if report.answers is not None:
         yield from _unjudged(report.answers)
-        warned += answer_warnings(_leading(report.answers.cells, layer), report.answers.judges)
-    if len(report.metrics):
-        warned += metric_warnings(_leading(report.metrics, layer), tables.shifts)
-    yield from (Notice(severity=warning.severity, text=warning.text) for warning in warned)
+    for code, found in _warned(report, tables):
+        yield Notice(severity=found.severity, text=found.text, section=SECTIONS.get(code, code))
     if report.headline.defaulted:
-        yield Notice(severity="caution", text=_defaulted(report))
+        yield Notice(severity="caution", text=_defaulted(report), section="layers")
     if (uneven := uneven_tries(report)) is not None:
-        yield Notice(severity=uneven[0], text=uneven[1])
+        yield Notice(severity=uneven[0], text=uneven[1], section="matched")
     yield from (Notice(severity="caution", text=line) for line in record.warnings)
     yield from (Notice(severity="note", text=f"Resumed with another version: {x}") for x in record.version_changes)
+
+
+def _warned(report: Report, tables: Tables) -> Iterator[tuple[str, RunWarning | Found]]:
+    """The automatic warnings, each with the name of its rule or of its section."""
+    layer, own = report.headline.layer, {report.record.behavior.id: _facts(report)}
+    for warning in find_warnings(tables, own, placebos=report.record.placebos, shown=display):
+        yield warning.code, warning
+    if report.answers is not None:
+        for found in answer_warnings(_leading(report.answers.cells, layer), report.answers.judges):
+            yield "answers", found
+    if len(report.metrics):
+        for found in metric_warnings(_leading(report.metrics, layer), tables.shifts):
+            yield "metrics", found
 
 
 def leading_pairs(report: Report) -> dict[str, Any] | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import pandas as pd
 
@@ -17,6 +15,7 @@ from caa_bench.errors import UserError
 from caa_bench.report import words
 from caa_bench.report.arms import directed, keeps, moves
 from caa_bench.report.figures import GREY, look_of
+from caa_bench.report.leads import RunLeads, page_of
 from caa_bench.report.page import charts, page, shown_table
 from caa_bench.report.sections import Column, Line, Table, sections
 from caa_bench.report.sentence import kind_of, plain, sentence
@@ -40,7 +39,7 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
     names, title = run_names(joined(reports)), f"{len(reports)} runs compared"
     answers = [
         {
-            "link": quote(Path(os.path.relpath(report.folder / "report.html", path.parent)).as_posix()),
+            "link": page_of(report, beside=path.parent),
             "name": name,
             "answer": plain(sentence(report).clauses[0]),
             "grave": report.grave,
@@ -53,15 +52,17 @@ def write_comparison(reports: Sequence[Report], path: Path) -> None:
     if len(lines):
         figures.mkdir(exist_ok=True)
     drawn = save_drawings(lambda: forest(lines), figures)
+    leads = RunLeads(names, beside=path.parent)
     parts = [
-        _part("stacks", "Does the vector still add?", _verdicts(names), "Verdict and retention with its 95% interval, "
-              "at the dose that pushes as the base does; the primary lines of all runs are one false-discovery family, "
-              "so that a verdict may be more careful than on its run's own page. The stronger the color, the more "
-              "of the vector's effect alone is kept. Columns sort.", heat=True),
-        _part("forest", "Effects, run by run", None, "", drawn=drawn),
-        _part("arms", "Arms and stacks", _arms(names), "At each run's leading layer and doses. Columns sort."),
+        _part("stacks", "Does the vector still add?", _verdicts(names), leads, heat=True, note="Verdict and retention "
+              "with its 95% interval, at the dose that pushes as the base does; the primary lines of all runs are one "
+              "false-discovery family, so that a verdict may be more careful than on its run's own page. The stronger "
+              "the color, the more of the vector's effect alone is kept. Columns sort."),
+        _part("forest", "Effects, run by run", None, leads, note="", drawn=drawn),
+        _part("arms", "Arms and stacks", _arms(names), leads, 
+              note="At each run's leading layer and doses. Columns sort."),
     ]  # fmt: skip
-    same = [(name, value) for name, value in _same(reports).items() if value]
+    same = [(name, value, "") for name, value in _same(reports).items() if value]
     shown = {"answers": answers, "facts": same, "parts": [part for part in parts if part]}
     write_atomic(path, page(title=title, heading=title, **shown))
 
@@ -161,14 +162,21 @@ def _told_apart(report: Report, alike: Sequence[Report]) -> str:
 
 
 def _part(
-    name: str, title: str, table: Table | None, note: str, *, heat: bool = False, drawn: Sequence[Inline] = ()
+    name: str,
+    title: str,
+    table: Table | None,
+    leads: RunLeads,
+    *,
+    note: str,
+    heat: bool = False,
+    drawn: Sequence[Inline] = (),
 ) -> dict[str, Any] | None:
     """A section of the page, open; its table sorts."""
     if not drawn and (table is None or table.frame.empty):
         return None
-    shown = [] if table is None else [shown_table(table) | {"folded": not heat, "heat": heat}]
+    shown = [] if table is None else [shown_table(table, leads) | {"folded": not heat, "heat": heat}]
     return {"name": name, "title": title, "note": note, "finding": "", "charts": charts(drawn), "tables": shown,
-            "then": "", "command": "", "data": "", "open": True}  # fmt: skip
+            "then": "", "command": "", "data": "", "files": [], "open": True}  # fmt: skip
 
 
 def _effects(names: Mapping[str, Report]) -> pd.DataFrame:
@@ -196,6 +204,7 @@ def _verdicts(names: Mapping[str, Report], *, short: bool = False) -> Table:
         found = {words.named(x["base"], x["base_dose"]): x for x in directed(report.arms)}
         bases |= dict.fromkeys(found)
         looks = {f"{base}_look": _look(x) for base, x in found.items()}
+        looks |= {f"{base}_cell": x["cell"] for base, x in found.items()}
         lines.append({"run": name} | {base: _verdict(x, short=short) for base, x in found.items()} | looks)
     frame = pd.DataFrame(lines)
     frame = frame.fillna(dict.fromkeys(bases, words.NA)).fillna("") if bases else frame.iloc[:0]

@@ -15,7 +15,7 @@ from caa_bench.report.headline import CAPABILITY
 from caa_bench.report.sections import Column, Line, Table
 from caa_bench.report.sections.costs import questions
 from caa_bench.report.sections.effects import Stacks
-from caa_bench.report.sections.measures import judged_by
+from caa_bench.report.sections.measures import InWords
 from caa_bench.report.text import head
 from caa_bench.storage.safe_text import terminal_safe
 
@@ -233,7 +233,7 @@ def _in_words(report: Report, label: str) -> str:
         change = words.interval(line, "score_total", words.signed)
         lines.append([words.probability(line["score"]), change, "collapsed" if broken else "sound", str(line["n"])])
     said = "Answers in words, score from 0 to 1 (the behavior); its change against the unchanged model. "
-    said += f"{judged_by(report.answers)} Collapsed text repeats itself, is empty or is cut off far more often."
+    said += f"{InWords().finding(report)} Collapsed text repeats itself, is empty or is cut off far more often."
     return _card_section("What it says", said, ["score", "change, 95% interval", "text", "n"], own, lines)
 
 

@@ -36,6 +36,9 @@ CURVE = [
 LOSS = 0.05
 """The smallest loss of p(correct) that is reported, and drawn in red where its interval leaves out 0."""
 
+COST_AT = 1.36
+"""Where the change of capability stands beside a chart, in widths of its axes: behind the longest verdict."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -156,12 +159,12 @@ def stacking(report: Report) -> Iterator[Drawing]:
             rows = data[(data["base"] == base) & (data["base_dose"] == base_dose)].to_dict("records")
             own = _stack_row(place, rows, y, scale, vector=vector)
             titles, series = titles | own, series | dict.fromkeys(own, words.human(words.named(base, base_dose)))
-        place.set_ylim(len(bases) - 0.45, -0.62)
+        place.set_ylim(len(bases) - 0.45, -0.75)
         place.set_yticks(range(len(bases)), [words.human(words.named(*base)) for base in bases])
         for label, base in zip(place.get_yticklabels(), bases, strict=True):
             label.set_color(look_of(*base)["color"])
-        for x, head in ((1.02, "verdict"), *(((1.30, "capability"),) if costly else ())):
-            place.text(x, -0.5, head, transform=place.get_yaxis_transform(), fontsize=7, color=GREY)
+        for x, head in ((1.02, "verdict"), *(((COST_AT, "capability"),) if costly else ())):
+            place.text(x, -0.65, head, transform=place.get_yaxis_transform(), fontsize=7, color=GREY)
         _scaled(place, scale, "x")
         caption = f"{scale.axis}: dot, the base alone; arrow, {vector} on top of it (bar: 95% interval)"
         caption += "; ring: where it would land if all of its effect alone were kept" * bool(
@@ -229,7 +232,7 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
     color, aside = look["color"], place.get_yaxis_transform()
     base = words.human(words.named(rows[0]["base"], rows[0]["base_dose"]))
     for line in rows:
-        at = y - 0.22 if line["multiplier"] > 0 else y + 0.22
+        at = y - 0.27 if line["multiplier"] > 0 else y + 0.27
         before, after, full = (line[f"{column}_{word}"] for word in ("before", "after", "full"))
         place.plot([line[f"{column}_after{end}"] for end in ENDS[1:]], [at, at], color=color, alpha=0.3, linewidth=4)
         place.plot([before, after], [y, at], color=color, linewidth=1.2)
@@ -248,23 +251,26 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
             GREY if "no room" in line["verdict_words"] else KINDS.get(words.verdict_kind(line["verdict_words"]), GREY)
         )
         said = words.short_placebos(line["verdict_words"].split(";")[0])
-        told = f"{dose} {said}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
-        place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind)
-        _cost(place, line, "capability", at)
+        told = f"{dose} {said.removeprefix(f'{vector} ')}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
+        place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind, gid=f"verdict-{line['cell']}")
+        titles[f"verdict-{line['cell']}"] = f"{base} + {vector} {dose}: {line['verdict_words']}"
+        titles |= _cost(place, line, "capability", at, of=f"{base} + {vector} {dose}")
     mark: dict[str, Any] = {"marker": look["marker"], "markersize": 6, "gid": f"base-{rows[0]['base_cell']}"}
     place.plot([rows[0][f"{column}_before"]], [y], color=color, linestyle="", **mark)
-    _cost(place, rows[0], "base_capability", y)
+    titles |= _cost(place, rows[0], "base_capability", y, of=f"{base} alone")
     level = words.interval(rows[0], f"{column}_before", scale.form)
     return titles | {f"base-{rows[0]['base_cell']}": f"{base} alone: {scale.name} {level}"}
 
 
-def _cost(place: Axes, line: dict[str, Any], name: str, y: float) -> None:
-    """The change of p(correct) beside a row; red where a loss is told apart from none."""
-    if line[name] == line[name]:
-        red = line[name] <= -LOSS and line[f"{name}_high"] < 0
-        look: dict[str, Any] = {"color": KINDS["backfires"] if red else GREY, "weight": "bold" if red else "normal"}
-        said = words.signed(line[name]).replace("-", "\N{MINUS SIGN}")
-        place.text(1.30, y, said, transform=place.get_yaxis_transform(), va="center", fontsize=7, **look)
+def _cost(place: Axes, line: dict[str, Any], name: str, y: float, *, of: str) -> dict[str, str]:
+    """The change of p(correct) beside a row; red where a loss is told apart from none. Returns what it says."""
+    if line[name] != line[name]:
+        return {}
+    red = line[name] <= -LOSS and line[f"{name}_high"] < 0
+    look: dict[str, Any] = {"color": KINDS["backfires"] if red else GREY, "weight": "bold" if red else "normal"}
+    said, gid = words.signed(line[name]).replace("-", "\N{MINUS SIGN}"), f"cost-{line[f'{name}_cell']}"
+    place.text(COST_AT, y, said, transform=place.get_yaxis_transform(), va="center", fontsize=7, gid=gid, **look)
+    return {gid: f"{of}: change of p(correct) {words.interval(line, name, words.signed)}"}
 
 
 def _name_ends(place: Axes, found: Sequence[Curve], scale: Scale) -> dict[str, str]:
@@ -278,6 +284,7 @@ def _name_ends(place: Axes, found: Sequence[Curve], scale: Scale) -> dict[str, s
     ):
         last = (curve.points["multiplier"].iloc[-1], end)
         line = {"arrowstyle": "-", "color": curve.look["color"], "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3}
+        line["relpos"] = (0, 0.5)  # from the name's left end, not from its middle through the name
         own = {"color": curve.look["color"], "va": "center", "fontsize": 8, "annotation_clip": False}
         place.annotate(curve.name, last, (1.05, height), textcoords=("axes fraction", "data"), arrowprops=line,
                        gid=f"name-{number}", **own)  # fmt: skip

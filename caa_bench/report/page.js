@@ -1,17 +1,10 @@
-"use strict";
-// Charts that read out and isolate, tables that sort, and the viewer of items. Without it the page holds the same
-// numbers; only the viewer needs it, and its lines are in samples.csv and answers.csv.
-
-const element = (tag, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-};
+// Charts that read out, isolate and lead to items, tables that sort, and rows that lead. Without it the page holds the
+// same numbers; only the viewer needs it, and its lines are in samples.csv and answers.csv.
 
 // Folded sections open for a link into them, and for paper.
 const reveal = () => {
-  const id = decodeURIComponent(location.hash.slice(1)).split("=")[0];
-  const target = document.getElementById(id === "item" ? "samples" : id);
+  const {item, cell} = named();
+  const target = document.getElementById(item || cell ? "samples" : decodeURIComponent(location.hash.slice(1)));
   if (target) for (const one of [target.querySelector("details"), target.closest("details")]) if (one) one.open = true;
 };
 let folded = [];
@@ -90,6 +83,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     svg.addEventListener("pointerleave", hide);
     addEventListener("scroll", hide, {passive: true});
     svg.addEventListener("click", (event) => {
+      if (source && event.target.closest(".mark")) return;
       const own = event.target.closest("[data-series]"), series = own ? own.dataset.series : "";
       const again = series === "" || figure.dataset.alone === series;
       figure.dataset.alone = again ? "" : series;
@@ -105,120 +99,13 @@ for (const figure of document.querySelectorAll("figure.chart")) {
 const source = document.getElementById("samples-data");
 if (source) view(JSON.parse(source.textContent));
 
-function view(data) {
-  const entries = [...data.items.map((one) => ({...one, kind: "item"})),
-    ...data.questions.map((one) => ({...one, kind: "question"}))];
-  const said = (one) => (one.answers || []).filter((answer) => answer);
-  const apart = ([, first, second]) => first !== null && second !== null && Math.abs(first - second) >= data.disagree;
-  const filters = [
-    ["all", "all items", () => true],
-    ["flips", "items that flip", (one) => one.flips],
-    ["disagree", "answers on which the judges disagree", (one) => said(one).some(apart)],
-    ["collapsed", "collapsed text", (one) => said(one).some((answer) => answer[3])],
-  ].filter(([name, , keeps]) => name === "all" || entries.some(keeps));
-  const number = (p) => {
-    if (p === null) return "n/a";
-    if (p > 0 && p < 0.0005) return "<.001";
-    if (p >= 0.9995 && p < 1) return ">.999";
-    return p.toFixed(p < 0.0495 || p > 0.9505 ? 3 : 2).replace(/^0/, "");
-  };
-  const tinted = (made, p) => {
-    if (p === null) return made;
-    const strength = 0.06 + 0.7 * Math.abs(p - data.side) * 2;
-    made.style.backgroundColor = p < data.side ? `rgb(213 94 0 / ${strength})` : `rgb(0 114 178 / ${strength})`;
-    return made;
-  };
-  const strip = (one) => {
-    const made = element("span", {className: "strip"});
-    one.p.forEach((p, place) => {
-      const {base, dose} = data.conditions[place];
-      made.append(tinted(element("i", {title: `${base}, ${dose}: ${number(p)}`}), p));
-    });
-    return made;
-  };
-  // One row a base, one column a dose.
-  const grid = (conditions, cell) => {
-    const bases = [...new Set(conditions.map(({base}) => base))], doses = [...new Set(conditions.map(({dose}) => dose))];
-    const head = (text, scope) => element("th", {scope}, text);
-    const row = (base) => element("tr", {}, head(base, "row"), ...doses.map((dose) => {
-      const place = conditions.findIndex((one) => one.base === base && one.dose === dose);
-      return place < 0 ? element("td") : cell(place);
-    }));
-    const order = (dose) => (dose === "alone" ? 0 : Number(dose.split(" ").pop()));
-    doses.sort((a, b) => order(a) - order(b));
-    return element("div", {className: "scroll", tabIndex: 0, role: "region", ariaLabel: "every condition"}, element("table", {},
-      element("thead", {}, element("tr", {}, head("on", "col"), ...doses.map((dose) => head(dose, "col")))),
-      element("tbody", {}, ...bases.map(row))));
-  };
-  const levels = (one) => grid(data.conditions, (place) => {
-    const p = one.p[place], own = data.conditions[place].own;
-    const flipped = p !== null && own !== null && one.p[own] !== null && (p - data.side) * (one.p[own] - data.side) < 0;
-    return tinted(element("td", {className: flipped ? "num flipped" : "num"}, number(p)), p);
-  });
-  const answers = (one) => grid(data.spoken, (place) => {
-    const answer = one.answers[place];
-    if (!answer) return element("td", {className: "said"}, "no answer");
-    const [text, first, second, collapsed] = answer;
-    const scores = [first, second].filter((score) => score !== null).map(number).join(", second judge ");
-    const notes = [scores && `score ${scores}`, apart(answer) && "judges disagree", collapsed && "collapsed"];
-    return element("td", {className: collapsed ? "said collapsed" : "said"}, text || "(empty)",
-      element("small", {}, notes.filter(Boolean).join("; ")));
-  });
-  const detail = element("div", {className: "detail", tabIndex: -1}), list = element("div", {className: "list"});
-  const search = element("input", {type: "search", placeholder: "search questions, options, answers, ids"});
-  search.setAttribute("aria-label", "Search the items");
-  const choose = element("select", {}, ...filters.map(([name, label]) => element("option", {value: name}, label)));
-  choose.setAttribute("aria-label", "Which items");
-  const count = element("span", {className: "note"});
-  const buttons = new Map(entries.map((one) => {
-    const told = one.question || (one.kind === "item" ? "" : "(no text)");
-    const made = element("button", {type: "button", title: one.id}, element("b", {}, one.id), ` ${told.slice(0, 90)}`);
-    if (one.kind === "item") made.append(strip(one));
-    made.addEventListener("click", () => {
-      history.replaceState(null, "", `#item=${encodeURIComponent(one.id)}`);
-      show(one);
-    });
-    return [one, made];
-  }));
-  list.append(...buttons.values());
-  const show = (one) => {
-    for (const [other, made] of buttons) made.setAttribute("aria-current", other === one);
-    const options = (one.options || []).map((text, place) => element("li", {},
-      text, ...(place === one.matching ? [element("b", {className: "matching"}, " matching")] : [])));
-    const link = element("a", {href: `#item=${encodeURIComponent(one.id)}`}, one.id);
-    const text = one.question || "The run kept no text of this item; its id names it in the data.";
-    detail.replaceChildren(element("h3", {}, link, one.flips ? " flips" : ""),
-      element("p", {className: "asked"}, text), element("ol", {type: "A"}, ...options),
-      one.kind === "item" ? levels(one) : answers(one));
-  };
-  const filter = () => {
-    const wanted = search.value.trim().toLowerCase(), keeps = filters.find(([name]) => name === choose.value)[2];
-    let shown = 0;
-    for (const [one, made] of buttons) {
-      const words = [one.id, one.question, ...(one.options || []), ...said(one).map(([text]) => text)];
-      made.hidden = !(keeps(one) && (!wanted || words.join("\n").toLowerCase().includes(wanted)));
-      shown += !made.hidden;
-    }
-    count.textContent = `${shown} of ${entries.length}`;
-  };
-  const follow = () => {
-    const id = location.hash.startsWith("#item=") ? decodeURIComponent(location.hash.slice(6)) : "";
-    const found = entries.find((one) => one.id === id);
-    if (found) show(found);
-    return found;
-  };
-  search.addEventListener("input", filter);
-  choose.addEventListener("change", filter);
-  addEventListener("hashchange", follow);
-  const place = document.querySelector(".viewer");
-  place.replaceChildren(element("div", {className: "controls"}, search, choose, count), list, detail);
-  const [items, questions] = data.most;
-  if (data.items.length < items || data.questions.length < questions) {
-    place.prepend(element("p", {className: "note"}, `The page holds the first ${data.items.length} of ${items} items and ` +
-      `${data.questions.length} of ${questions} questions; all are in samples.csv and answers.csv.`));
-  }
-  filter();
-  if (!follow()) show(entries[0]);
-}
+// A number leads where its line does, and a mark to the items of the cell that its id ends in. By keyboard the lines'
+// own links do the same.
+document.addEventListener("click", (event) => {
+  if (event.target.closest("a, button") || !getSelection().isCollapsed) return;
+  const mark = source && event.target.closest(".mark"), number = event.target.closest("td");
+  if (mark) location.hash = address("", mark.id.split("-").pop());
+  else if (number) (number.querySelector("a") || number.parentElement.querySelector("th a"))?.click();
+});
 addEventListener("hashchange", reveal);
 reveal();

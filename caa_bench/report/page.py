@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup, escape
 
-from caa_bench.config.recipe_yaml import dump
 from caa_bench.report import words
+from caa_bench.report.facts import facts, repeat
+from caa_bench.report.leads import Leads, RunLeads
 from caa_bench.report.sections import Column, Line, Section, Table, sections
 from caa_bench.report.sentence import card
 
 if TYPE_CHECKING:
     from caa_bench.report.model import Report
-    from caa_bench.runs.record import RunRecord
     from caa_bench.storage.drawing import Inline
 
-COMMAND = "caa-bench compare --recipe recipe.yaml"
-REPORT_COMMAND = "caa-bench report ."
 GRAVE = ("missing", "severe")
 """Severities that stand above the answer."""
 PLACES = ("base", "arm", "vector")
@@ -37,28 +35,30 @@ def render_page(report: Report, drawn: Mapping[str, Sequence[Inline]] | None = N
     Args:
         drawn: the figures of each section by its name, as `drawing.save_drawings` leaves them; none where not given.
     """
-    shown = [part for section in sections() if (part := _part(section, report, drawn or {})) is not None]
+    leads, every = Leads(report), drawn or {}
+    shown = [part for section in sections() if (part := _part(section, report, every, leads)) is not None]
     beside = [chart for part in shown for chart in part["charts"] if chart["place"]]
     return page(
         title=f"{report.record.behavior.title} on {report.record.model_name}",
         heading=report.record.behavior.title,
         small=f"matching means: {report.record.behavior.matching}",
-        facts=_facts(report),
+        facts=facts(report),
         card=card(report),
         grave=[notice for notice in report.notices if notice.severity in GRAVE],
         hero=next((chart for chart in beside if chart["place"] == "hero"), None),
         side=next((chart for chart in beside if chart["place"] == "side"), None),
         notices=report.notices,
         parts=shown,
-        repeat=_repeat(report),
+        repeat=repeat(report),
     )
 
 
 def page(**shown: Any) -> str:
     """The template with what it shows; what is not given is left out. Its policy names its own style and script."""
     empty = dict.fromkeys(("small", "card", "hero", "side", "grave", "repeat", "answers", "notices"), None)
+    places = {"repeat", *(part["name"] for part in shown.get("parts", ()))}
     made = environment().get_template("page.html.jinja").render(
-        **{**empty, "facts": [], "parts": [], "script": Markup(_script()), **shown}  # noqa: S704 - our own file
+        **{**empty, "facts": [], "parts": [], "places": places, "script": Markup(_script()), **shown}  # noqa: S704 - our own file
     )  # fmt: skip
     for tag in ("style", "script"):  # text of others is escaped, so that the first of each is the page's own
         own = made.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
@@ -68,8 +68,8 @@ def page(**shown: Any) -> str:
 
 @cache
 def _script() -> str:
-    """page.js, which sorts, isolates and reads out charts, and shows the items."""
-    return (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+    """viewer.js, which shows the items, and page.js, which sorts, isolates and reads out charts."""
+    return "".join((Path(__file__).parent / f"{name}.js").read_text(encoding="utf-8") for name in ("viewer", "page"))
 
 
 def charts(drawn: Sequence[Inline]) -> list[dict[str, Any]]:
@@ -120,8 +120,8 @@ def cell(text: str) -> Markup:
     return escape(point) + (Markup(' <span class="ci">[{}</span>').format(rest) if opened else "")
 
 
-def shown_table(table: Table) -> dict[str, Any]:
-    """A table for the template: heads and rows as text, and for each row its key."""
+def shown_table(table: Table, leads: Leads | RunLeads) -> dict[str, Any]:
+    """A table for the template: heads and rows as text, and for each row its key and where it leads."""
     heads = [
         {
             "text": column.head,
@@ -136,27 +136,14 @@ def shown_table(table: Table) -> dict[str, Any]:
         {
             "key": table.key_of(line) if table.file else "",
             "kind": line.get("kind", ""),
-            "cells": [_shown(column, line) for column in table.columns],
+            "lead": leads.row(table, line),
+            "cells": [_shown(column, line) | {"lead": leads.number(table, column, line)} for column in table.columns],
             "flag": line[table.flag] if table.flag else "",
         }
         for line in table.lines
     ]
     return {"caption": table.caption, "heads": heads, "rows": rows, "folded": table.folded, "flag": bool(table.flag),
             "heat": False}  # fmt: skip
-
-
-def recipe_yaml(report: Report) -> str:
-    """The run's exact recipe, every default written out; `caa-bench compare --recipe recipe.yaml` repeats the run."""
-    values: dict[str, Any] = {}
-    for key, value in report.record.settings.items():
-        if value == {}:  # a section without keys
-            continue
-        *outer, name = key.split(".")
-        here = values
-        for part in outer:
-            here = here.setdefault(part, {})
-        here[name] = value
-    return f"# {COMMAND}\n{dump(values)}"
 
 
 def _hash(text: str) -> str:
@@ -176,65 +163,26 @@ def _shown(column: Column, line: Line) -> dict[str, Any]:
     }
 
 
-def _part(section: Section, report: Report, drawn: Mapping[str, Sequence[Inline]]) -> dict[str, Any] | None:
+def _part(
+    section: Section, report: Report, drawn: Mapping[str, Sequence[Inline]], leads: Leads
+) -> dict[str, Any] | None:
     """A section for the template; None where it has nothing to show."""
-    tables, data = [shown_table(table) for table in section.tables_of(report)], section.data(report)
+    tables, data = section.tables_of(report), section.data(report)
     if not tables and not data:
         return None
     then, command = section.steps(report)
     return {
         "name": section.name, "title": section.heading(report), "note": section.note, "then": then, "command": command,
-        "finding": section.summary(report).rstrip("."), "tables": tables, "charts": charts(drawn.get(section.name, ())),
+        "finding": section.summary(report).rstrip("."), "charts": charts(drawn.get(section.name, ())),
         "data": Markup(data),  # noqa: S704 - JSON without "<"
+        "tables": [shown_table(table, leads) for table in tables],
+        "files": _files(tables),
         "open": False,
     }  # fmt: skip
 
 
-def _facts(report: Report) -> list[tuple[str, str]]:
-    """n, seeds and what else stands at the top."""
-    record, chosen, (items, clusters) = report.record, report.headline, report.asked
-    counted = f"{items} items" + ("" if clusters == items else f" in {clusters} clusters")
-    seeds = {"seed": record.seed} | {key: value for key, value in record.settings.items() if key.endswith(".seed")}
-    same = len(set(seeds.values())) == 1
-    seeded = str(record.seed) if same else ", ".join(f"{name.removesuffix('.seed')} {x}" for name, x in seeds.items())
-    return [
-        ("model", record.model_name),
-        ("split", record.split),
-        ("n", counted if items else "no A/B test"),
-        *([("orders", "given only")] if record.protocol == "caa" else []),
-        *([("layer", words.count(chosen.layer))] if chosen.layer is not None else []),
-        *([("fits", str(record.fits))] if record.fits > 1 else []),
-        ("seed", seeded),
-        *([("status", record.status)] if record.status != "success" else []),
-    ]
-
-
-def _repeat(report: Report) -> dict[str, Any]:
-    """How to run it again, and on what it ran."""
-    record = report.record
-    tries = report.headline.choices[0].tries if report.headline.choices else 0
-    tuned = (
-        f"{tries} doses and layers were tried on these items."
-        if tries
-        else "No dose or layer was tuned on these items."
-    )
-    opened = (
-        f" The test split was evaluated {record.test_opened} time{'s' if record.test_opened != 1 else ''} by this run"
-        + (f", which was opening {record.test_opening} of it with this model." if record.test_opening > 1 else ".")
-    )
-    return {
-        "said": tuned + (opened if record.split == "test" else ""),
-        "command": COMMAND,
-        "report_command": REPORT_COMMAND,
-        "recipe": recipe_yaml(report),
-        "versions": [(name, version or words.NA) for name, version in record.versions.items()],
-        "model": list(_model(record)),
-    }
-
-
-def _model(record: RunRecord) -> list[tuple[str, str]]:
-    facts = record.model_facts
-    plain = [(name, words.NA if x is None else str(x)) for name, x in facts.items() if name != "files"]
-    layers = [(f"layers: {name}", str(value)) for name, value in record.layers.items()]
-    files = [(name, str(checksum)[:16]) for name, checksum in facts.get("files", {}).items()]
-    return [("name", record.model), *layers, *plain, *files, ("recipe key", record.recipe_key[:16])]
+def _files(tables: Sequence[Table]) -> list[str]:
+    """The files beside the page that hold the numbers of a section."""
+    named = [f"{name}.csv" for table in tables for name in (table.file, *(column.file for column in table.columns))]
+    named = [table.source for table in tables if table.source] or named
+    return [name for name in dict.fromkeys(named) if name not in (".csv", "rows.csv")]

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from caa_bench.analysis.verdict import OPPOSITE
 from caa_bench.report import words
 from caa_bench.report.arms import Cost, costs, directed, keeps, moves
-from caa_bench.report.sections.costs import NAMED, capability_finding, cost_in_words
+from caa_bench.report.leads import to_cell
+from caa_bench.report.sections.costs import NAMED, capability_finding, capability_lines, cost_in_words
 from caa_bench.runs.tuning_record import tuning_lines
 
 if TYPE_CHECKING:
     from caa_bench.report.model import Report
 
 Line = dict[str, Any]
+UNTUNED = "No dose or layer was tuned on these items"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +34,13 @@ Clause = tuple[str | Mark, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """The verdict on one base: the word that colors it, the base, the whole verdict, retention, and what it means."""
+    """The verdict on one base: the word that colors it, the base, the whole verdict, retention, and what it means.
+
+    `lead` is a link to the items of the vector on the base.
+    """
 
     kind: str
+    lead: str
     base: str
     words: str
     kept: str
@@ -42,20 +48,33 @@ class Chip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Told:
+    """A clause of the answer, and the section of the page that holds the lines behind it."""
+
+    section: str
+    clause: Clause
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """The answer at one glance.
 
     Args:
-        sentences: at most three: what moves the behavior, what the vector adds, what it costs.
+        sentences: at most four: what moves the behavior, what the vector adds, what it costs, how sure that is.
+        null: nothing moves the behavior, or nothing could be said to.
         chips: one a base.
-        tuned: how layer and dose were found, in one line.
-        beside: smaller print: the vector alone, fits, option mass.
+        beside: smaller print: how layer and dose were found, the vector alone, fits, option mass.
     """
 
-    sentences: tuple[str, ...]
+    told: tuple[Told, ...]
+    null: bool
     chips: tuple[Chip, ...]
-    tuned: str
-    beside: tuple[Clause, ...]
+    beside: tuple[Told, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The answer as plain text."""
+        return tuple(plain(one.clause) for one in self.told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,22 +110,29 @@ def card(report: Report) -> Card:
     lines: list[Line] = report.arms.to_dict("records")
     chosen, record = report.headline, report.record
     several = chosen.layer is not None and len(chosen.layers) > 1
-    second = _added(report)
-    if several and not second:
-        second = f"Layer {words.count(chosen.layer or 0.0)} leads: {chosen.layer_reason}"
-    alone = tuple((part,) for part in _alone(report, lines))
-    where = (
-        ((f"Layer {words.count(chosen.layer or 0.0)}: {chosen.layer_reason}",),) if several and _added(report) else ()
-    )
+    added = _added(report)
+    layer = f"Layer {words.count(chosen.layer or 0.0)}{{}} {chosen.layer_reason}" if several else ""
     said = tuning_lines(record.tuning)
     own = [line for line in said if line.startswith(f"{chosen.vector}: ")] or said
+    tuned = own[0].replace(f"{chosen.vector}: ", f"{words.display(chosen.vector)}: ", 1) if own else UNTUNED
+    told = [
+        ("arms" if lines else "answers", _movers(report, lines) if lines else _untested(report)),
+        ("arms", added) if added else ("layers", layer.format(" leads:")),
+        ("capability" if len(capability_lines(report)) else "costs", cost_in_words(report)),
+        ("arms", _sure(report, lines)),
+    ]
+    beside = [
+        ("tuning", (tuned.rstrip("."),)),
+        *(("arms", (part,)) for part in _alone(report, lines)),
+        *([("layers", (layer.format(":"),))] if added and layer else []),
+        *(("costs", part) for part in _fits(report, costs(report))),
+        *(("letters", part) for part in _mass(lines)),
+    ]
     return Card(
-        sentences=tuple(
-            filter(None, (_movers(report, lines) if lines else _untested(report), second, cost_in_words(report)))
-        ),
+        told=tuple(Told(section=section, clause=(text,)) for section, text in told if text),
+        null=bool(lines) and not any(map(moves, _movable(lines))),
         chips=tuple(_chip(line) for line in _at_telling_doses(report)),
-        tuned=own[0] if own else "No dose or layer was tuned on these items.",
-        beside=(*alone, *where, *_fits(report, costs(report)), *_mass(lines)),
+        beside=tuple(Told(section=section, clause=clause) for section, clause in beside),
     )
 
 
@@ -120,6 +146,7 @@ def _chip(line: Line) -> Chip:
     kept = f"retention {words.interval(line, 'retention')}" if keeps(line) else ""
     return Chip(
         kind=kind_of(line),
+        lead=to_cell(line["cell"]),
         base=base,
         words=line["verdict_words"],
         kept=kept,
@@ -151,7 +178,7 @@ def _listed(names: list[str]) -> str:
 def _movers(report: Report, lines: list[Line]) -> str:
     """The strongest arm in each direction, of those whose effect is told apart from nothing and is worth a claim."""
     title = words.lowered(report.record.behavior.title)
-    known = [x for x in lines if x["kind"] in ("base", "vector") and not math.isnan(x["shift"])]
+    known = _movable(lines)
     if not known:
         return f"Nothing was measured that could move {title}"
     moved = [line for line in known if moves(line)]
@@ -166,6 +193,31 @@ def _movers(report: Report, lines: list[Line]) -> str:
             said.append(f"{_several(tied, verb, what)}{_further(report, towards[0], sign)}")
     text = "; ".join(said)
     return text[0].upper() + text[1:] if text.startswith("the ") else text
+
+
+def _movable(lines: list[Line]) -> list[Line]:
+    """The arms alone whose shift is known."""
+    return [x for x in lines if x["kind"] in ("base", "vector") and not math.isnan(x["shift"])]
+
+
+def _sure(report: Report, lines: list[Line]) -> str:
+    """The interval of the furthest arm in each direction, n, and the vector's rank among its placebos."""
+    moved, vector = [line for line in _movable(lines) if moves(line)], words.display(report.headline.vector)
+    furthest = [max(own, key=lambda x: abs(x["shift"])) for sign in (1, -1)
+                if (own := [line for line in moved if sign * line["shift"] > 0])]  # fmt: skip
+    shifts = [f"{_subject(line)} by {words.interval(line, 'shift', words.signed)}" for line in furthest]
+    ranks: dict[str, list[str]] = {}
+    for line in lines:
+        rank = line["verdict_words"].split(";")[0]
+        if line["kind"] == "vector" and rank.startswith(("beyond", "within")):
+            ranks.setdefault(rank, []).append(words.dose(line["multiplier"]))
+    placed = [f"{vector} at {' and '.join(doses)} is {rank}" for rank, doses in ranks.items()]
+    if not shifts and not placed:
+        return ""
+    asked, clusters = report.asked
+    counted = f"{asked} items" + ("" if clusters == asked else f" in {clusters} clusters")
+    moved_by = [f"{' and '.join(shifts)} log-odds (95% interval)"] if shifts else []
+    return f"How sure: {'; '.join([*moved_by, *placed, f'n {counted}'])}"
 
 
 def _null(title: str, largest: Line) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from caa_bench.analysis.answers import COLUMNS, answer_scores, answer_table, judge_table
-from caa_bench.analysis.cells import cell_table, effect_by_half, macro, metric_table, shift_table
+from caa_bench.analysis.cells import SCALES, cell_table, effect_by_half, macro, metric_table, shift_table
 from caa_bench.analysis.diagnostics import COLUMNS as PAIR_COLUMNS
 from caa_bench.analysis.diagnostics import from_lines
 from caa_bench.analysis.effects import open_effects
@@ -29,6 +29,7 @@ from caa_bench.report.words import display
 from caa_bench.runs.folder import RowStore
 from caa_bench.runs.record import RunRecord
 from caa_bench.storage.files import terminal_safe
+from caa_bench.storage.row_kinds import SERVER
 
 PAIR_PLACE = ["vector", "vector_behavior", "vector_model"]
 
@@ -39,7 +40,7 @@ class Answers:
 
     Args:
         cells: one line a cell (part of cells.csv), in the plan's order.
-        items: one line a cell and question, with the text.
+        items: one line a cell and question, with the text, and in `server` who generated it, if not this machine.
         judges: one line a judge (judges.csv), the leading one first.
         effects: the stacking effects of the score (part of stacking.csv).
     """
@@ -67,6 +68,7 @@ class Tables:
         vectors: one line a vector and layer: how far its training pairs agree (vectors.csv); empty where not known.
         answers: the answers in words, where the run has some; None else.
         metrics: one line a cell, task and metric that is measured beside the behavior (metrics.csv); empty without any.
+        metric_items: the same, one line an item: the metric of that item alone.
         done: keys of the batches whose rows are there.
     """
 
@@ -81,6 +83,7 @@ class Tables:
     vectors: pd.DataFrame
     answers: Answers | None
     metrics: pd.DataFrame
+    metric_items: pd.DataFrame
     done: frozenset[str]
 
 
@@ -125,6 +128,7 @@ def make_tables(folder: Path, record: RunRecord) -> Tables:
         vectors=_vectors(record),
         answers=answers,
         metrics=metrics,
+        metric_items=_metric_items(store),
         done=frozenset(store.done),
     )
 
@@ -170,7 +174,7 @@ def _answers(folder: Path, record: RunRecord, store: RowStore, every: pd.DataFra
     said = [[_said(judge, row, kept) for row in rows] for judge in record.judges]
     scores = [[None if one is None else one.score for one in own] for own in said]
     unjudged = [sum(bool(row["text"]) and one is None for row, one in zip(rows, own, strict=True)) for own in said]
-    items = answer_scores(rows, scores)
+    items = answer_scores(rows, scores).assign(server=[str(row.get(SERVER, "")) for row in rows])
     table = judge_table(record.judges, scores, unjudged)
     lead, accuracy = (table.loc[0, "judge"], table.loc[0, "held_out_accuracy"]) if len(table) else ("", float("nan"))
     groups = grouped(items, cells)
@@ -198,6 +202,16 @@ def _metrics(store: RowStore, every: pd.DataFrame, record: RunRecord) -> pd.Data
     if own.empty:
         return pd.DataFrame()
     return _in_plan_order(metric_table(rows, own, how=record.how), every, first=["evaluator", "task", "metric"])
+
+
+def _metric_items(store: RowStore) -> pd.DataFrame:
+    """The metric of each item by itself: `cell`, `task`, `metric`, `item` and `value`, NaN of an item in error."""
+    found = [
+        {name: row[name] for name in ("cell", "task", "metric", "item")}
+        | {"value": float("nan") if row["value"] is None else SCALES[row["aggregation"]](row["value"] / row["weight"])}
+        for row in store.metrics()
+    ]
+    return pd.DataFrame(found, columns=["cell", "task", "metric", "item", "value"])
 
 
 def _vectors(record: RunRecord) -> pd.DataFrame:

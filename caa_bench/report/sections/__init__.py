@@ -35,6 +35,8 @@ class Column:
         interval: `name_low` and `name_high` stand beside it.
         blank: lines in which it does not apply, and nothing is shown. A number that is not known is n/a.
         file: the CSV that holds it, where that is not the table's own.
+        behind: whose items it is of, where those are not its line's: another evaluator in the same condition, a column
+            that names a cell, or a file.
         brief: also on the terminal, and in LaTeX; others are in table.txt and on the page.
         timing: depends on the clock: not in a CSV, marked on the page.
         wide: text that may break over lines.
@@ -48,6 +50,7 @@ class Column:
     interval: bool = False
     blank: Callable[[Line], bool] | None = None
     file: str = ""
+    behind: str = ""
     brief: bool = True
     timing: bool = False
     wide: bool = False
@@ -96,6 +99,7 @@ class Table:
         columns: in order; those before the first number name the line.
         caption: what the numbers are, in a sentence.
         file: the CSV that holds these lines; "" for none.
+        source: the file that lines lead to which are of no cell, where that is another one.
         key: the columns that tell the lines of that CSV apart.
         across: on the terminal this column's values stand side by side, a table a number.
         across_name: the head of each such value.
@@ -108,6 +112,7 @@ class Table:
     columns: tuple[Column, ...]
     caption: str = ""
     file: str = ""
+    source: str = ""
     key: tuple[str, ...] = ("cell",)
     across: str = ""
     across_name: Callable[[Any], str] = str

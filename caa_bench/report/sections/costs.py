@@ -67,7 +67,7 @@ class Costs(Section):
                 form=lambda x: words.or_na(x, words.size),
                 blank=lambda x: not x["fitted"],
             ),
-            Column(name="capability", form=SIGNED, interval=True, definition="change of p(correct)"),
+            Column(name="capability", form=SIGNED, interval=True, definition="change of p(correct)", behind=CAPABILITY),
         )
         return [Table(frame=frame[[*kept, "fit_s"]], columns=columns, file=self.name, where="page")]
 

@@ -141,17 +141,18 @@ class Placebos(Section):
 
     def tables(self, report: Report) -> Sequence[Table]:
         """A line a kind of placebo and dose at the layer that leads."""
+        of_draws: dict[str, Any] = {"behind": "placebo_draws.csv"}
         columns = (
             Column(name="placebo", label="kind"),
             BASE,
             LAYER,
             DOSE,
-            Column(name="draws", form=words.count),
-            Column(name="length", form=words.number),
+            Column(name="draws", form=words.count, **of_draws),
+            Column(name="length", form=words.number, **of_draws),
             Column(name="shift", label="effect", form=words.signed),
-            Column(name="largest", label="largest placebo", form=words.number),
-            Column(name="larger", label="as large", form=words.count),
-            Column(name="p_value", label="p", form=lambda value: f"{value:.3f}"),
+            Column(name="largest", label="largest placebo", form=words.number, **of_draws),
+            Column(name="larger", label="as large", form=words.count, **of_draws),
+            Column(name="p_value", label="p", form=lambda value: f"{value:.3f}", **of_draws),
         )
         caption = (
             "Log-odds. p = (1 + placebos as large) / (1 + draws); a vector that means nothing reaches a p of .05 in at "

@@ -10,6 +10,7 @@ import pandas as pd
 from caa_bench.report import words
 from caa_bench.report.arms import strongest
 from caa_bench.report.figures import dose_curves, layers, stacking
+from caa_bench.report.headline import CAPABILITY, OPEN_ENDED
 from caa_bench.report.sections import BASE, DOSE, LAYER, VECTOR, Column, Line, N, Section, Table, across, levels
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ class Arms(Section):
             ]  # fmt: skip
         columns.append(Column(name="option_mass", label="mass", form=P, definition="probability of the answer letters"))
         if spoken:
-            columns.append(Column(name="in_words", label="words", form=SIGNED, blank=_unchanged,
+            columns.append(Column(name="in_words", label="words", form=SIGNED, blank=_unchanged, behind=OPEN_ENDED,
                                   definition="shift of the judged score of answers in words, 0-1"))  # fmt: skip
         if costly:
-            columns.append(Column(name="capability", label="cap.", form=SIGNED, blank=_unchanged,
+            columns.append(Column(name="capability", label="cap.", form=SIGNED, blank=_unchanged, behind=CAPABILITY,
                                   definition="change of p(correct) from the unchanged model"))  # fmt: skip
         columns.append(Column(name="verdict_words", label="verdict", wide=True))
         said = "shift: + is towards matching; 95% intervals"
@@ -166,7 +167,8 @@ class Stacks(Section):
             Column(name="on_top", label=f"{name} on top", definition="the same on the base", **brief),
             Column(name="interaction", definition="on top less alone, item by item", brief=False, form=number,
                    interval=True),
-            *([Column(name="open_ended_on_top", label="in words", definition="score 0-1", **brief)] if spoken else []),
+            *([Column(name="open_ended_on_top", label="in words", definition="score 0-1", behind=OPEN_ENDED, **brief)]
+              if spoken else []),
             Column(name="retention", definition="on top over alone", **brief),
             Column(name="q_value", label="q", form=words.small, brief=False, definition="false discovery rate"),
             Column(name="detectable_effect", label="detectable", form=number, brief=False,

@@ -54,6 +54,7 @@ class Methods(Section):
         ]  # fmt: skip
         if costly:
             columns.append(Column(name="capability", label="change of p(correct)", form=words.signed, interval=True,
+                                  behind=CAPABILITY,
                                   definition="what it costs; 95% interval over questions"))  # fmt: skip
         columns += [
             N,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from caa_bench.report import words
-from caa_bench.report.headline import MEASURE
+from caa_bench.report.headline import MEASURE, OPEN_ENDED
+from caa_bench.report.leads import metric_cell
 from caa_bench.report.sections import Section, Table
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ SAMPLES = [
 ]  # fmt: skip
 ANSWERS = [
     "item", "cell", *PLACE, "question", "text", "score", "second_score", "collapsed", "tokens", "distinct_1",
-    "distinct_2", "loop_share", "empty_share", "truncated_share", "perplexity", "error",
+    "distinct_2", "loop_share", "empty_share", "truncated_share", "perplexity", "server", "error",
 ]  # fmt: skip
 
 
@@ -96,8 +97,10 @@ def viewer(report: Report) -> dict[str, Any]:
     Returns:
         `conditions` and `spoken`: `cell`, `base`, `dose` (as a reader calls them) and `own` (the place of the base
         alone); `items`: `id`, `question`, `options`, `matching`, `p` by condition (None: not known), `flips`;
-        `questions`: `id`, `question`, `answers` by spoken condition: text, score, second score, collapsed; None where
-        there is none. `most` is the number of items and questions that there are.
+        `questions`: `id`, `question`, `answers` by spoken condition: text, score, second score, collapsed, whether a
+        server generated it; None where there is none. `most` is the number of items and questions that there are.
+        `more`: every other condition, `cell`, `name`, `evaluator`, `own` (the cell of its base alone) and `p` by item
+        of `asked`[evaluator]; of a metric, its value.
     """
     cells = report.leading(report.measured("cells", MEASURE))
     conditions = _conditions(cells, report)
@@ -115,21 +118,102 @@ def viewer(report: Report) -> dict[str, Any]:
             for line in own[own["cell"].isin(places)].to_dict("records"):
                 answers[places[line["cell"]]] = _sample_answer(line)
             questions.append({"id": str(name), "question": str(own["question"].iloc[0]), "answers": answers})
+    asked, more = _others(report, leading={x["cell"] for x in [*conditions, *spoken]})
     return {"conditions": conditions, "items": items, "spoken": spoken, "questions": questions, "side": SIDE,
-            "disagree": DISAGREE, "most": [len(items), len(questions)]}  # fmt: skip
+            "disagree": DISAGREE, "most": [len(items), len(questions)], "asked": asked, "more": more}  # fmt: skip
 
 
 def embedded(shown: Mapping[str, Any], *, most: int = MOST) -> str:
-    """JSON for a `<script>`: nothing in it can end the element; items and questions beyond the size are left out."""
+    """JSON for a `<script>`: nothing in it can end the element. Beyond the size the conditions that do not lead lose
+    their items first, from the last one on; then items and questions are left out."""
     share = 1.0
+    more = [one for one in shown.get("more", ()) if "p" in one]
+    spare = most - len(_script_json({**shown, "more": [], "asked": {}} if more else shown))
+    while more and (rest := len(_script_json([shown["asked"], more])) - spare) > 0:
+        more = more[: -max(1, rest // max(len(_script_json(more[-1])), 1))]
+    kept = {"asked": shown["asked"] if more else {}, "more": more} if "more" in shown else {}
     while True:
-        kept = {name: shown[name][: math.ceil(share * len(shown[name]))] for name in ("items", "questions")}
-        text = json.dumps({**shown, **kept}, separators=(",", ":"), allow_nan=False)
-        for letter in "<>&":
-            text = text.replace(letter, f"\\u{ord(letter):04x}")
+        parts = {name: shown[name][: math.ceil(share * len(shown[name]))] for name in ("items", "questions")}
+        text = _script_json({**shown, **kept, **parts})
         if len(text) <= most or share < 0.01:
             return text
         share *= 0.95 * most / len(text)
+
+
+def _script_json(value: Any) -> str:
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _others(report: Report, *, leading: Collection[str]) -> tuple[dict[str, list[str]], list[dict[str, Any]]]:
+    """The items of each multiple-choice evaluator, and every condition that does not lead, placebos last."""
+    asked = {name: sorted(own["item"].unique()) for name, own in _told(report).groupby("evaluator", sort=False)}
+    cells = report.cells.set_index("cell", drop=False)
+    alone = {(x["evaluator"], x["base"], x["base_dose"]): cell for cell, x in cells.iterrows() if not x["multiplier"]}
+    found = []
+    for cell, own in _told(report).groupby("cell", sort=False):
+        if cell in leading:
+            continue
+        line = cells.loc[cell]
+        p = own.set_index("item")["p_balanced"].reindex(asked[line["evaluator"]])
+        still = alone.get((line["evaluator"], line["base"], line["base_dose"]))
+        found.append(_other(line, p, evaluator=line["evaluator"], own=still))
+    placebos = report.record.placebos
+    found.sort(key=lambda one: cells.loc[one["cell"], "vector"] in placebos)
+    return asked, [*_beside(report, asked), *_spoken(report, asked, leading=leading), *found]
+
+
+def _beside(report: Report, asked: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
+    """The conditions of metrics, each metric by itself; `asked` gets their items."""
+    lines = {metric_cell(line): line for line in report.metrics.to_dict("records")}
+    for (cell, task, metric), own in report.metric_items.groupby(["cell", "task", "metric"], sort=False):
+        name = metric_cell({"cell": cell, "task": task, "metric": metric})
+        if name not in lines:  # a further fit's
+            continue
+        kind = f"{task}: {metric}" if task else str(metric)
+        items = asked.setdefault(kind, sorted(own["item"]))
+        values = own.set_index("item")["value"].reindex(items)
+        alone = {"multiplier": 0.0, "base": lines[name]["base"], "base_dose": lines[name]["base_dose"]}
+        same = (key for key, x in lines.items() if alone.items() <= x.items() and key.endswith(f"|{task}|{metric}"))
+        yield _other(lines[name], values, evaluator=kind, own=next(same, None), cell=name)
+
+
+def _spoken(report: Report, asked: dict[str, list[str]], *, leading: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The scores of the answers in words in the conditions that do not lead; their texts are in answers.csv."""
+    if report.answers is None:
+        return
+    cells = report.answers.cells.set_index("cell", drop=False)
+    asked[OPEN_ENDED] = sorted(report.answers.items["item"].unique())
+    alone = {(x["base"], x["base_dose"]): cell for cell, x in cells.iterrows() if not x["multiplier"]}
+    for cell, own in report.answers.items.groupby("cell", sort=False):
+        if cell in cells.index and cell not in leading:
+            score = own.set_index("item")["score"].reindex(asked[OPEN_ENDED])
+            line = cells.loc[cell]
+            yield _other(line, score, evaluator=OPEN_ENDED, own=alone.get((line["base"], line["base_dose"])))
+
+
+def _other(
+    line: Mapping[str, Any], values: pd.Series, *, evaluator: str, own: str | None, cell: str = ""
+) -> dict[str, Any]:
+    """A condition that does not lead, with a number an item."""
+    known = [None if math.isnan(x) or math.isinf(x) else float(f"{x:.3g}") for x in values]
+    name = _condition_name(line)
+    return {"cell": cell or line["cell"], "name": name, "evaluator": evaluator, "own": own, "p": known}
+
+
+def _told(report: Report) -> pd.DataFrame:
+    return report.items.merge(report.cells[["cell", "evaluator"]], on="cell", how="inner")
+
+
+def _condition_name(line: Mapping[str, Any]) -> str:
+    """`CAA +1 at layer 3 on the positive LoRA`, `the unchanged model`."""
+    base = words.with_article(line["base"], line["base_dose"])
+    if not line["multiplier"]:
+        return base
+    layer = "" if line["layer"] != line["layer"] else f" at layer {words.count(line['layer'])}"
+    return f"{words.on_top(line['vector'], line['multiplier'])}{layer} on {base}"
 
 
 def _conditions(cells: pd.DataFrame, report: Report) -> list[dict[str, Any]]:
@@ -169,4 +253,4 @@ def _sample_answer(line: Mapping[str, Any]) -> list[Any] | None:
     if line["error"]:
         return None
     scores = [None if math.isnan(line[name]) else round(line[name], 3) for name in ("score", "second_score")]
-    return [str(line["text"]), *scores, bool(line["collapsed"])]
+    return [str(line["text"]), *scores, bool(line["collapsed"]), bool(line["server"])]

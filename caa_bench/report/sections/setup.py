@@ -31,7 +31,7 @@ class Tuning(Section):
         """A sentence a line; every candidate is in tuning.csv, which the search itself wrote."""
         frame = pd.DataFrame({"line": tuning_lines(report.record.tuning)})
         columns = (Column(name="line", label="what was tried and chosen", wide=True),)
-        return [Table(frame=frame, columns=columns, file="tuning_lines", key=("line",))]
+        return [Table(frame=frame, columns=columns, file="tuning_lines", key=("line",), source="tuning.csv")]
 
     def summary(self, report: Report) -> str:
         """The first sentence of several."""
@@ -146,8 +146,10 @@ class EqualLoss(Section):
             Column(name="multiplier", label="at", text=lambda x: _reached(x, swept=swept)),
             Column(name="total", label="shift", form=words.signed, interval=True),
             Column(name="n", form=words.count),
-            Column(name="total_p", label="change of p(correct)", form=words.signed, interval=True),
-            Column(name="capability_n", label="n", form=words.count),
+            Column(
+                name="total_p", label="change of p(correct)", form=words.signed, interval=True, behind="capability_cell"
+            ),
+            Column(name="capability_n", label="n", form=words.count, behind="capability_cell"),
             Column(name="doses", label="doses within", form=words.count),
         )
         return [Table(frame=report.equal_loss, columns=columns, file=self.name, key=("arm", "budget"), where="detail")]
@@ -202,7 +204,7 @@ class PromptAsRendered(Section):
         }
         frame = pd.DataFrame({"part": lines.keys(), "text": map(_on_one_line, lines.values())})
         columns = (Column(name="part", label=""), Column(name="text", label="", wide=True))
-        return [Table(frame=frame, columns=columns, where="detail")]
+        return [Table(frame=frame, columns=columns, where="detail", source="manifest.json")]
 
     def finding(self, report: Report) -> str:
         """What a reader should know of it before comparing system prompts."""
