@@ -21,7 +21,8 @@ pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: ap
 NUMBERS = r"""(() => {
   document.querySelectorAll('details').forEach((one) => { one.open = true; });
   const leads = [], dead = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const label = 'thead, h1, h2, svg [id*="xtick_"], svg [id*="ytick_"], svg [id*="matplotlib.axis_"], svg [id*="legend_"]';
+  const axes = ['xtick_', 'ytick_', 'matplotlib.axis_', 'legend_'].map((id) => `svg [id*="${id}"]`);
+  const label = ['thead', 'h1', 'h2', 'figure .caption', ...axes];
   while (walk.nextNode()) {
     const text = walk.currentNode.textContent.trim(), at = walk.currentNode.parentElement;
     if (!/\d/.test(text) || at.closest(`script, style, .viewer, .tip, ${label}`)) continue;
@@ -29,10 +30,13 @@ NUMBERS = r"""(() => {
     const link = at.closest('a') || (row && (at.closest('td, th').querySelector('a') || row.querySelector('th a')));
     if (link) leads.push([text, link.getAttribute('href')]);
     else if (mark) leads.push([text, `#cell=${mark.id.split('-').pop()}`]);
-    else if (section && section.id !== 'answer' && !row) leads.push([text, `#${section.id}`]);
-    else dead.push([text, at.outerHTML.slice(0, 200)]);
+    else if (section && section.id !== 'answer' && (!row || section.id === 'repeat')) {
+      leads.push([text, `#${section.id}`]);
+    } else dead.push([text, at.outerHTML.slice(0, 200)]);
   }
-  for (const mark of document.querySelectorAll('.mark')) leads.push([mark.getAttribute('aria-label'), `#cell=${mark.id.split('-').pop()}`]);
+  for (const mark of document.querySelectorAll('.mark')) {
+    leads.push([mark.getAttribute('aria-label'), `#cell=${mark.id.split('-').pop()}`]);
+  }
   return {leads, dead};
 })()"""
 """Each number with where a click on it, its line or its mark leads; in a section's own words it leads to its lines."""
@@ -43,9 +47,11 @@ FOLLOW = r"""(async (hrefs) => {
     location.hash = href;
     await turned;
     const shown = [...document.querySelectorAll('.list button:not([hidden])')];
-    found.push({href, bar: document.querySelector('.led-by').textContent, open: document.querySelector('#samples details').open,
-      ids: shown.map((one) => one.title), readings: shown.map((one) => one.querySelector('.reading').textContent),
-      item: document.querySelector('.detail h3 a').textContent, marked: document.querySelectorAll('.detail .led').length});
+    found.push({
+      href, bar: document.querySelector('.led-by').textContent, item: document.querySelector('.detail h3').innerText,
+      open: document.querySelector('#samples details').open, ids: shown.map((one) => one.title),
+      readings: shown.map((one) => one.querySelector('.reading').textContent),
+    });
   }
   return found;
 })"""
@@ -53,10 +59,10 @@ FOLLOW = r"""(async (hrefs) => {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all there is: two layers, placebos with draws, capability, perplexity, answers in words."""
+    """A run with all there is: two layers, placebos, capability, perplexity, answers in words."""
     run = tmp_path_factory.mktemp("leads") / "runs" / "compare" / "refusal"
     simulate(
-        run, items=24, bases=("none", "system_prompt_positive"), multipliers=(-1.0, 1.0), draws=19,
+        run, items=24, bases=("none", "system_prompt_positive"), multipliers=(-1.0, 1.0),
         overrides=["caa.layers=[2,3]"], layers=(2, 3), loss={("none", 1.0): 0.4}, rise={("none", 1.0): 0.6},
         vectors=("caa", "random", "shuffled"),
     )  # fmt: skip
@@ -104,15 +110,15 @@ def test_no_number_is_a_dead_end(numbers: dict[str, list[list[str]]], folder: Pa
             own = html.partition(f'<section id="{href[1:]}"')[2].partition("</section>")[0]
             assert own, (text, href)
             second = ('href="#cell=', 'href="#item=', '.csv"', 'class="viewer"', 'manifest.json"')
-            assert any(link in own for link in second) or href in ("#repeat", "#all-warnings"), (text, href)
+            assert any(link in own for link in second) or href == "#all-warnings", (text, href)
 
 
 def test_what_is_of_items_leads_to_them_and_not_to_a_file(numbers: dict[str, list[list[str]]]) -> None:
-    """Of what is measured only the draws of placebos and the training pairs are read in files."""
+    """Only training pairs, draws of placebos, and budgets that no dose keeps to are read in files."""
     files = {href for _, href in numbers["leads"] if not href.startswith("#")}
-    assert files <= {"vectors.csv", "placebo_draws.csv", "manifest.json", "cells.csv", "shifts.csv", "tuning.csv"}, (
-        files
-    )
+    assert files <= {"vectors.csv", "placebo_draws.csv", "equal_loss.csv"}, files
+    kept = {text for text, href in numbers["leads"] if href == "equal_loss.csv"}
+    assert kept <= {"0", ".01", ".03", ".05"}, kept
     assert len(_of_items(numbers)) > 60
 
 
@@ -133,7 +139,7 @@ def test_each_link_shows_the_items_of_its_condition(
             assert set(shown["ids"]) == rows[asked["cell"].split("|")[0]], shown["href"]
             assert all(shown["readings"]), shown["href"]
         if "item" in asked:
-            assert shown["item"] == asked["item"]
+            assert shown["item"].removesuffix(" flips") == asked["item"]
 
 
 def test_the_readings_are_the_lines_of_the_files(tab: Page, folder: Path) -> None:

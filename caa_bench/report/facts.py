@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from caa_bench.config.recipe_yaml import dump
 from caa_bench.report import words
 from caa_bench.report.sections.measures import served
+from caa_bench.runs.tuning_record import tuning_lines
 
 if TYPE_CHECKING:
     from caa_bench.report.model import Report
@@ -38,13 +39,14 @@ def facts(report: Report) -> list[Fact]:
     counted = f"{items} items" + ("" if clusters == items else f" in {clusters} clusters")
     seeds = {"seed": record.seed} | {key: value for key, value in record.settings.items() if key.endswith(".seed")}
     same = len(set(seeds.values())) == 1
+    found_in = "tuning" if tuning_lines(record.tuning) else "layers" if len(chosen.layers) > 1 else "repeat"
     seeded = str(record.seed) if same else ", ".join(f"{name.removesuffix('.seed')} {x}" for name, x in seeds.items())
     return [
         ("model", record.model_name, "repeat"),
         ("split", record.split, "repeat"),
         ("n", counted if items else "no A/B test", "samples"),
         *([("orders", "given only", "repeat")] if record.protocol == "caa" else []),
-        *([("layer", words.count(chosen.layer), "tuning")] if chosen.layer is not None else []),
+        *([("layer", words.count(chosen.layer), found_in)] if chosen.layer is not None else []),
         *([("fits", str(record.fits), "fits")] if record.fits > 1 else []),
         ("seed", seeded, "repeat"),
         *_served(report),
