@@ -38,12 +38,14 @@ def add_answers(
     *,
     questions: Sequence[str],
     judge: Mapping[str, Any],
+    server: Callable[[Mapping[str, Any]], str] = lambda cell: "",
 ) -> Path:
     """Let every A/B cell of a run speak too, and a judge score what it says.
 
     Args:
         score: of a cell's dictionary and a question's number.
         judge: its facts: `name` and `settings`.
+        server: of a cell's dictionary, what its rows say of the server that generated them; "" for this machine.
     """
     facts = manifest(run)["facts"]
     cells = [x for x in facts["cells"] if x["evaluator"] == "answer_probability"]
@@ -53,7 +55,8 @@ def add_answers(
         for n, question in enumerate(questions):
             given = score(cell, n)
             text = f"my score is {given:.4f}"
-            rows.append(answer_row(cell["key"], n, text, question=question))
+            there = server(cell)
+            rows.append(answer_row(cell["key"], n, text, question=question) | ({"server": there} if there else {}))
             key = judgement_key(judge["settings"], Asked(question=question, text=text))
             pairs[key] = Judgement(score=round(given, 4))
     RowStore(run / "rows.jsonl").append("answers", rows)

@@ -16,7 +16,9 @@ from report_runs import simulate
 from caa_bench.errors import UserError
 from caa_bench.report import Report, make_report, words
 from caa_bench.report.arms import stacked
+from caa_bench.report.attention import Notice
 from caa_bench.report.headline import find_headline
+from caa_bench.report.page import render_page
 from caa_bench.report.sentence import card, sentence
 
 SWEEP: dict[str, Any] = {"bases": ("none",), "layers": tuple(range(6)), "multipliers": (-1.0, 1.0)}
@@ -194,11 +196,11 @@ def test_a_colour_is_an_arm_s_whatever_else_runs(tmp_path: Path) -> None:
     assert look_of("lora_sft_positive", 0.25)["alpha"] < look_of("lora_sft_positive", 0.5)["alpha"] < 1
 
 
-def test_the_card_has_three_sentences_and_a_chip_a_base(tmp_path: Path) -> None:
-    """What moves it, what stacks, what it costs; each base's verdict by its color."""
+def test_the_card_has_four_sentences_and_a_chip_a_base(tmp_path: Path) -> None:
+    """What moves it, what stacks, what it costs, how sure that is; each base's verdict by its color."""
     report = _report(tmp_path, loss={}, vectors=("caa",), kept={"system_prompt_positive": 0.6})
     shown = card(report)
-    assert len(shown.sentences) == 3
+    assert len(shown.sentences) == 4 and not shown.null
     assert shown.sentences[0].startswith("The positive LoRA raises refusal most (43% -> ")
     assert (
         shown.sentences[1].startswith("CAA ")
@@ -206,10 +208,13 @@ def test_the_card_has_three_sentences_and_a_chip_a_base(tmp_path: Path) -> None:
     )
     assert shown.sentences[2].startswith("No measurable capability cost (")
     assert shown.sentences[2].endswith("correct without steering, plain facts, n 60)")
+    sure = "How sure: the positive LoRA by +5.50 and the negative LoRA by -5.00 log-odds; n 60 items"
+    assert shown.sentences[3] == sure  # the simulated shift is the same on every item: no interval is wider than it
+    assert [one.section for one in shown.told] == ["arms", "arms", "capability", "arms"]
     kinds = {chip.base: chip.kind for chip in shown.chips}
     assert kinds["Positive system prompt"] == "adds less" and kinds["Positive LoRA"] == "no room"
     assert all(chip.meaning for chip in shown.chips)
-    assert shown.tuned == "No dose or layer was tuned on these items."
+    assert shown.beside[0].clause == ("No dose or layer was tuned on these items",)
 
 
 def test_the_card_s_null_is_honest(tmp_path: Path) -> None:
@@ -219,7 +224,38 @@ def test_the_card_s_null_is_honest(tmp_path: Path) -> None:
     assert shown.sentences[0].startswith("Nothing measured here moves refusal (largest: ")
     assert shown.sentences[1].startswith("CAA adds nothing on the neutral system prompt (")
     assert shown.sentences[2] == "The capability was not measured"
+    assert shown.null
+    assert shown.sentences[3] == "How sure: CAA at -1 and +1 is within the 1 random placebo, p = 1.00; n 60 items"
     assert [chip.kind for chip in shown.chips] == ["adds nothing"]
+
+
+def test_how_sure_holds_intervals_and_the_rank_among_placebos(tmp_path: Path) -> None:
+    """The numbers are those of arms.csv."""
+    report = _report(tmp_path, bases=("none",), multipliers=(-1.0, 1.0), draws=19)
+    arms = report.arms.set_index("multiplier")
+    up, down = (words.interval(arms.loc[dose].to_dict(), "shift", words.signed) for dose in (1.0, -1.0))
+    rank = "is beyond all 19 random and all 19 shuffled placebos, p = .05"
+    wanted = (
+        f"How sure: CAA +1 by {up} and CAA -1 by {down} log-odds (95% interval); CAA at -1 and +1 {rank}; n 60 items"
+    )
+    assert card(report).sentences[-1] == wanted and "[" in up
+
+
+@pytest.mark.parametrize(("gain", "first"), [(0.02, "answer"), (1.8, "grave")])
+def test_where_nothing_moves_that_stands_above_the_severe_warnings(tmp_path: Path, gain: float, first: str) -> None:
+    """Elsewhere they stand above the answer, which they put in doubt; and what is missing always does."""
+    run = simulate(
+        tmp_path / "runs/compare/refusal", items=40, bases=("none",), multipliers=(-1.0, 1.0), letter_bias=6.0,
+        gain={"caa": gain}, vectors=("caa",),
+    )  # fmt: skip
+    report = make_report(run)
+    assert report.grave and report.notices[0].severity == "severe"
+    page = render_page(report)
+    places = {"answer": page.index('<p class="lead">'), "grave": page.index('id="grave"')}
+    assert min(places, key=places.__getitem__) == first
+    missing = replace(report, notices=(Notice(severity="missing", text="1 of 2 batches"), *report.notices))
+    page = render_page(missing)
+    assert page.index('id="grave"') < page.index('<p class="lead">')
 
 
 def test_a_cost_is_said_where_it_is_measured(tmp_path: Path) -> None:

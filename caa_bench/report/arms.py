@@ -144,7 +144,9 @@ def beyond_placebos(report: Report, shift: Mapping[str, Any]) -> str:
     p = f"p = {rank['p_value']:.2f}".replace("0.", ".")
     if rank["beyond"] and moves(shift):
         return f"beyond {words.listed([_beaten(one, shift) for one in ranks.to_dict('records')])} placebos, {p}"
-    return f"within the {rank['draws']} {_placebo_kind(rank, shift)} placebos, {p}" if rank["within"] else ""
+    if not rank["within"]:
+        return ""
+    return f"within the {rank['draws']} {_placebo_kind(rank, shift)} placebo{'' if rank['draws'] == 1 else 's'}, {p}"
 
 
 def _beaten(rank: Mapping[str, Any], shift: Mapping[str, Any]) -> str:

@@ -216,8 +216,8 @@ def _sure(report: Report, lines: list[Line]) -> str:
         return ""
     asked, clusters = report.asked
     counted = f"{asked} items" + ("" if clusters == asked else f" in {clusters} clusters")
-    moved_by = [f"{' and '.join(shifts)} log-odds (95% interval)"] if shifts else []
-    return f"How sure: {'; '.join([*moved_by, *placed, f'n {counted}'])}"
+    told = f"{' and '.join(shifts)} log-odds" + " (95% interval)" * any("[" in one for one in shifts) if shifts else ""
+    return f"How sure: {'; '.join(filter(None, [told, *placed, f'n {counted}']))}"
 
 
 def _null(title: str, largest: Line) -> str:

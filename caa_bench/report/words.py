@@ -263,7 +263,7 @@ def verdict_kind(verdict: str) -> str:
 
 def short_placebos(told: str) -> str:
     """`beyond placebos`, whatever a verdict says of their kinds, numbers and p."""
-    return re.sub(r"\b(beyond|within)\b[^;]*placebos[^;]*", r"\1 placebos", told)
+    return re.sub(r"\b(beyond|within)\b[^;]*placebos?\b[^;]*", r"\1 placebos", told)
 
 
 def meaning(told: str) -> str:
