@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import pandas as pd
 import pytest
 from answer_runs import speak
 from browser import Page, chromium, page
 from report_runs import simulate
+from small_runs import manifest
 
-from caa_bench.report import write_report
+from caa_bench.report import make_report, write_report
+from caa_bench.report.comparison import write_comparison
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
 
@@ -180,3 +183,20 @@ def test_a_click_on_a_number_a_mark_and_a_chip_goes_there(tab: Page, folder: Pat
 def test_an_unknown_condition_names_its_rows(tab: Page, folder: Path) -> None:
     (shown,) = _followed(tab, folder, ["#cell=0123456789abcdef"])
     assert "the lines with cell 0123456789abcdef in rows.jsonl" in shown["bar"]
+
+
+def test_a_comparison_leads_into_the_pages_of_its_runs(folder: Path, tmp_path: Path) -> None:
+    """Each row at its own items of its own run."""
+    other = simulate(
+        tmp_path / "runs" / "compare" / "other", items=24, bases=("none", "system_prompt_positive"), seed=1,
+        vectors=("caa",), multipliers=(-1.0, 1.0),
+    )  # fmt: skip
+    runs = {run: {x["key"] for x in manifest(run)["facts"]["cells"]} for run in (folder, other)}
+    write_comparison([make_report(run) for run in runs], tmp_path / "all.html")
+    html = (tmp_path / "all.html").read_text()
+    found = {run.resolve(): set[str]() for run in runs}
+    for place, cell in re.findall(r'<a class="quiet" href="([^"#]+)/report\.html#cell=(\w+)"', html):
+        found[(tmp_path / unquote(place)).resolve()].add(cell)
+    assert all(cells and cells <= runs[run] for run, cells in zip(runs, found.values(), strict=True))
+    rows = re.findall(r"<tr[^>]*>\s*<th scope=\"row\">(.*?)</th>", html)
+    assert len(rows) > 10 and all(row.startswith("<a class") for row in rows)

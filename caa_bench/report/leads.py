@@ -50,7 +50,7 @@ class Leads:
         self._doses = report.headline.doses
         self._cells: dict[tuple[str, Key], str] = {}
         self._conditions: dict[str, Key] = {}
-        for line in _lines(report):
+        for line in _measured_lines(report):
             named = metric_cell(line) if "metric" in line else line["cell"]
             self._cells.setdefault((line["evaluator"], condition_of(line)), named)
             self._conditions.setdefault(line["cell"], condition_of(line))
@@ -74,9 +74,9 @@ class Leads:
         if column.behind in registry():
             cell = self._measured_by(column.behind, line)
             return to_cell(cell) if cell else ""
-        cell = line.get(column.behind or f"{column.name}_cell")
-        if isinstance(cell, str) and cell:
-            return to_cell(cell)
+        own = line.get(column.behind or f"{column.name}_cell")
+        if isinstance(own, str) and own:
+            return to_cell(own)
         return _to_item(line["item"], column.name) if "item" in line and column.name in self._conditions else ""
 
     def _cell_of(self, line: Line) -> str:
@@ -132,7 +132,7 @@ def _to_item(item: str, cell: str) -> str:
     return f"#item={quote(item, safe='')}" + (f"&cell={quote(cell, safe='')}" if cell else "")
 
 
-def _lines(report: Report) -> Iterator[dict[str, Any]]:
+def _measured_lines(report: Report) -> Iterator[dict[str, Any]]:
     """Every measured condition of every evaluator, with its cell."""
     tables: list[pd.DataFrame] = [report.cells, report.metrics]
     tables += [] if report.answers is None else [report.answers.cells]

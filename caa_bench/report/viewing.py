@@ -117,10 +117,10 @@ def _others(report: Report, *, leading: Collection[str]) -> tuple[dict[str, list
         found.append(_other(line, p, evaluator=line["evaluator"], own=still))
     placebos = report.record.placebos
     found.sort(key=lambda one: cells.loc[one["cell"], "vector"] in placebos)
-    return asked, [*_beside(report, asked), *_spoken(report, asked, leading=leading), *found]
+    return asked, [*_metric_conditions(report, asked), *_spoken(report, asked, leading=leading), *found]
 
 
-def _beside(report: Report, asked: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
+def _metric_conditions(report: Report, asked: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
     """The conditions of metrics, each metric by itself; `asked` gets their items."""
     lines = {metric_cell(line): line for line in report.metrics.to_dict("records")}
     for (cell, task, metric), own in report.metric_items.groupby(["cell", "task", "metric"], sort=False):
