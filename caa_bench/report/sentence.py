@@ -60,7 +60,7 @@ class Card:
     """The answer at one glance.
 
     Args:
-        sentences: at most four: what moves the behavior, what the vector adds, what it costs, how sure that is.
+        told: at most four sentences: what moves the behavior, what the vector adds, what it costs, how sure that is.
         null: nothing moves the behavior, or nothing could be said to.
         chips: one a base.
         beside: smaller print: how layer and dose were found, the vector alone, fits, option mass.
@@ -111,20 +111,20 @@ def card(report: Report) -> Card:
     chosen, record = report.headline, report.record
     several = chosen.layer is not None and len(chosen.layers) > 1
     added = _added(report)
-    layer = f"Layer {words.count(chosen.layer or 0.0)}{{}} {chosen.layer_reason}" if several else ""
+    layer = f"Layer {words.count(chosen.layer or 0.0)}"
     said = tuning_lines(record.tuning)
     own = [line for line in said if line.startswith(f"{chosen.vector}: ")] or said
     tuned = own[0].replace(f"{chosen.vector}: ", f"{words.display(chosen.vector)}: ", 1) if own else UNTUNED
     told = [
         ("arms" if lines else "answers", _movers(report, lines) if lines else _untested(report)),
-        ("arms", added) if added else ("layers", layer.format(" leads:")),
+        ("arms", added) if added else ("layers", f"{layer} leads: {chosen.layer_reason}" * several),
         ("capability" if len(capability_lines(report)) else "costs", cost_in_words(report)),
         ("arms", _sure(report, lines)),
     ]
     beside = [
         ("tuning", (tuned.rstrip("."),)),
         *(("arms", (part,)) for part in _alone(report, lines)),
-        *([("layers", (layer.format(":"),))] if added and layer else []),
+        *([("layers", (f"{layer}: {chosen.layer_reason}",))] if added and several else []),
         *(("costs", part) for part in _fits(report, costs(report))),
         *(("letters", part) for part in _mass(lines)),
     ]
