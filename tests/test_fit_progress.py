@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -113,7 +116,7 @@ def test_a_file_hears_of_the_time_left_of_the_batches_from_the_first_minute_on(c
 
 
 def test_batches_of_short_questions_take_less_time(capsys: pytest.CaptureFixture[str]) -> None:
-    """180 characters and the template's 220 are a usual prompt; without the 180 it is .55 of one. A condition is .03."""
+    """180 characters and the template's 220 are a usual prompt; the 220 alone are .55 of one. A condition is .03."""
     now = [0.0]
     every = [*batches(1, characters=180), *batches(1, characters=0)]
     said = BatchProgress(every, every, terminal=False, clock=lambda: now[0])
@@ -144,7 +147,9 @@ def test_the_time_left_follows_what_reading_and_what_conditions_took(capsys) -> 
 def test_scoring_tells_what_it_took(small: Small) -> None:
     """Every prompt once, under both conditions."""
     chat, behavior = ChatModel.find(str(small.model)), load_behavior(small.behavior)
-    prompts = [chat.choice_prompt([{"role": "user", "content": one.question}], ("(A", "(B")) for one in behavior.test[:5]]
+    prompts = [
+        chat.choice_prompt([{"role": "user", "content": one.question}], ("(A", "(B")) for one in behavior.test[:5]
+    ]
     heard: list[Scored] = []
     end = listen(heard.append)
     score(chat.model, prompts, [[], []], batch_size=2)
@@ -242,3 +247,25 @@ def test_max_pairs_from_a_recipe_reaches_every_fit(small: Small, tmp_path, capfd
     assert [line.split(" ... ")[0] for line in fits] == ["fit lora_sft_positive on 10 pairs", "fit caa on 10 pairs"]
     assert run(["fit", *small.settings("max_pairs=1")], folder=tmp_path) == 2
     assert "max_pairs: 1 is too small; give 2 or more" in (tmp_path / "stderr.txt").read_text()
+
+
+def test_a_terminal_that_says_it_has_no_width_gets_a_bar_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.get_terminal_size", lambda _file: os.terminal_size((0, 0)))
+    monkeypatch.setattr("sys.stderr", Terminal())
+    every = batches(100, 1)
+    said = BatchProgress(every, every, terminal=True)
+    said.finished(every[0])
+    said.close()
+    drawn = sys.stderr.getvalue()
+    assert "1/2 batches" in drawn and " left, " in drawn and "batch/s" not in drawn
+    assert max(map(len, re.split(r"[\r\n]", drawn))) <= 80
+
+
+class Terminal(io.StringIO):
+    """Where a bar is drawn."""
+
+    def fileno(self) -> int:
+        return 2
+
+    def isatty(self) -> bool:
+        return True

@@ -78,7 +78,7 @@ def score(
             chosen = [prompts[row] for row in group]
             with batch_of(chosen):
                 begun = time.monotonic()
-                prefix = _read(model, chosen) if sharing else None
+                prefix = _shared_prefix(model, chosen) if sharing else None
                 read = time.monotonic()
                 for columns, last in _last_logits(model, chosen, wanted, prefix=prefix):
                     where = (torch.tensor(group)[:, None], torch.tensor(columns)[None])
@@ -89,7 +89,7 @@ def score(
     return Scores(logits=logits, log_z=log_z)
 
 
-def _read(model: nn.Module, prompts: Sequence[ChoicePrompt]) -> Split:
+def _shared_prefix(model: nn.Module, prompts: Sequence[ChoicePrompt]) -> Split:
     """What all conditions of a batch share, computed to its end."""
     prefix = split(model, prompts, suffix=len(prompts[0].ids) - prompts[0].first_position)
     settle(model)

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from caa_bench.runs.plan import Batch
 
 CONDITION, TOKEN = 0.03, 0.03
-"""What a condition on a shared prefix, and an answer's token in it, cost beside the prompt itself, until a run has shown
+"""What a condition on a shared prefix, and an answer's token in it, cost beside the prompt itself until a run has shown
 it: .03 with a 0.5B model, .09 with one of 270M whose vocabulary is as large as the rest of it."""
 AROUND, USUAL = 220, 400
-"""Characters that a template puts around a question, and of a usual prompt: with them plain facts take .51 to .55 of the
-time of published questions, as was measured on models of 0.5B and 270M."""
+"""Characters that a template puts around a question, and of a usual prompt: with them plain facts take .51 to .55 of
+the time of published questions, as was measured on models of 0.5B and 270M."""
+
+DRAWN = "{l_bar}{bar}| {n_fmt}/{total_fmt} batches [{elapsed}{postfix}]"
+"""The bar without tqdm's own time left, which takes all batches for equal."""
 
 
 @dataclass(kw_only=True)
@@ -83,7 +86,8 @@ class BatchProgress:
         self._now, self._share = Spent(), 0.0  # of the batch that is computed now
         self._bar: Any = None
         if (sys.stderr.isatty() or in_notebook()) if terminal is None else terminal:
-            self._bar = bar(total=len(batches), initial=len(batches) - len(waiting), unit="batch", disable=False)
+            done = len(batches) - len(waiting)
+            self._bar = bar(total=len(batches), initial=done, unit="batch", disable=False, bar_format=DRAWN)
         self._end = listen(self.scored)
 
     def scored(self, some: Scored) -> None:
@@ -133,7 +137,7 @@ class BatchProgress:
 
     def _say(self, more: str) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(time_left(self.left()))
+            self._bar.set_postfix_str(f"{time_left(self.left())}, {memory()}")
         elif self._clock() >= self._next and self._waiting:
             self._next = self._clock() + EVERY_S
             done = self._count - len(self._waiting)
