@@ -160,7 +160,9 @@ def paper(runs: int) -> list[Result]:
         for what, values, within in (("effect", y, UNBOUNDED), ("level of p", expit(y), SHARE)):
             estimate = bootstrap_mean(values[drawn], np.arange(n), within=within, how=HOW)
             kind = _claim(values[drawn], within=within)
-            found.append(_covered(estimate, float(values.mean()), kind=kind, what=what, setting="the paper's items", n=n))
+            found.append(
+                _covered(estimate, float(values.mean()), kind=kind, what=what, setting="the paper's items", n=n)
+            )
     return found
 
 
