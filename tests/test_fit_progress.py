@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -13,6 +16,8 @@ from small_runs import Small, run
 from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.behaviors.items import Pair
 from caa_bench.behaviors.subset import drawn_pairs
+from caa_bench.engine.pace import Scored, listen, tell
+from caa_bench.engine.score import score
 from caa_bench.evaluators import AnswerProbability
 from caa_bench.evaluators.base import Treatment
 from caa_bench.interventions import CAA, Condition, Unchanged
@@ -20,7 +25,7 @@ from caa_bench.interventions.fitting import Fitting, during
 from caa_bench.models.model import ChatModel
 from caa_bench.runs.plan import Batch
 from caa_bench.tracking.batch_progress import BatchProgress
-from caa_bench.tracking.fit_progress import FitProgress
+from caa_bench.tracking.fit_progress import FitProgress, time_left
 
 
 def test_a_file_hears_of_a_long_fit_once_a_minute(capsys) -> None:
@@ -96,27 +101,77 @@ def batches(*treatments: int, characters: int = 250) -> list[Batch]:
 
 
 def test_a_file_hears_of_the_time_left_of_the_batches_from_the_first_minute_on(capsys) -> None:
-    """The first batch has 100 conditions, 2 prompts' worth an item; those after it one: 2 + 1.01 + 1.01 + 1.01."""
+    """The first batch has 100 conditions, each .03 of a prompt: four prompts an item. Those after it have one."""
     now = [0.0]
-    every = batches(100, 1, 1, 1)
+    every = batches(100, 1, 1, 1, characters=180)
     said = BatchProgress(every, every, terminal=False, clock=lambda: now[0])
     for seconds, batch in zip((40.0, 60.0, 100.0, 120.0), every, strict=True):
         now[0] = seconds
         said.finished(batch)
+    said.close()
     lines = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"  1 of 4 batches, about 61 s left, \d+\.\d GB", lines[0])  # 40 s x 3.03 / 2
-    assert re.fullmatch(r"  3 of 4 batches, about 25 s left, \d+\.\d GB", lines[1])  # 100 s x 1.01 / 4.02
+    assert re.fullmatch(r"  1 of 4 batches, about 31 s left, \d+\.\d GB", lines[0])  # 40 s x 3.09 / 4
+    assert re.fullmatch(r"  3 of 4 batches, about 17 s left, \d+\.\d GB", lines[1])  # 100 s x 1.03 / 6.06
     assert len(lines) == 2
 
 
 def test_batches_of_short_questions_take_less_time(capsys: pytest.CaptureFixture[str]) -> None:
-    """Behind 100 s of usual prompts, 50 characters cost half: 200 of 400 with the template, and a hundredth each."""
+    """180 characters and the template's 220 are a usual prompt; the 220 alone are .55 of one. A condition is .03."""
     now = [0.0]
-    every = [*batches(1), *batches(1, characters=50)]
+    every = [*batches(1, characters=180), *batches(1, characters=0)]
     said = BatchProgress(every, every, terminal=False, clock=lambda: now[0])
-    now[0] = 100.0
+    now[0] = 90.0
     said.finished(every[0])
-    assert "1 of 2 batches, about 50 s left" in capsys.readouterr().err  # 100 s x .51 / 1.01
+    said.close()
+    assert "1 of 2 batches, about 51 s left" in capsys.readouterr().err  # 90 s x .58 / 1.03
+
+
+def test_the_time_left_follows_what_reading_and_what_conditions_took(capsys) -> None:
+    """A model whose conditions cost a tenth of a prompt each is not taken for one where they cost .03."""
+    now = [0.0]
+    every = batches(100, 10, characters=180)
+    said = BatchProgress(every, every, terminal=False, clock=lambda: now[0])
+    for seconds in (22.0, 44.0):  # half of the first batch each: 2 s for two prompts, 20 s for 200 conditions
+        now[0] = seconds
+        tell(Scored(share=0.5, conditions=100, read_s=2.0, conditions_s=20.0))
+    said.finished(every[0])
+    said.close()
+    now[0] = 200.0
+    tell(Scored(share=0.5, conditions=10, read_s=2.0, conditions_s=20.0))  # nobody listens any more
+    lines = capsys.readouterr().err.splitlines()
+    # the other half takes 22 s, and the next batch 4 s for its prompts and 4 s for its conditions
+    assert re.fullmatch(r"  0 of 2 batches and 50% of the next, about 30 s left, \d+\.\d GB", lines[0])
+    assert len(lines) == 1 and said.left() == pytest.approx(8.0)
+
+
+def test_scoring_tells_what_it_took(small: Small) -> None:
+    """Every prompt once, under both conditions."""
+    chat, behavior = ChatModel.find(str(small.model)), load_behavior(small.behavior)
+    prompts = [
+        chat.choice_prompt([{"role": "user", "content": one.question}], ("(A", "(B")) for one in behavior.test[:5]
+    ]
+    heard: list[Scored] = []
+    end = listen(heard.append)
+    score(chat.model, prompts, [[], []], batch_size=2)
+    end()
+    score(chat.model, prompts, [[], []], batch_size=2)
+    assert sum(one.share for one in heard) == pytest.approx(1.0) and len(heard) >= 3
+    assert {one.conditions for one in heard} == {2} and all(one.conditions_s > 0 for one in heard)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "about 0 s left"),
+        (99.0, "about 99 s left"),
+        (104.0, "about 1 min 40 s left"),
+        (118.0, "about 2 min left"),
+        (594.0, "about 9 min 50 s left"),
+        (3599.0, "about 60 min left"),
+    ],
+)
+def test_time_left_in_usual_words(seconds: float, said: str) -> None:
+    assert time_left(seconds) == said
 
 
 def test_a_continued_run_counts_its_own_time_and_a_short_one_says_nothing(capsys) -> None:
@@ -192,3 +247,25 @@ def test_max_pairs_from_a_recipe_reaches_every_fit(small: Small, tmp_path, capfd
     assert [line.split(" ... ")[0] for line in fits] == ["fit lora_sft_positive on 10 pairs", "fit caa on 10 pairs"]
     assert run(["fit", *small.settings("max_pairs=1")], folder=tmp_path) == 2
     assert "max_pairs: 1 is too small; give 2 or more" in (tmp_path / "stderr.txt").read_text()
+
+
+def test_a_terminal_that_says_it_has_no_width_gets_a_bar_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.get_terminal_size", lambda _file: os.terminal_size((0, 0)))
+    monkeypatch.setattr("sys.stderr", Terminal())
+    every = batches(100, 1)
+    said = BatchProgress(every, every, terminal=True)
+    said.finished(every[0])
+    said.close()
+    drawn = sys.stderr.getvalue()
+    assert "1/2 batches" in drawn and " left, " in drawn and "batch/s" not in drawn
+    assert max(map(len, re.split(r"[\r\n]", drawn))) <= 80
+
+
+class Terminal(io.StringIO):
+    """Where a bar is drawn."""
+
+    def fileno(self) -> int:
+        return 2
+
+    def isatty(self) -> bool:
+        return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from caa_bench import CAA, Benchmark, BenchmarkArguments, Intervention, LoraSFT,
 from caa_bench.__main__ import main
 from caa_bench.analysis.cells import cell_table, shift_table
 from caa_bench.analysis.effects import between_fits, of_pairs
-from caa_bench.analysis.fits import Design, effect_intervals, effect_p_values
+from caa_bench.analysis.fits import Design, effect_intervals, effect_p_values, two_way
 from caa_bench.analysis.frames import grouped
 from caa_bench.analysis.items import item_scores
 from caa_bench.analysis.power import Noise, detectable_effect, detectable_with
@@ -311,3 +312,25 @@ def test_a_single_fit_is_the_run_that_it_was(small: Small, tmp_path: Path, monke
     assert report.stacking["caveats"].str.contains("one seed").all()
     assert len(json.loads(Path("run/manifest.json").read_text())["facts"]["artifacts"]) == 1
     assert RowStore(Path("run/rows.jsonl")).frame()["cell"].nunique() == len(cells)
+
+
+def test_what_item_and_fit_have_together_is_not_counted_twice() -> None:
+    """Two-way analysis of variance by hand: with I items and F fits the mean square of e is what they have together."""
+    rng = np.random.default_rng(5)
+    items, fits = 40, 3
+    values = rng.normal(0, 1, (items, 1, 1)) + rng.normal(0, 0.3, (1, 1, fits)) + rng.normal(0, 0.5, (items, 1, fits))
+    design = Design(clusters=np.arange(items), n_fits=np.array([fits]))
+    own = values[:, 0]
+    left = own - own.mean(axis=1, keepdims=True) - own.mean(axis=0) + own.mean()
+    together = (left**2).sum() / ((items - 1) * (fits - 1)) / (items * fits)
+    by_fit = own.mean(axis=0).var(ddof=1) / fits
+    found = two_way(values, values, design)
+    assert found.by_item[0] == pytest.approx(own.mean(axis=1).var(ddof=1) / items)
+    assert found.by_fit[0] == pytest.approx(by_fit - 0.5 * together)
+    resampled = replace(design, resampling=np.array([np.inf]))
+    assert two_way(values, values, resampled).by_fit[0] == pytest.approx((by_fit - 0.5 * together) * (fits + 1))
+    # fits that differ in every item alike have nothing together with items, and all of their variance counts
+    alike = rng.normal(0, 1, (items, 1, 1)) + rng.normal(0, 0.3, (1, 1, fits))
+    assert two_way(alike, alike, design).by_fit[0] == pytest.approx(alike.mean(axis=0)[0].var(ddof=1) / fits)
+    # of two effects, one twice the other, it is the covariance: twice the variance
+    assert two_way(values, 2 * values, design).by_fit[0] == pytest.approx(2 * found.by_fit[0])

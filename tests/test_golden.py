@@ -3,8 +3,8 @@
 The runs were made before the code was moved into folders; the ends of `two_fits` on the finetune were renewed when its
 seeds were no longer counted as resamples of the pairs, and its detectable effects when they took the fits' few degrees
 of freedom. Ends of levels, of skewed effects and p-values were renewed when they were made to cover (docs/numbers.md 6
-and 7); no point and no verdict changed. `manifest.json` names no place of the machine they were made on; timings and
-page are not kept.
+and 7), those of `two_fits` once more when what item and fit have together was no longer counted twice (14); no point
+and no verdict changed. `manifest.json` names no place of the machine they were made on; timings and page are not kept.
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_runs import simulate
 
 from caa_bench.__main__ import main
 from caa_bench.analysis.power import Noise, items_needed, items_to_settle
+from caa_bench.commands.power import needs, needs_text
 from caa_bench.report import make_report
 
 
@@ -43,6 +45,25 @@ def test_from_a_run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert sorted(shown) == sorted(wanted)
     more = answer(capsys, str(folder), "--effect", "0.1", "--power", "0.9")
     assert int(more.split()[0]) > int(answer(capsys, str(folder), "--effect", "0.1").split()[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "answered"),
+    [({}, True), ({"alone": 0.09, "alone_low": 0.03}, False), ({"verdict": "not measurable"}, False)],
+)
+def test_where_no_number_of_items_settles_it_none_is_asked_for(
+    folder: Path, changes: dict[str, Any], *, answered: bool
+) -> None:
+    """A vector alone of .09 log-odds gets no verdict on what is kept of it, however many items there are."""
+    report = make_report(folder)
+    for name, value in changes.items():
+        report.stacking[name] = value
+    found = needs(report, effect=None, power=0.8)
+    assert found and all((need.items is not None) == answered for need in found)
+    said = needs_text(found, effect=None, power=0.8)
+    assert said.startswith("no number of items is enough") != answered
+    assert ("more items settle nothing there" in " ".join(said.split())) != answered
+    assert all(need.items is not None for need in needs(report, effect=0.1, power=0.8)), "an effect can be asked for"
 
 
 def test_the_spread_is_the_items_own(folder: Path) -> None:

@@ -14,7 +14,7 @@ from report_runs import simulate
 from caa_bench.benchmark import Benchmark
 from caa_bench.recipe import load_recipe
 from caa_bench.report import make_report, write_report
-from caa_bench.report.viewing import embedded, viewer
+from caa_bench.report.sections.samples import embedded, viewer
 
 BASES = ("none", "system_prompt_positive")
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
 from random_models import random_model
+from small_behavior import write_behavior
 from torch.utils.flop_counter import FlopCounterMode
 
+from caa_bench.benchmark import Benchmark
+from caa_bench.commands.compare import say_time
+from caa_bench.commands.dry_run import estimated_time
 from caa_bench.commands.fit_memory import Shape
-from caa_bench.commands.run_time import GPU_FLOPS, Operations, core_flops, fitting, in_words, run_time
+from caa_bench.commands.run_time import GPU_FLOPS, Operations, core_flops, fitting, in_words, run_time, together
 from caa_bench.interventions import CAA, FullSFT, LoraSFT, SystemPrompt
 from caa_bench.models.model import ChatModel
+from caa_bench.recipe import BenchmarkArguments
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +69,27 @@ def test_the_time_is_the_arithmetic_over_the_measured_speed(folder: Path, monkey
     assert found.gpu_s == pytest.approx(work.flops(shape) / GPU_FLOPS)
     assert "tuning" not in found.text()
     assert (in_words(99.4), in_words(120), in_words(3000), in_words(5400)) == ("99 s", "2.0 min", "50 min", "1.5 h")
+
+
+@pytest.mark.parametrize(
+    ("cores_flops", "said"), [(1e6, r"about [\d.]+ min in all \(.*measuring .*\), less what is"), (1e15, "")]
+)
+def test_a_run_says_first_how_long_all_of_it_takes(
+    folder: Path,
+    tmp_path: Path,
+    cores_flops: float,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A slow machine, on which it is minutes; and one so fast that there is nothing to say. On the CPU alone."""
+    monkeypatch.setattr("caa_bench.commands.run_time.core_flops", lambda: cores_flops)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    behavior = write_behavior(tmp_path / "small")
+    made = Benchmark(ChatModel.find(str(folder)), behavior=str(behavior), args=BenchmarkArguments(tune="off"))
+    say_time([made, made])
+    found = capsys.readouterr().err
+    assert re.match(said, found) if said else not found
+    both = estimated_time(made)
+    assert both is not None and together([both, both]).seconds["measuring"] == 2 * both.seconds["measuring"]

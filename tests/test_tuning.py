@@ -31,7 +31,7 @@ from caa_bench.models.loading import Loading
 from caa_bench.models.model import ChatModel
 from caa_bench.runs.rows import RowStore, frame_of
 from caa_bench.runs.tuning_grid import Search, between, dose_of, first_layers, to_tune
-from caa_bench.runs.tuning_items import items_line, search_items
+from caa_bench.runs.tuning_items import items_line, search_items, tuned_on
 from caa_bench.runs.tuning_record import tuning_lines
 
 FEW = {"report_to": (), "draws": 199}
@@ -440,6 +440,8 @@ def test_a_small_selection_split_is_topped_up_with_training_items_never_with_tes
         "Tuned on 50 items in both option orders, 6 of the selection split and, as 20 are needed, 44 of the training "
         "split; vectors were fitted on 4 of those, where effects are larger than on new items"
     )
+    assert tuned_on(found.facts()) == "selection and training items"
+    assert (tuned_on({}), tuned_on({"of_train": 9, "of_selection": 0})) == ("the selection split", "training items")
     assert len(search_items(behavior, limit=12)) == 12
     large = load_behavior(write_behavior(tmp_path / "large", train=10, test=8, selection=20))
     assert search_items(large, limit=None).behavior is large

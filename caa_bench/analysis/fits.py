@@ -1,9 +1,9 @@
 """Estimates over items AND fits: LoRA seeds or resamples of CAA's pairs, averaged per item. docs/numbers.md 8, 14.
 
 One fit: the bootstrap over clusters of `intervals`. Several: a two-way variance, items + fits (Cameron, Gelbach &
-Miller 2011, J. Business & Economic Statistics 29), with Satterthwaite's degrees of freedom (1946, Biometrics Bulletin
-2) or, below five fits, Cochran's quantile (1964, Biometrics 20), instead of a bootstrap over items and fits, which
-draws from 2-5 fits too few to see their spread. Coverage stands in docs/numbers.md (`make simulate`).
+Miller 2011, J. Business & Economic Statistics 29), with Cochran's quantile (1964, Biometrics 20), instead of a
+bootstrap over items and fits, which draws from 2-5 fits too few to see their spread. Coverage stands in docs/numbers.md
+(`make simulate`).
 Shapes: N items, L lines, F fits (unused ones NaN), C clusters.
 """
 
@@ -28,8 +28,8 @@ from caa_bench.analysis.intervals import (
     share_ends,
 )
 
-MANY_FITS = 5
-"""From so many on Satterthwaite's degrees of freedom hold; with fewer Cochran's wider quantile is taken."""
+SUBTRACTED_OF_TWO, SUBTRACTED = 0.15, 0.5
+"""How much of what item and fit have together is not counted twice, with two fits and with more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,10 +188,10 @@ def two_way(one: np.ndarray, two: np.ndarray, design: Design) -> TwoWay:
     With r_cf the residual of cluster c in fit f about the overall mean and n the items:
         by_item = C / (C - 1) sum_c (mean_f r_cf)^2 / n^2     items drawn anew, the fits as they are
         by_fit  = sum_f (sum_c r_cf)^2 / (F (F - 1) n^2)      fits drawn anew, the items as they are
-        df      = (by_item + by_fit)^2 / (by_item^2 / (C - 1) + by_fit^2 / (F - 1))         Satterthwaite
-    Their sum leaves out what Cameron, Gelbach & Miller subtract, the variance of item and fit together: it counts that
-    residual twice, at most its share of SE^2, on the safe side. Items that miss one fit are left out, so that every
-    fit is a mean over the same items. One fit: `by_fit` is 0 (unknown, and said so beside the verdict).
+        df      those of Cochran's quantile (`cochran_df`)
+    What item and fit have together is in both; Cameron, Gelbach & Miller subtract it, `_of_fits_alone` a part of it.
+    Items that miss one fit are left out, so that every fit is a mean over the same items. One fit: `by_fit` is 0
+    (unknown, and said so beside the verdict).
     """
     n_fits = one.shape[2]
     sums = cluster_sums(one.mean(axis=2), design.clusters)
@@ -203,6 +203,7 @@ def two_way(one: np.ndarray, two: np.ndarray, design: Design) -> TwoWay:
         if n_fits == 1:
             return TwoWay(sums=sums, by_item=by_item, by_fit=np.zeros(len(n)), df=c - 1.0)
         by_fit = (first.sum(axis=1) * second.sum(axis=1)).sum(axis=1) / n**2 / (n_fits * (n_fits - 1))
+        by_fit *= np.sqrt(_of_fits_alone(first, sums.count) * _of_fits_alone(second, sums.count))
         if design.resampling is not None:
             # s^2 / F for all, and once more that part of s^2 = F by_fit which is of the pairs: at most all of it.
             between = np.abs(n_fits * by_fit)
@@ -210,11 +211,30 @@ def two_way(one: np.ndarray, two: np.ndarray, design: Design) -> TwoWay:
                 np.minimum(design.resampling, between), between, out=np.zeros(len(n)), where=between > 0
             )
             by_fit = by_fit * (1 + n_fits * of_pairs)
-        df = (by_item + by_fit) ** 2 / (by_item**2 / (c - 1.0) + by_fit**2 / (n_fits - 1))
-    df = np.where(np.isfinite(df), df, c - 1.0)
-    if n_fits < MANY_FITS:
-        df = cochran_df(by_item, by_fit, c - 1.0, n_fits - 1.0)
+    df = cochran_df(by_item, np.abs(by_fit), c - 1.0, n_fits - 1.0)
     return TwoWay(sums=sums, by_item=by_item, by_fit=by_fit, df=df)
+
+
+def _of_fits_alone(residuals: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The share of `by_fit` that is not of item and fit together, which `by_item` has already. [L]
+
+    With e_cf the residual r_cf less its cluster's mean over fits and its fit's share of the cluster:
+        together = C / (C - 1) sum_cf e_cf^2 / (F (F - 1) n^2)
+    Subtracting all of it leaves intervals that are too short where few fits happen to agree (two resamples: .90),
+    subtracting nothing leaves them too long (.98). What is subtracted was found by simulation (`make simulate`).
+
+    Args:
+        residuals: [L, C, F]
+        count: items of each cluster. [L, C]
+    """
+    n_fits, n = residuals.shape[2], count.sum(axis=1)
+    c = (count > 0).sum(axis=1)
+    sums = residuals.sum(axis=1, keepdims=True)  # of each fit, [L, 1, F]
+    own = residuals - residuals.mean(axis=2, keepdims=True) - (count / n[:, None])[:, :, None] * sums
+    together = c / (c - 1.0) * (own**2).sum(axis=(1, 2))
+    whole = (sums[:, 0] ** 2).sum(axis=1)
+    part = SUBTRACTED_OF_TWO if n_fits == 2 else SUBTRACTED
+    return np.clip(1 - part * np.divide(together, whole, out=np.zeros(len(n)), where=whole > 0), 0.0, 1.0)
 
 
 def cochran_df(by_item: np.ndarray, by_fit: np.ndarray, of_items: np.ndarray, of_fits: float) -> np.ndarray:

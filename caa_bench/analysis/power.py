@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import special, stats
 
-from caa_bench.analysis.fits import MANY_FITS, cochran_df
+from caa_bench.analysis.fits import cochran_df
 
 LEVEL = 0.05
 """Of every test, and of the false-discovery rate within a family."""
@@ -75,11 +75,8 @@ class Noise:
         se = math.sqrt(by_item + by_fit)
         if self.n_fits == 1 or se == 0:
             return se, n - 1.0
-        if self.n_fits < MANY_FITS:
-            return se, float(
-                cochran_df(np.array([by_item]), np.array([by_fit]), np.array([n - 1.0]), self.n_fits - 1.0)[0]
-            )
-        return se, (by_item + by_fit) ** 2 / (by_item**2 / (n - 1) + by_fit**2 / (self.n_fits - 1))
+        of_items, of_fits = np.array([n - 1.0]), self.n_fits - 1.0
+        return se, float(cochran_df(np.array([by_item]), np.array([by_fit]), of_items, of_fits)[0])
 
 
 def items_needed(effect: float, noise: Noise, *, power: float = 0.8) -> int | None:
@@ -155,13 +152,9 @@ def _edges(noise: Noise, *, n: int, se: float) -> np.ndarray:
     of_items, of_fits = n - 1.0, noise.n_fits - 1.0
     by_item, by_fit = noise.items**2 / n, noise.fits**2 * _spreads(noise.n_fits)
     seen = by_item + by_fit
-    if noise.n_fits < MANY_FITS:
-        share = by_fit / seen
-        few, many = (stats.t.ppf(1 - LEVEL / 2, one) for one in (of_fits, max(of_items, of_fits)))
-        edge = share * few + (1 - share) * many
-    else:
-        edge = stats.t.ppf(1 - LEVEL / 2, seen**2 / (by_item**2 / of_items + by_fit**2 / of_fits))
-    return np.asarray(edge * np.sqrt(seen) / se)
+    share = by_fit / seen
+    few, many = (stats.t.ppf(1 - LEVEL / 2, one) for one in (of_fits, max(of_items, of_fits)))
+    return np.asarray((share * few + (1 - share) * many) * np.sqrt(seen) / se)
 
 
 @lru_cache(maxsize=8)

@@ -34,7 +34,8 @@ SATURATED = 0.5
 OPPOSITE = "opposite in words"
 DRAWS = 199
 """Resamples of the effects: the share is known to about .03."""
-REFUSED = ("no verdict", "not measurable")
+NOT_MEASURABLE = "not measurable"
+REFUSED = ("no verdict", NOT_MEASURABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ def _refused(e: Evidence, vector: str) -> str | None:
     if e.n_clusters < MIN_CLUSTERS:
         return f"no verdict ({e.n_clusters} clusters < {MIN_CLUSTERS})"
     if e.mass_low_share > MEASURABLE:
-        return "not measurable"
+        return NOT_MEASURABLE
     if e.fits_disagree:
         return "not settled (fits disagree)"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +24,7 @@ class Compare(RecipeCommand):
     help = "measure CAA on top of every base and print how they stack"
 
     on_ranks = True
-    _copies = 1
+    _copies, _quiet = 1, False
 
     def add_options(self, parser: ArgumentParser) -> None:
         """The recipe, and how many copies of the model share the work."""
@@ -40,7 +41,7 @@ class Compare(RecipeCommand):
         """Check everything; then do it, or list what it would cost."""
         if options.replicas < 1:
             raise UserError(f"--replicas: {options.replicas} given; give 1 or more")
-        self._copies = options.replicas
+        self._copies, self._quiet = options.replicas, options.quiet
         return super().run(options)
 
     def work(self, made: Sequence[Benchmark]) -> int:
@@ -49,6 +50,8 @@ class Compare(RecipeCommand):
         from caa_bench.report.comparison import render_summary
         from caa_bench.report.text import columns_of
 
+        if not self._quiet and self._copies == 1:
+            say_time(made)
         with self._replicas(made[0]) as replicas:
             for benchmark in made if replicas is not None else ():
                 benchmark.replicas = replicas
@@ -73,6 +76,26 @@ class Compare(RecipeCommand):
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
         return replicas
+
+
+def say_time(made: Sequence[Benchmark]) -> None:
+    """On stderr, how long all of it takes on this machine's CPU; nothing on a GPU, or for less than a minute.
+
+    The bars say only how long their own part takes: a fit, a search, the measuring.
+    """
+    import torch
+
+    from caa_bench.commands.dry_run import estimated_time
+    from caa_bench.commands.run_time import in_words, together
+
+    on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if on_gpu or made[0].chat.embedded or made[0].chat.loading.parallel != "none":
+        return
+    times = [estimated_time(benchmark) for benchmark in made]
+    time = together([one for one in times if one is not None])
+    if None in times or time.total_s < 60:
+        return
+    print(f"about {in_words(time.total_s)} in all ({time.parts}), less what is kept from before", file=sys.stderr)
 
 
 class Sweep(Compare):

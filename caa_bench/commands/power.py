@@ -127,8 +127,8 @@ class Need:
         n: items that this run has.
         alone: the vector alone, log-odds in the dose's direction.
         spread: standard deviation of the per-item interaction, log-odds.
-        items: how many the question needs; None where it has no answer: the vector alone does nothing there, or the
-            fits' own noise is too large for any number of items.
+        items: how many the question needs; None where more items answer nothing: the vector alone does next to nothing,
+            the stack is not measurable, or the fits' own noise is too large.
     """
 
     base: str
@@ -179,7 +179,11 @@ def needs_text(found: Sequence[Need], *, effect: float | None, power: float) -> 
     known = [need.items for need in found if need.items is not None]
     have = max((need.n for need in found), default=0)
     how = f"(log-odds, {power:.0%} power, two-sided 5%; this run has {have} items)"
-    answer = f"{max(known)} items are needed {question} on every base {how}" if known else f"no answer {question} {how}"
+    answer = (
+        f"{max(known)} items are needed {question} on every base {how}"
+        if known
+        else f"no number of items is enough {question} {how}"
+    )
     lines = [
         [
             need.base,
@@ -195,7 +199,8 @@ def needs_text(found: Sequence[Need], *, effect: float | None, power: float) -> 
         table = folded(["base", "dose", "n", "vector alone", "sd of the interaction", "items needed"], lines, names=2)
     parts = [wrapped(f"{answer}\n"), table]
     if len(known) < len(found):
-        parts.append(wrapped("n/a: the vector alone does nothing there, or no number of items is enough"))
+        why = "the vector alone moves it by less than 0.25, the stack is not measurable by letters"
+        parts.append(wrapped(f"n/a: {why}, or no number of items is enough; more items settle nothing there"))
     return safe("\n".join(parts))
 
 
@@ -209,9 +214,12 @@ def _needs_json(found: Sequence[Need], *, effect: float | None, power: float) ->
 def _items(line: Mapping[str, Any], *, noise: Noise, effect: float | None, power: float) -> int | None:
     from caa_bench.analysis.estimates import MIN_ITEMS
     from caa_bench.analysis.power import items_needed, items_to_settle
+    from caa_bench.analysis.verdict import NOT_MEASURABLE, SMALLEST
 
-    if effect is None and not line["alone_low"] > 0:
-        return None
+    if effect is None and (
+        not (line["alone_low"] > 0 and line["alone"] >= SMALLEST) or line["verdict"].startswith(NOT_MEASURABLE)
+    ):
+        return None  # `analysis.verdict` says so of any number of items
     found = (
         items_to_settle(line["alone"], noise, power=power)
         if effect is None

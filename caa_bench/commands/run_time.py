@@ -83,13 +83,17 @@ class RunTime:
         """All parts together."""
         return sum(self.seconds.values())
 
+    @property
+    def parts(self) -> str:
+        """How long each part takes."""
+        return ", ".join(f"{name} {in_words(own)}" for name, own in self.seconds.items() if own >= 0.5)
+
     def text(self) -> str:
         """The line of a dry run."""
-        parts = ", ".join(f"{name} {in_words(own)}" for name, own in self.seconds.items() if own >= 0.5)
         cores = "1 CPU core" if self.cores == 1 else f"{self.cores} CPU cores"
         return (
-            f"about {in_words(self.total_s)} on {cores} of this machine in float32 ({parts}); the arithmetic alone "
-            f"{self.gpu_s:,.1f} s on a data-center GPU"
+            f"about {in_words(self.total_s)} on {cores} of this machine in float32 ({self.parts}); the arithmetic "
+            f"alone {self.gpu_s:,.1f} s on a data-center GPU"
         )
 
 

@@ -6,6 +6,7 @@ Shapes: N prompts, C conditions, K options, B prompts of a batch, S steered toke
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from caa_bench.engine.batches import batched
 from caa_bench.engine.edit import Edit
 from caa_bench.engine.forwards import full_logits, shared_logits
+from caa_bench.engine.pace import Scored, settle, tell
 from caa_bench.engine.pack import Rows
 from caa_bench.engine.positions import batch_of
-from caa_bench.engine.prefix import split
+from caa_bench.engine.prefix import Split, split
 from caa_bench.engine.sharing import can_share, shareable
 from caa_bench.engine.sites import check_edits
 from caa_bench.models.blocks import frozen, num_layers, text_config
@@ -75,24 +77,38 @@ def score(
         for group in rope_apart(model, prompts, batched(prompts, batch_size, exact=half)):
             chosen = [prompts[row] for row in group]
             with batch_of(chosen):
-                for columns, last in _last_logits(model, chosen, wanted, sharing=sharing):
+                begun = time.monotonic()
+                prefix = _shared_prefix(model, chosen) if sharing else None
+                read = time.monotonic()
+                for columns, last in _last_logits(model, chosen, wanted, prefix=prefix):
                     where = (torch.tensor(group)[:, None], torch.tensor(columns)[None])
                     logits[where] = _of_candidates(last, chosen, options)
                     log_z[where] = last.logsumexp(-1).cpu()
+            spent = {"read_s": read - begun, "conditions_s": time.monotonic() - read}
+            tell(Scored(share=len(group) / len(prompts), conditions=len(conditions), **spent))
     return Scores(logits=logits, log_z=log_z)
 
 
+def _shared_prefix(model: nn.Module, prompts: Sequence[ChoicePrompt]) -> Split:
+    """What all conditions of a batch share, computed to its end."""
+    prefix = split(model, prompts, suffix=len(prompts[0].ids) - prompts[0].first_position)
+    settle(model)
+    return prefix
+
+
 def _last_logits(
-    model: nn.Module, prompts: Sequence[ChoicePrompt], conditions: Sequence[Sequence[Edit]], *, sharing: bool
+    model: nn.Module,
+    prompts: Sequence[ChoicePrompt],
+    conditions: Sequence[Sequence[Edit]],
+    *,
+    prefix: Split | None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """One batch: columns of `conditions`, and their logits after each prompt. [B, columns, V]"""
     layers = num_layers(model)
-    shared = [column for column, edits in enumerate(conditions) if sharing and shareable(edits)]
-    if shared:
-        suffix = len(prompts[0].ids) - prompts[0].first_position
-        prefix = split(model, prompts, suffix=suffix)
+    shared = [column for column, edits in enumerate(conditions) if prefix is not None and shareable(edits)]
+    if prefix is not None:
         shared.sort(key=lambda column: min((edit.follows for edit in conditions[column]), default=layers))
-        size = _rows_at_once(len(prompts), suffix, text_config(model).vocab_size)
+        size = _rows_at_once(len(prompts), prefix.suffix, text_config(model).vocab_size)
         for start in range(0, len(shared), size):
             columns = shared[start : start + size]
             rows = Rows([conditions[column] for column in columns], layers)

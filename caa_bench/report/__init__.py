@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from caa_bench.report.exports import bibtex, methods_latex, stacking_latex
-from caa_bench.report.facts import recipe_yaml
 from caa_bench.report.model import Report, make_report
-from caa_bench.report.page import render_page
+from caa_bench.report.page import recipe_yaml, render_page
 from caa_bench.report.sections import files as tables
 from caa_bench.report.sections import sections
 from caa_bench.storage.drawing import save_drawings, to_csv

@@ -13,6 +13,7 @@ from caa_bench.analysis.frames import CONDITION
 from caa_bench.analysis.intervals import can_show_loss
 from caa_bench.evaluators import registry
 from caa_bench.runs.record import RunRecord
+from caa_bench.runs.tuning_items import tuned_on
 from caa_bench.runs.tuning_record import dose_unit
 
 MEASURE = "answer_probability"
@@ -66,7 +67,7 @@ def find_headline(record: RunRecord, every: pd.DataFrame) -> Headline:
     choices = _choices(steered, every) if selection else ()
     layer, reason = _layer(record, layers, choices, cost=_not_shown(every))
     if vector in record.tuning.get("settled", {}):
-        reason = "tuned on the selection split"
+        reason = f"tuned on {tuned_on(record.tuning)}"
     here = steered if layer is None else steered[steered["layer"] == layer]
     unit = dose_unit(record.tuning, vector)
     doses = (_nearest(here["multiplier"].tolist(), unit=unit, sign=sign) for sign in (-1, 1))

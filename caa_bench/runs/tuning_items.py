@@ -66,6 +66,13 @@ def search_items(behavior: Behavior, *, limit: int | None) -> SearchItems:
     return SearchItems(behavior=topped, selection=len(own), unseen=len(unseen), fitted=len(fitted))
 
 
+def tuned_on(record: Mapping[str, Any]) -> str:
+    """What a search chose on, in a few words; training items stand in where the selection split has too few."""
+    if not record.get("of_train", 0):
+        return "the selection split"
+    return "selection and training items" if record["of_selection"] else "training items"
+
+
 def items_line(record: Mapping[str, Any]) -> str:
     """How many items were looked at, and of which splits.
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from typing import Any
+
+UNKNOWN_WIDTH = 80
+"""Columns of a terminal that says that it has none, as one in a container may."""
 
 
 def bar(*, total: int, initial: int, unit: str, **more: Any) -> Any:
@@ -19,7 +24,15 @@ def bar(*, total: int, initial: int, unit: str, **more: Any) -> Any:
     from tqdm import tqdm
 
     # disable=None: no bar where stderr is a file, the cells' lines are enough there
-    return tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True, **{"disable": None, **more})
+    return tqdm(total=total, initial=initial, unit=unit, **_width(), **{"disable": None, **more})
+
+
+def _width() -> dict[str, Any]:
+    """What tqdm takes for the width: what the terminal says at each moment, unless that is nothing."""
+    with suppress(OSError, ValueError, AttributeError):
+        if os.get_terminal_size(sys.stderr.fileno()).columns == 0:
+            return {"ncols": UNKNOWN_WIDTH, "nrows": 24}
+    return {"dynamic_ncols": True}
 
 
 def in_notebook() -> bool:

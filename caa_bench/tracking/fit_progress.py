@@ -81,8 +81,18 @@ class FitProgress:
 
 
 def time_left(seconds: float) -> str:
-    """In seconds, or in minutes where there are many."""
-    return f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left"
+    """In seconds; in minutes where there are many, and with tens of seconds while a minute still says something.
+
+    Example:
+        >>> time_left(42.4), time_left(104), time_left(3000)
+        ('about 42 s left', 'about 1 min 40 s left', 'about 50 min left')
+    """
+    if seconds < 100:
+        return f"about {seconds:.0f} s left"
+    if seconds >= 595:
+        return f"about {seconds / 60:.0f} min left"
+    minutes, rest = divmod(round(seconds, -1), 60)
+    return f"about {minutes:.0f} min {rest:.0f} s left" if rest else f"about {minutes:.0f} min left"
 
 
 def memory() -> str:

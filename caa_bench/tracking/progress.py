@@ -62,7 +62,8 @@ class Progress(Callback):
 
     def on_tuning_begin(self, *, name: str, plan: Plan, waiting: Sequence[Batch]) -> None:
         """Say what is tried; open a bar over the batches that are not done yet."""
-        _say(f"tuning, {name}: {len(plan.cells)} cells of the selection split")
+        items = len({item.id for batch in plan.batches for item in batch.items})
+        _say(f"tuning, {name}: {len(plan.cells)} cells on {items} items")
         self.close()
         self.bar = BatchProgress(plan.batches, waiting)
 
