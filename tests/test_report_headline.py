@@ -229,6 +229,26 @@ def test_the_card_s_null_is_honest(tmp_path: Path) -> None:
     assert [chip.kind for chip in shown.chips] == ["adds nothing"]
 
 
+def test_where_the_model_does_not_answer_with_a_letter_that_stands_in_front(tmp_path: Path) -> None:
+    """Over a quarter of the items with an option mass under .5: what does not move cannot be measured so."""
+    bases, gain = ("none", "system_prompt_neutral"), {"caa": 0.02}
+    report = _report(tmp_path, bases=bases, gain=gain, multipliers=(-1.0, 1.0), vectors=("caa",))
+    report.cells["mass_low_share"] = 0.25
+    assert card(report).sentences[0].startswith("Nothing measured here moves refusal (largest: ")
+    report.cells["mass_low_share"] = 0.3
+    said = card(report).sentences[0]
+    assert said.startswith("Not measurable: the answer letters hold ") and "nothing moves them (largest: " in said
+
+
+def test_a_model_that_guesses_has_no_cost_that_could_be_seen(tmp_path: Path) -> None:
+    report = _report(tmp_path, loss={}, vectors=("caa",))
+    facts = report.cells["evaluator"] == "capability"
+    assert card(report).sentences[2].startswith("No measurable capability cost (")
+    report.cells.loc[facts, "p_balanced"] = 0.51
+    said = card(report).sentences[2]
+    assert said.startswith("What it costs is not known: there is little to lose (51% correct without steering, ")
+
+
 def test_how_sure_holds_intervals_and_the_rank_among_placebos(tmp_path: Path) -> None:
     """The numbers are those of arms.csv."""
     report = _report(tmp_path, bases=("none",), multipliers=(-1.0, 1.0), draws=19)

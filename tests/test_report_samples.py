@@ -77,7 +77,8 @@ def test_the_viewer_holds_the_conditions_that_lead(folder: Path) -> None:
             value = table[(condition["cell"], item["id"])]
             assert p is None if math.isnan(value) else p == pytest.approx(value, abs=6e-5)
         known = [(p, item["p"][x["own"]]) for p, x in zip(item["p"], shown["conditions"], strict=True) if p is not None]
-        assert item["flips"] == any(other is not None and (p - 0.5) * (other - 0.5) < 0 for p, other in known)
+        far = [(p, other) for p, other in known if other is not None and abs(p - other) >= 0.05]
+        assert item["flips"] == any((p - 0.5) * (other - 0.5) < 0 for p, other in far)
         assert item["question"] == "" and item["matching"] is None
     assert any(p is None for item in shown["items"] for p in item["p"])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from caa_bench.analysis.verdict import OPPOSITE
+from caa_bench.analysis.verdict import MEASURABLE, OPPOSITE
 from caa_bench.report import words
 from caa_bench.report.arms import Cost, costs, directed, keeps, moves
 from caa_bench.report.leads import to_cell
@@ -183,7 +183,7 @@ def _movers(report: Report, lines: list[Line]) -> str:
         return f"Nothing was measured that could move {title}"
     moved = [line for line in known if moves(line)]
     if not moved:
-        return _null(title, max(known, key=lambda line: abs(line["shift"])))
+        return _null(report, title, max(known, key=lambda line: abs(line["shift"])))
     said: list[str] = []
     for sign, verb in ((1, "raise"), (-1, "lower")):
         towards = sorted((x for x in moved if sign * x["shift"] > 0), key=lambda x: -sign * x["shift"])
@@ -220,11 +220,15 @@ def _sure(report: Report, lines: list[Line]) -> str:
     return f"How sure: {'; '.join(filter(None, [told, *placed, f'n {counted}']))}"
 
 
-def _null(title: str, largest: Line) -> str:
+def _null(report: Report, title: str, largest: Line) -> str:
     shift = words.interval(largest, "shift", words.signed)
     found = f"largest: {_subject(largest)}, {shift} log-odds, {_levels(largest)}"
     if math.isnan(largest["shift_low"]):
         return f"Too few items for an interval, so nothing is said to move {title} ({found})"
+    cells = report.cells.set_index("cell")
+    if cells.at[largest["cell"], "mass_low_share"] > MEASURABLE:
+        mass = words.percent(largest["option_mass"])
+        return f"Not measurable: the answer letters hold {mass} of the probability, and nothing moves them ({found})"
     return f"Nothing measured here moves {title} ({found})"
 
 

@@ -10,6 +10,8 @@ NA = "n/a"
 
 Form = Callable[[float], str]
 """How a number is written."""
+OF_SHARES = "95% intervals over items, at least 95% near 0 and 1"
+"""Of levels of p and changes of p(correct), docs/numbers.md 6."""
 
 
 def number(value: float) -> str:

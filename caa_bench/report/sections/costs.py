@@ -14,6 +14,7 @@ from caa_bench.report.arms import costs
 from caa_bench.report.figures import GREY, LOSS, look_of
 from caa_bench.report.headline import CAPABILITY, by_condition, condition_of
 from caa_bench.report.sections import BASE, Column, Line, Section, Table, levels
+from caa_bench.runs.tuning_record import KNOWS
 from caa_bench.storage.drawing import Drawing, panels
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 P, SIGNED = words.probability, words.signed
 NAMED = 3
+PLAIN_FACTS = "plain facts"
 FELT = 0.01
 """The smallest loss of p(correct) that the answer calls measurable, where its interval leaves out 0."""
 PLACE = ["cell", "evaluator", "base", "base_dose", "vector", "layer", "multiplier"]
@@ -168,7 +170,7 @@ def effect_against_cost(report: Report) -> Iterator[Drawing]:
 def questions(report: Report) -> str:
     """What was asked, in words."""
     source = str(report.record.settings.get("capability.source", "own"))
-    return {"own": "plain facts", "mmlu": "MMLU", "truthfulqa": "TruthfulQA"}.get(source, source)
+    return {"own": PLAIN_FACTS, "mmlu": "MMLU", "truthfulqa": "TruthfulQA"}.get(source, source)
 
 
 def capability_lines(report: Report) -> pd.DataFrame:
@@ -219,6 +221,8 @@ def cost_in_words(report: Report) -> str:
         return f"{capability_finding(report)}{more}"
     plain = next(line for line in lines if line["base"] == "none" and not line["multiplier"])
     right = f"{words.percent(plain['p_balanced'])} correct without steering, {questions(report)}"
+    if plain["p_balanced"] < KNOWS and questions(report) == PLAIN_FACTS:
+        return f"What it costs is not known: there is little to lose ({right}, guessing is 50%){more}"
     return f"No measurable capability cost ({right}, n {words.count(plain['n'])}){more}"
 
 

@@ -232,7 +232,7 @@ class Cells(Section):
             Column(name="saturated_share", label="saturated", form=words.share, definition="items beyond 8 log-odds"),
             *(Column(name=name, form=words.count) for name in ("n", "errors")),
         )  # fmt: skip
-        return [Table(frame=frame, columns=columns, caption="95% intervals over items", file="cells", where="detail",
+        return [Table(frame=frame, columns=columns, caption=words.OF_SHARES, file="cells", where="detail",
                       folded=True)]  # fmt: skip
 
     def summary(self, report: Report) -> str:

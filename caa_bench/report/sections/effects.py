@@ -131,7 +131,7 @@ class Doses(Section):
         if shown["multiplier"].nunique() < 2:
             return []
         p = Column(name="p_balanced", label="p(matching)", form=P, interval=True)
-        return [Table(frame=shown, columns=(BASE, DOSE, p, N), caption="95% intervals over items", file="cells",
+        return [Table(frame=shown, columns=(BASE, DOSE, p, N), caption=words.OF_SHARES, file="cells",
                       folded=True, **across(report))]  # fmt: skip
 
     def summary(self, report: Report) -> str:

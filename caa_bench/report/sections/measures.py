@@ -167,7 +167,7 @@ class Capability(Section):
             Column(name="letter_locked", label="letter locked", form=words.share, brief=False),
             *(Column(name=name, form=words.count, brief=False) for name in ("n", "errors")),
         )  # fmt: skip
-        caption = "p(correct), mean over categories, 95% interval; changes are of p(correct)"
+        caption = "p(correct), mean over categories, interval of 95% or more; changes are of p(correct)"
         return [Table(frame=capability_lines(report), columns=columns, caption=caption, file="cells", **across(report))]
 
     def finding(self, report: Report) -> str:

@@ -24,6 +24,8 @@ MOST = 480_000
 """Bytes of JSON in a page."""
 SIDE = 0.5
 """p(matching) on whose other side an item has flipped."""
+FAR = 0.05
+"""How much p must have changed for it: from .499 to .502 nothing has."""
 DISAGREE = 0.3
 """Judges that differ by as much of a score from 0 to 1 disagree."""
 LOOPS = 0.5
@@ -55,7 +57,11 @@ class Samples(Section):
         """How many there are, and how many flip."""
         shown = viewer(report)
         flips = sum(one["flips"] for one in shown["items"])
-        parts = [f"{len(shown['items'])} items, {flips} change sides of p = .5"] if shown["items"] else []
+        parts = (
+            [f"{len(shown['items'])} items, {flips} flip (p changes sides of .5, by {FAR:.2f} or more)"]
+            if shown["items"]
+            else []
+        )
         parts += [f"{len(shown['questions'])} questions answered in words"] if shown["questions"] else []
         return "; ".join(parts)
 
@@ -236,7 +242,7 @@ def _item(
 ) -> dict[str, Any]:
     own = texts.get(name, {})
     flips = any(
-        x["own"] is not None and (levels[x["own"]] - SIDE) * (p - SIDE) < 0
+        x["own"] is not None and (levels[x["own"]] - SIDE) * (p - SIDE) < 0 and abs(p - levels[x["own"]]) >= FAR
         for p, x in zip(levels, conditions, strict=True)
     )
     return {

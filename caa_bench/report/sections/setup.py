@@ -133,8 +133,8 @@ class EqualLoss(Section):
     needs = ("equal_loss",)
     note = (
         "The largest shift of each arm alone, in its own direction, among all doses measured here that lose no more "
-        "than so much p(correct): a description, nothing is chosen by it. It uses the estimated loss, not its "
-        "interval. Log-odds, + towards matching."
+        "than so much p(correct), by the upper end of the loss's interval: a description, nothing is chosen by it. "
+        "Log-odds, + towards matching."
     )
 
     def tables(self, report: Report) -> Sequence[Table]:
