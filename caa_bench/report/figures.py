@@ -20,6 +20,7 @@ from caa_bench.storage.drawing import INK, Drawing, panels, spread, thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Transform
 
     from caa_bench.report.model import Report
 
@@ -34,6 +35,8 @@ CURVE = [
     "base", "base_dose", "vector", "layer", "multiplier", "cell", "n", "p_balanced", "p_balanced_low",
     "p_balanced_high", "log_odds", "log_odds_low", "log_odds_high", "placebo_low", "placebo_high",
 ]  # fmt: skip
+VERDICT, CAPABILITY = 7.0, 106.0
+"""Points between the chart of what stacks and the columns at its right."""
 LOSS = 0.05
 """The smallest loss of p(correct) that is reported, and drawn in red where its interval leaves out 0."""
 
@@ -161,8 +164,8 @@ def stacking(report: Report) -> Iterator[Drawing]:
         place.set_yticks(range(len(bases)), [words.human(words.named(*base)) for base in bases])
         for label, base in zip(place.get_yticklabels(), bases, strict=True):
             label.set_color(look_of(*base)["color"])
-        for x, head in ((1.02, "verdict"), *(((1.30, "capability"),) if costly else ())):
-            place.text(x, -0.5, head, transform=place.get_yaxis_transform(), fontsize=7, color=GREY)
+        for points, head in ((VERDICT, "verdict"), *(((CAPABILITY, "capability"),) if costly else ())):
+            place.text(1, -0.5, head, transform=_beside(place, points), fontsize=7, color=GREY)
         _scaled(place, scale, "x")
         caption = f"{scale.axis}: dot, the base alone; arrow, {vector} on top of it (bar: 95% interval)"
         caption += "; ring: where it would land if all of its effect alone were kept" * bool(
@@ -227,7 +230,7 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
     """One base of the chart of stacks, its larger dose above. Returns what its marks say."""
     look, column = look_of(rows[0]["base"], rows[0]["base_dose"]), scale.column
     titles: dict[str, str] = {}
-    color, aside = look["color"], place.get_yaxis_transform()
+    color, aside = look["color"], _beside(place, VERDICT)
     base = words.human(words.named(rows[0]["base"], rows[0]["base_dose"]))
     for line in rows:
         at = y - 0.22 if line["multiplier"] > 0 else y + 0.22
@@ -250,7 +253,7 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
         )
         said = re.sub(r"^(beyond|within)\b.*placebos.*", r"\1 placebos", line["verdict_words"].split(";")[0])
         told = f"{dose} {said}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
-        place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind)
+        place.text(1, at, told, transform=aside, va="center", fontsize=7, color=kind)
         _cost(place, line, "capability", at)
     mark: dict[str, Any] = {"marker": look["marker"], "markersize": 6, "gid": f"base-{rows[0]['base_cell']}"}
     place.plot([rows[0][f"{column}_before"]], [y], color=color, linestyle="", **mark)
@@ -265,7 +268,15 @@ def _cost(place: Axes, line: dict[str, Any], name: str, y: float) -> None:
         red = line[name] <= -LOSS and line[f"{name}_high"] < 0
         look: dict[str, Any] = {"color": KINDS["backfires"] if red else GREY, "weight": "bold" if red else "normal"}
         said = words.signed(line[name]).replace("-", "\N{MINUS SIGN}")
-        place.text(1.30, y, said, transform=place.get_yaxis_transform(), va="center", fontsize=7, **look)
+        place.text(1, y, said, transform=_beside(place, CAPABILITY), va="center", fontsize=7, **look)
+
+
+def _beside(place: Axes, points: float) -> Transform:
+    """Across, so many points from the right edge; down, the data's own. A share of the axes' width would change that
+    width as the layout makes room for it, and the last column would be cut off."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return place.get_yaxis_transform() + ScaledTranslation(points / 72, 0, place.get_figure().dpi_scale_trans)
 
 
 def _name_ends(place: Axes, found: Sequence[Curve], scale: Scale) -> dict[str, str]:
