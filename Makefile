@@ -64,7 +64,7 @@ list: $(STAMP) ## behaviors, models, recipes, interventions, evaluators and runs
 	@$(BIN)/caa-bench list
 
 test: $(STAMP) ## the test suite; WORKERS=4 for more than two at once
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile  # compiled once, not in every process
 
 test-slow: $(STAMP) ## the tests that take longer than a minute; says first how many there are
 	@$(BIN)/python -m pytest -m slow --collect-only -q | tail -n 1

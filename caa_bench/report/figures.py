@@ -165,7 +165,7 @@ def stacking(report: Report) -> Iterator[Drawing]:
         for label, base in zip(place.get_yticklabels(), bases, strict=True):
             label.set_color(look_of(*base)["color"])
         for points, head in ((VERDICT, "verdict"), *(((CAPABILITY, "capability"),) if costly else ())):
-            place.text(1, -0.5, head, transform=_beside(place, points), fontsize=7, color=GREY)
+            place.text(1, -0.5, head, transform=_right_of(place, points), fontsize=7, color=GREY)
         _scaled(place, scale, "x")
         caption = f"{scale.axis}: dot, the base alone; arrow, {vector} on top of it (bar: 95% interval)"
         caption += "; ring: where it would land if all of its effect alone were kept" * bool(
@@ -230,7 +230,7 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
     """One base of the chart of stacks, its larger dose above. Returns what its marks say."""
     look, column = look_of(rows[0]["base"], rows[0]["base_dose"]), scale.column
     titles: dict[str, str] = {}
-    color, aside = look["color"], _beside(place, VERDICT)
+    color, aside = look["color"], _right_of(place, VERDICT)
     base = words.human(words.named(rows[0]["base"], rows[0]["base_dose"]))
     for line in rows:
         at = y - 0.22 if line["multiplier"] > 0 else y + 0.22
@@ -268,10 +268,10 @@ def _cost(place: Axes, line: dict[str, Any], name: str, y: float) -> None:
         red = line[name] <= -LOSS and line[f"{name}_high"] < 0
         look: dict[str, Any] = {"color": KINDS["backfires"] if red else GREY, "weight": "bold" if red else "normal"}
         said = words.signed(line[name]).replace("-", "\N{MINUS SIGN}")
-        place.text(1, y, said, transform=_beside(place, CAPABILITY), va="center", fontsize=7, **look)
+        place.text(1, y, said, transform=_right_of(place, CAPABILITY), va="center", fontsize=7, **look)
 
 
-def _beside(place: Axes, points: float) -> Transform:
+def _right_of(place: Axes, points: float) -> Transform:
     """Across, so many points from the right edge; down, the data's own. A share of the axes' width would change that
     width as the layout makes room for it, and the last column would be cut off."""
     from matplotlib.transforms import ScaledTranslation
