@@ -276,7 +276,7 @@ def _right_of(place: Axes, points: float) -> Transform:
     width as the layout makes room for it, and the last column would be cut off."""
     from matplotlib.transforms import ScaledTranslation
 
-    return place.get_yaxis_transform() + ScaledTranslation(points / 72, 0, place.get_figure().dpi_scale_trans)
+    return place.get_yaxis_transform() + ScaledTranslation(points / 72, 0, place.figure.dpi_scale_trans)
 
 
 def _name_ends(place: Axes, found: Sequence[Curve], scale: Scale) -> dict[str, str]:

@@ -180,7 +180,7 @@ class Section:
 
     def tables_of(self, report: Report) -> list[Table]:
         """Its tables that have lines, where all that it needs is there; made once a report."""
-        return report.once(type(self), lambda: self._filled(report))
+        return report.once(("tables", type(self)), lambda: self._filled(report))
 
     def _filled(self, report: Report) -> list[Table]:
         needed = [getattr(report, name) for name in self.needs]
