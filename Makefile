@@ -63,8 +63,9 @@ data: $(STAMP) ## fetch the paper's data (about 4 MB) into the user's cache, for
 list: $(STAMP) ## behaviors, models, recipes, interventions, evaluators and runs
 	@$(BIN)/caa-bench list
 
+# Where PYTHONDONTWRITEBYTECODE is set, each of its many processes would compile everything anew.
 test: $(STAMP) ## the test suite; WORKERS=4 for more than two at once
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP) ## the tests that take longer than a minute; says first how many there are
 	@$(BIN)/python -m pytest -m slow --collect-only -q | tail -n 1

@@ -141,6 +141,11 @@ def start_call(function: Callable[..., Any], *args: Any, folder: Path, env: Mapp
     return Command(process=process, folder=folder)
 
 
+def start_copy(copy: Path, argv: Sequence[str], *, folder: Path) -> Command:
+    """The same with the package of a copy of the project; a warm process has imported nothing of the package yet."""
+    return start_call(_main_of, str(copy), list(argv), folder=folder)
+
+
 def run_code(code: str, *, folder: Path) -> str:
     """What Python code prints that a user would run as a script in `folder`, in a warm process."""
     done = start_call(_executed, code, folder=folder)
@@ -215,6 +220,12 @@ def _main(argv: list[str]) -> None:
     from caa_bench.__main__ import main
 
     sys.exit(main(argv))
+
+
+def _main_of(copy: str, argv: list[str]) -> None:
+    assert "caa_bench" not in sys.modules
+    sys.path.insert(0, copy)
+    _main(argv)
 
 
 def _text(path: Path) -> str:

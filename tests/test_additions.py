@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from small_runs import TIMEOUT_S, Small, manifest
+from small_runs import Command, Small, manifest, start_copy
 from test_extension import FIRST_PAIR
 
 from caa_bench import Benchmark, BenchmarkArguments, load_recipe
@@ -104,22 +101,14 @@ class Hello(Command):
 def run_with(tmp_path: Path, small: Small):
     """Runs a command with one more file in a copy of the package; `compare` on the small model, into `run`."""
 
-    def call(file: str, text: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    def call(file: str, text: str, *argv: str) -> Command:
         copy = tmp_path / "copy"
         for name in ("caa_bench", "configs", "recipes"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         assert not (copy / "caa_bench" / file).exists()
         (copy / "caa_bench" / file).write_text(text)
-        done = subprocess.run(
-            [sys.executable, "-m", "caa_bench", *argv],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        done = start_copy(copy, argv, folder=tmp_path)
+        assert done.wait() == 0, done.stderr()
         return done
 
     return call
@@ -172,7 +161,7 @@ def test_a_tracker_is_one_file(run_with, small: Small, tmp_path: Path) -> None:
 
 
 def test_a_command_is_one_file(run_with) -> None:
-    assert run_with("commands/hello.py", COMMAND, "hello").stdout == "hello\n"
+    assert run_with("commands/hello.py", COMMAND, "hello").stdout() == "hello\n"
 
 
 def test_a_file_named_in_a_recipe_is_part_of_what_the_run_is(

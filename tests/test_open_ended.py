@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,23 @@ def settings(small: Small, *more: str) -> list[str]:
     """A comparison with answers in words that fits CAA alone."""
     asked = ["evaluators=[answer_probability, open_ended]", "open_ended.max_new_tokens=12"]
     return small.compare("bases=[none, system_prompt_positive]", *asked, *more)
+
+
+@pytest.fixture(scope="module")
+def finished(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working folder of a finished comparison; tests change a copy."""
+    folder = tmp_path_factory.mktemp("answered")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(settings(small)) == 0
+    return folder
+
+
+@pytest.fixture
+def answered(finished: Path, here: Path) -> Path:
+    """The run folder of a copy of it, in the working folder."""
+    shutil.copytree(finished, here, dirs_exist_ok=True)
+    return Path("run")
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -193,10 +211,9 @@ def test_a_comparison_generates_judges_and_reports_and_repeats_none_of_it(
     assert contents(run) == before
 
 
-def test_a_run_killed_between_answers_and_judgements_is_judged_later(small: Small, here: Path) -> None:
+def test_a_run_killed_between_answers_and_judgements_is_judged_later(small: Small, answered: Path) -> None:
     """Nothing is generated again, and the files end as those of a run in one go."""
-    assert main(settings(small)) == 0
-    run = Path("run")
+    run = answered
     whole, rows = contents(run), (run / "rows.jsonl").stat().st_mtime_ns
     lines = (run / "judgements.jsonl").read_bytes().splitlines(keepends=True)
     (run / "judgements.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
@@ -205,9 +222,8 @@ def test_a_run_killed_between_answers_and_judgements_is_judged_later(small: Smal
     assert (run / "rows.jsonl").stat().st_mtime_ns == rows
 
 
-def test_a_damaged_judgement_is_one_line(small: Small, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(settings(small)) == 0
-    path = Path("run/judgements.jsonl")
+def test_a_damaged_judgement_is_one_line(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = answered / "judgements.jsonl"
     path.write_text("nonsense\n" + path.read_text())
     capsys.readouterr()
     assert main(["report", "run"]) == 2
@@ -222,8 +238,7 @@ def test_without_the_evaluator_nothing_is_added(small: Small, here: Path) -> Non
     assert "in words" not in Path("run/report.html").read_text() + Path("run/table.txt").read_text()
 
 
-def test_what_the_model_says_cannot_attack_the_page_or_the_terminal(small: Small, here: Path) -> None:
-    assert main(settings(small)) == 0
+def test_what_the_model_says_cannot_attack_the_page_or_the_terminal(answered: Path) -> None:
     evil = "<script>alert(1)</script> =1+1 \x1b[31mred"
     store = RowStore(Path("run/rows.jsonl"))
     batches = json.loads(Path("run/manifest.json").read_text())["facts"]["batches"]

@@ -18,8 +18,9 @@ from caa_bench.config.recipe_yaml import flatten
 from caa_bench.recipe import load_recipe
 from caa_bench.report import make_report, words, write_report
 from caa_bench.report.exports import escape
+from caa_bench.report.figures import stacking
 from caa_bench.runs.folder import read_manifest
-from caa_bench.storage.drawing import spread, thinned
+from caa_bench.storage.drawing import drawing_svg, in_style, spread, thinned
 
 TIMING = re.compile(r"<span data-timing>[^<]*</span>")
 
@@ -159,3 +160,16 @@ def test_labels_of_an_axis_leave_each_other_room() -> None:
     assert crowded == [-1.0, 0.0, 1.0]
     assert len(thinned(list(map(float, range(80))), most=13)) <= 13
     assert thinned([3.0], most=6) == [3.0]
+
+
+def test_nothing_beside_the_chart_of_stacks_is_cut_off(tmp_path: Path) -> None:
+    """As the page shows it: verdicts and capability end inside the figure."""
+    report = make_report(simulate(tmp_path / "runs/compare/refusal", items=24, loss={("none", 1.0): 0.3}))
+    with in_style():
+        drawings = list(stacking(report))
+        for drawing in drawings:
+            drawing_svg(drawing)
+            beside = drawing.figure.axes[0].texts
+            assert {"verdict", "capability"} <= {text.get_text() for text in beside}
+            assert max(text.get_window_extent().x1 for text in beside) <= drawing.figure.bbox.x1
+    assert len(drawings) == 2

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +12,7 @@ import pytest
 from answer_runs import speak
 from report_page import PageReader, check_tables
 from report_runs import simulate
+from small_runs import start_copy
 
 from caa_bench.report import Report, make_report, write_report
 from caa_bench.report.sections import Section, sections
@@ -58,16 +56,9 @@ def test_a_section_is_one_file(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     (root / "caa_bench/report/sections/longest.py").write_text(LONGEST)
     run = simulate(tmp_path / "runs/compare/refusal", items=24, bases=("none", "lora_sft_positive"), vectors=("caa",))
-    done = subprocess.run(
-        [sys.executable, "-m", "caa_bench", "report", str(run)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Length of names: Letters a name" in done.stdout
+    done = start_copy(root, ["report", str(run)], folder=tmp_path)
+    assert done.wait() == 0, done.stderr()
+    assert "Length of names: Letters a name" in done.stdout()
     table = pd.read_csv(run / "longest.csv")
     assert dict(zip(table["arm"], table["letters"], strict=True))["lora_sft_positive"] == 17
     page = PageReader((run / "report.html").read_text())

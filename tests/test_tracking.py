@@ -20,12 +20,14 @@ from wandb_files import OfflineRun, offline_runs
 from wandb_server import GONE
 
 from caa_bench.__main__ import main
+from caa_bench.report import make_report
 from caa_bench.runs.folder import RowStore
 from caa_bench.storage.safe_text import terminal_safe
 from caa_bench.tracking.curves import METRICS
+from caa_bench.tracking.pages import log_artifacts
 
 SETTINGS = (
-    "bases=[none, system_prompt_positive, lora_sft_positive]",
+    "bases=[none, lora_sft_positive]",
     "vectors=[caa, random]",
     "caa.layers=[0, 2]",
     "caa.multipliers=[8, -8, 2]",  # not ascending, on purpose
@@ -65,7 +67,7 @@ def test_a_run_a_curve_and_a_summary(runs: dict[str, OfflineRun], tracked: Path)
     """Each curve says in its config what it is of; the placebos of a layer are one."""
     curves = {
         f"{base} + caa, layer {layer}": {"base": base, "vector": "caa", "layer": layer, "kind": "arm"}
-        for base in ("none", "system_prompt_positive", "lora_sft_positive")
+        for base in ("none", "lora_sft_positive")
         for layer in (0, 2)
     }
     curves |= {
@@ -75,7 +77,7 @@ def test_a_run_a_curve_and_a_summary(runs: dict[str, OfflineRun], tracked: Path)
         for layer in (0, 2)
     }  # fmt: skip
     assert runs.keys() == curves.keys() | {SUMMARY, PROGRESS}
-    assert Counter(run.job_type for run in runs.values()) == {"curve": 8, "summary": 1, "progress": 1}
+    assert Counter(run.job_type for run in runs.values()) == {"curve": 6, "summary": 1, "progress": 1}
     assert {run.project for run in runs.values()} == {"caa_bench"}
     assert {run.group for run in runs.values()} == {"small-model"}
     assert {tuple(run.tags) for run in runs.values()} == {("small", "model", "test")}
@@ -158,14 +160,20 @@ def test_the_summary_holds_the_cells_as_a_table_and_every_curve_in_one_chart(
         assert shown[column].astype(float).tolist() == pytest.approx(cells[column].tolist(), nan_ok=True)
     for chart in ("curves_table",):
         lines = table_of(runs[SUMMARY], tracked, chart)
-        assert len(lines) == 8 * 4
+        assert len(lines) == 6 * 4
         assert set(lines["lineKey"]) == runs.keys() - {SUMMARY, PROGRESS}
 
 
 def test_the_summary_has_the_figures_the_report_and_the_tables_to_take_away(
     runs: dict[str, OfflineRun], tracked: Path
 ) -> None:
-    """The same bytes, in the run's own folder and named for the upload, so that `wandb sync` needs nothing else."""
+    """The same bytes, in the run's own folder and named for the upload, so that `wandb sync` needs nothing else.
+
+    What is installed is listed once, and not by every curve.
+    """
+    assert {name for name, one in runs.items() if (media_of(one, tracked) / "requirements.txt").exists()} == {
+        SUMMARY, PROGRESS
+    }  # fmt: skip
     run, media = runs[SUMMARY], media_of(runs[SUMMARY], tracked)
     shown = {key.removesuffix(".path"): value for key, value in run.history[0].items() if key.endswith(".path")}
     names = ("dose_curves", "dose_curves_log_odds", "layers", "stacking", "stacking_log_odds")
@@ -187,7 +195,7 @@ def test_the_summary_has_answers_side_by_side(runs: dict[str, OfflineRun], track
     doses = {"CAA -8": -8, "alone": 0, "CAA +2": 2, "CAA +8": 8}
     heads = [head for dose in doses for head in (dose, f"{dose}: score")]
     assert list(shown) == ["question", "base", *heads]
-    assert shown["base"].tolist() == ["none", "system_prompt_positive", "lora_sft_positive"] * 2
+    assert shown["base"].tolist() == ["none", "lora_sft_positive"] * 2
     assert shown["question"].nunique() == 2
     cells = pd.read_csv(tracked / "cells.csv")
     layer = runs[SUMMARY].summary["headline/layer"]
@@ -410,12 +418,11 @@ def test_fits_and_the_page_are_artifacts_where_the_user_asks(
     ((page, copy),) = found["small-model-report"][1].items()
     assert page == "report.html" and Path(copy).is_relative_to(finished / "run/wandb")
     assert Path(copy).read_bytes() == (finished / "run/report.html").read_bytes()
-    assert again(WANDB_LOG_MODEL="false") == []
-    assert not any(map(artifacts_of, offline_runs(finished / "run").values()))
+    again.patch.setenv("WANDB_LOG_MODEL", "false")
+    log_artifacts(None, make_report(finished / "run"))  # with nothing to log to
 
 
 def test_a_fit_that_is_gone_costs_a_line_and_no_artifact(again: Again, finished: Path) -> None:
-    from caa_bench.report import make_report
     from caa_bench.tracking.artifacts import logged_artifacts
 
     report = make_report(finished / "run")

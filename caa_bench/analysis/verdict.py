@@ -36,6 +36,7 @@ DRAWS = 199
 """Resamples of the effects: the share is known to about .03."""
 NOT_MEASURABLE = "not measurable"
 REFUSED = ("no verdict", NOT_MEASURABLE)
+_LEAST_QUANTILE = float(stats.norm.ppf(1 - TAIL) ** 2)  # worked out here, as every draw of every line needs it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +270,7 @@ def _retention(top: Interval, alone: Interval, variances: tuple[float, float, fl
     of_a, cov, of_t = variances
     if not (alone.low > 0 and alone.point >= SMALLEST):
         return Interval(np.nan, np.nan, np.nan)
-    quantile = max((alone.high - alone.low) ** 2 / (4 * of_a), stats.norm.ppf(1 - TAIL) ** 2)
+    quantile = max((alone.high - alone.low) ** 2 / (4 * of_a), _LEAST_QUANTILE)
     a, b = alone.point**2 - quantile * of_a, top.point * alone.point - quantile * cov
     root = np.sqrt(max(b**2 - a * (top.point**2 - quantile * of_t), 0.0))
     ends = ((b - root) / a, (b + root) / a) if a > 0 else (np.nan, np.nan)

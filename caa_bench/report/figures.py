@@ -19,6 +19,7 @@ from caa_bench.storage.drawing import INK, Drawing, panels, spread, thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Transform
 
     from caa_bench.report.model import Report
 
@@ -33,11 +34,10 @@ CURVE = [
     "base", "base_dose", "vector", "layer", "multiplier", "cell", "n", "p_balanced", "p_balanced_low",
     "p_balanced_high", "log_odds", "log_odds_low", "log_odds_high", "placebo_low", "placebo_high",
 ]  # fmt: skip
+VERDICT, CAPABILITY = 7.0, 106.0
+"""Points between the chart of what stacks and the columns at its right."""
 LOSS = 0.05
 """The smallest loss of p(correct) that is reported, and drawn in red where its interval leaves out 0."""
-
-COST_AT = 1.36
-"""Where the change of capability stands beside a chart, in widths of its axes: behind the longest verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +163,8 @@ def stacking(report: Report) -> Iterator[Drawing]:
         place.set_yticks(range(len(bases)), [words.human(words.named(*base)) for base in bases])
         for label, base in zip(place.get_yticklabels(), bases, strict=True):
             label.set_color(look_of(*base)["color"])
-        for x, head in ((1.02, "verdict"), *(((COST_AT, "capability"),) if costly else ())):
-            place.text(x, -0.65, head, transform=place.get_yaxis_transform(), fontsize=7, color=GREY)
+        for points, head in ((VERDICT, "verdict"), *(((CAPABILITY, "capability"),) if costly else ())):
+            place.text(1, -0.65, head, transform=_right_of(place, points), fontsize=7, color=GREY)
         _scaled(place, scale, "x")
         caption = f"{scale.axis}: dot, the base alone; arrow, {vector} on top of it (bar: 95% interval)"
         caption += "; ring: where it would land if all of its effect alone were kept" * bool(
@@ -229,7 +229,7 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
     """One base of the chart of stacks, its larger dose above. Returns what its marks say."""
     look, column = look_of(rows[0]["base"], rows[0]["base_dose"]), scale.column
     titles: dict[str, str] = {}
-    color, aside = look["color"], place.get_yaxis_transform()
+    color, aside = look["color"], _right_of(place, VERDICT)
     base = words.human(words.named(rows[0]["base"], rows[0]["base_dose"]))
     for line in rows:
         at = y - 0.27 if line["multiplier"] > 0 else y + 0.27
@@ -252,7 +252,7 @@ def _stack_row(place: Axes, rows: Sequence[dict[str, Any]], y: int, scale: Scale
         )
         said = words.short_placebos(line["verdict_words"].split(";")[0])
         told = f"{dose} {said.removeprefix(f'{vector} ')}".strip().replace("-", "\N{MINUS SIGN}", dose.startswith("-"))
-        place.text(1.02, at, told, transform=aside, va="center", fontsize=7, color=kind, gid=f"verdict-{line['cell']}")
+        place.text(1, at, told, transform=aside, va="center", fontsize=7, color=kind, gid=f"verdict-{line['cell']}")
         titles[f"verdict-{line['cell']}"] = f"{base} + {vector} {dose}: {line['verdict_words']}"
         titles |= _cost(place, line, "capability", at, of=f"{base} + {vector} {dose}")
     mark: dict[str, Any] = {"marker": look["marker"], "markersize": 6, "gid": f"base-{rows[0]['base_cell']}"}
@@ -269,8 +269,16 @@ def _cost(place: Axes, line: dict[str, Any], name: str, y: float, *, of: str) ->
     red = line[name] <= -LOSS and line[f"{name}_high"] < 0
     look: dict[str, Any] = {"color": KINDS["backfires"] if red else GREY, "weight": "bold" if red else "normal"}
     said, gid = words.signed(line[name]).replace("-", "\N{MINUS SIGN}"), f"cost-{line[f'{name}_cell']}"
-    place.text(COST_AT, y, said, transform=place.get_yaxis_transform(), va="center", fontsize=7, gid=gid, **look)
+    place.text(1, y, said, transform=_right_of(place, CAPABILITY), va="center", fontsize=7, gid=gid, **look)
     return {gid: f"{of}: change of p(correct) {words.interval(line, name, words.signed)}"}
+
+
+def _right_of(place: Axes, points: float) -> Transform:
+    """Across, so many points from the right edge; down, the data's own. A share of the axes' width would change that
+    width as the layout makes room for it, and the last column would be cut off."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return place.get_yaxis_transform() + ScaledTranslation(points / 72, 0, place.figure.dpi_scale_trans)
 
 
 def _name_ends(place: Axes, found: Sequence[Curve], scale: Scale) -> dict[str, str]:

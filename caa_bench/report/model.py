@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ from caa_bench.runs.record import RunRecord
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
+T = TypeVar("T")
 STACKS = (
     "base", "vector", "layer", "multiplier", "n", "p_before", "p_after", "alone", "alone_low", "alone_high", "on_top",
     "on_top_low", "on_top_high", "retention", "retention_low", "retention_high", "verdict",
@@ -133,6 +134,17 @@ class Report(Tables):
         """One line an arm and budget, where capability was measured (equal_loss.csv); empty elsewhere."""
         return equal_loss_table(self)
 
+    @cached_property
+    def _made(self) -> dict[Hashable, Any]:
+        return {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, worked out when first asked for: text, page and CSV files show the same tables."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
     @property
     def asked(self) -> tuple[int, int]:
         """Items of the largest A/B cell, and their clusters; 0 where there was no A/B test."""
@@ -145,8 +157,10 @@ class Report(Tables):
         return sum(notice.severity in ("missing", "severe") for notice in self.notices)
 
     def measured(self, name: str, evaluator: str = MEASURE) -> pd.DataFrame:
-        """A table's lines of one evaluator, bases in the recipe's order."""
-        return in_order(measured(getattr(self, name), evaluator), self.record.bases)
+        """A table's lines of one evaluator, bases in the recipe's order; others share them, so change a copy."""
+        return self.once(
+            (name, evaluator), lambda: in_order(measured(getattr(self, name), evaluator), self.record.bases)
+        )
 
     def at_headline(self, name: str) -> pd.DataFrame:
         """A table's lines of the answer probability with the headline's vector at its layer."""

@@ -91,6 +91,7 @@ def save_drawings(drawn: Callable[[], Iterable[Drawing]], folder: Path) -> list[
     with in_style():
         for drawing in drawn():
             svg = _saved(drawing.figure, "svg", {"Date": None})
+            drawing.figure.set_layout_engine("none")  # the PNG is laid out as the SVG is, and not once more
             write_atomic(folder / f"{drawing.name}.csv", to_csv(drawing.data))
             write_atomic(folder / f"{drawing.name}.svg", svg)
             write_atomic(folder / f"{drawing.name}.png", _saved(drawing.figure, "png", {"Software": None}))

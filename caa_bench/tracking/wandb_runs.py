@@ -130,17 +130,19 @@ class WandbTracker(LiveTracker):
     def _init(self, settings: dict[str, Any]) -> Any:
         import wandb
 
+        # A list of what is installed takes 0.3 s; one a report is enough, and a report has many curves
+        quiet = QUIET | {"x_save_requirements": settings["job_type"] != "curve"}
         if self.mode == "online":
             try:
                 limits = {"init_timeout": INIT_TIMEOUT_S, "finish_timeout": FINISH_TIMEOUT_S}
                 limits = {key: value for key, value in limits.items() if hasattr(wandb.Settings(), key)}  # older wandb
-                return wandb.init(mode="online", settings=wandb.Settings(**limits, **QUIET), **settings)
+                return wandb.init(mode="online", settings=wandb.Settings(**limits, **quiet), **settings)
             except wandb.errors.Error as error:
                 logger.warning("wandb cannot be reached (%s); the curves are kept offline", first_line(error))
                 self.mode = "offline"  # for every later run too: each try costs the timeout again
                 wandb.teardown()  # its service still holds the id
                 self._forget(settings["dir"], settings["id"])
-        return wandb.init(mode=self.mode, settings=wandb.Settings(**QUIET), **settings)
+        return wandb.init(mode=self.mode, settings=wandb.Settings(**quiet), **settings)
 
 
 def wandb_mode() -> Literal["online", "offline", "disabled"]:

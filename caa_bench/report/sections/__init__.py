@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caa_bench.report import words
@@ -120,7 +121,7 @@ class Table:
     folded: bool = False
     flag: str = ""
 
-    @property
+    @cached_property
     def lines(self) -> list[dict[str, Any]]:
         """The frame, line by line."""
         found: list[dict[str, Any]] = self.frame.to_dict("records")
@@ -183,7 +184,10 @@ class Section:
         return {self.name: own[0].drop(columns=list(timings & set(own[0])))} if own else {}
 
     def tables_of(self, report: Report) -> list[Table]:
-        """Its tables that have lines, where all that it needs is there."""
+        """Its tables that have lines, where all that it needs is there; made once a report."""
+        return report.once(("tables", type(self)), lambda: self._filled(report))
+
+    def _filled(self, report: Report) -> list[Table]:
         needed = [getattr(report, name) for name in self.needs]
         if any(part is None or (hasattr(part, "empty") and part.empty) for part in needed):
             return []
