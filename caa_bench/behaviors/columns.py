@@ -47,33 +47,37 @@ def spreadsheet_entries(
     Returns:
         None where it cannot be known which column is which, which is then a fault.
     """
-    names = columns(entries)
-    plain = {name: _plain(name) for name in names}
+    names = column_names(entries)
+    plain = {name: _plain_name(name) for name in names}
     found = {part: [name for name in names if plain[name] in known] for part, known in _SPREADSHEET.items()}
     if {MATCHING, OTHER} <= set(names) or not (found["option A"] and found["option B"]):
         return entries
     for part, there in found.items():
         if len(there) != 1:
-            wrong = f"{len(there)} columns for the {part} ({_listed(there)})" if there else f"no column for the {part}"
-            _refuse(entries, path, faults, f"{wrong}; keep one, named for example {_example(part)}", names)
+            wrong = (
+                f"{len(there)} columns for the {part} ({_quoted_names(there)})"
+                if there
+                else f"no column for the {part}"
+            )
+            _refuse_names(entries, path, faults, f"{wrong}; keep one, named for example {_example(part)}", names)
             return None
     if more := [name for name in names if _THIRD.fullmatch(plain[name])]:
-        said = f"more than two option columns ({_listed(more)}); write all options into the question, (A) ... (B) ..."
-        _refuse(entries, path, faults, said, names)
+        said = f"more than two option columns ({_quoted_names(more)}); write them into the question, (A) ... (B) ..."
+        _refuse_names(entries, path, faults, said, names)
         return None
     chosen = {part: there[0] for part, there in found.items()}
     cluster = next((name for name in names if plain[name] == CLUSTER), CLUSTER)
     return [
         entry
         for given in entries
-        if (entry := _entry(given, chosen, cluster=cluster, path=path, faults=faults)) is not None
+        if (entry := _row_entry(given, chosen, cluster=cluster, path=path, faults=faults)) is not None
     ]
 
 
 def same_fault_of_all(entries: Sequence[Located[Any]], required: Sequence[str], *, path: Path, faults: Faults) -> bool:
     """Whether a name that items need is in no entry, or twice in every one; noted once and not for each of them."""
     objects = [entry.value for entry in entries if isinstance(entry.value, JsonObject)]
-    names = columns(entries)
+    names = column_names(entries)
     missing = [key for key in required if key not in names]
     twice = [key for key in names if objects and all(key in one.repeated for one in objects)]
     if not objects or len(objects) < len(entries) or not (missing or twice):
@@ -81,16 +85,16 @@ def same_fault_of_all(entries: Sequence[Located[Any]], required: Sequence[str], 
     hints = {key: misspelt(key, dict.fromkeys(names), (*required, CLUSTER)) for key in missing}
     for key, hint in hints.items():
         if hint:
-            _refuse(entries, path, faults, f'"{key}" is missing{hint}', names)
+            _refuse_names(entries, path, faults, f'"{key}" is missing{hint}', names)
     if unknown := [key for key, hint in hints.items() if not hint]:
-        said = f"{', '.join(map(_quoted, unknown))} {'is' if len(unknown) == 1 else 'are'} missing"
-        _refuse(entries, path, faults, said + (f"; write {FORMS}" if MATCHING in required else ""), names)
+        said = f"{', '.join(map(_name_in_quotes, unknown))} {'is' if len(unknown) == 1 else 'are'} missing"
+        _refuse_names(entries, path, faults, said + (f"; write {FORMS}" if MATCHING in required else ""), names)
     for key in twice:
-        _refuse(entries, path, faults, f'the key "{short_text(key)}" stands twice; delete one', names)
+        _refuse_names(entries, path, faults, f'the key "{short_text(key)}" stands twice; delete one', names)
     return True
 
 
-def columns(entries: Sequence[Located[Any]]) -> list[str]:
+def column_names(entries: Sequence[Located[Any]]) -> list[str]:
     """Every name that some entry has, in their order."""
     return list(dict.fromkeys(name for one in entries if isinstance(one.value, JsonObject) for name in one.value))
 
@@ -107,7 +111,7 @@ def short_text(text: str) -> str:
     return terminal_safe(text if len(text) <= 40 else f"{text[:40]}...")
 
 
-def _plain(name: str) -> str:
+def _plain_name(name: str) -> str:
     return " ".join(re.sub(r"[\s_-]+", " ", name).split()).casefold()
 
 
@@ -115,32 +119,32 @@ def _example(part: str) -> str:
     return part.lower().replace(" ", "_")
 
 
-def _listed(names: Sequence[str]) -> str:
+def _quoted_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(_quoted, names[:_SHOWN])) + more
+    return ", ".join(map(_name_in_quotes, names[:_SHOWN])) + more
 
 
-def _quoted(name: str) -> str:
+def _name_in_quotes(name: str) -> str:
     return f'"{short_text(name)}"'
 
 
-def _refuse(entries: Sequence[Located[Any]], path: Path, faults: Faults, said: str, names: Sequence[str]) -> None:
+def _refuse_names(entries: Sequence[Located[Any]], path: Path, faults: Faults, said: str, names: Sequence[str]) -> None:
     """One fault of a table's first line, or of the first of a list's entries; names what there is."""
     line = 1 if path.suffix.lower() == ".csv" else entries[0].line
-    faults.add(path, line, f"{said} (the names there are: {_listed(names)})")
+    faults.add(path, line, f"{said} (the names there are: {_quoted_names(names)})")
 
 
-def _entry(
+def _row_entry(
     given: Located[Any], chosen: Mapping[str, str], *, cluster: str, path: Path, faults: Faults
 ) -> Located[Any] | None:
     """One row as an entry; None and a fault for each thing that is wrong with it."""
     if not isinstance(given.value, JsonObject):
         return given  # whatever stands there in place of an item is refused with the others
-    problems = list(_problems(given.value, chosen))
+    problems = list(_row_problems(given.value, chosen))
     if not problems:
         texts = {part: str(given.value[name]).strip() for part, name in chosen.items()}
         options = (texts["option A"], texts["option B"])
-        letters = _letters(texts["letter"], options)
+        letters = _letters_named(texts["letter"], options)
         try:
             asked = with_options(texts[QUESTION], options)
         except ValueError as error:
@@ -159,7 +163,7 @@ def _entry(
     return Located(line=given.line, value=JsonObject(pairs))
 
 
-def _problems(row: JsonObject, chosen: Mapping[str, str]) -> Iterator[str]:
+def _row_problems(row: JsonObject, chosen: Mapping[str, str]) -> Iterator[str]:
     for name in chosen.values():
         if name in row.repeated:
             yield f'the key "{short_text(name)}" stands twice; delete one'
@@ -169,7 +173,7 @@ def _problems(row: JsonObject, chosen: Mapping[str, str]) -> Iterator[str]:
             yield f'"{short_text(name)}" is no text; write one in quotes'
 
 
-def _letters(said: str, options: Sequence[str]) -> set[str]:
+def _letters_named(said: str, options: Sequence[str]) -> set[str]:
     """The options that it names, by letter or by text."""
     named = {"AB"[index] for index, option in enumerate(options) if same_text(option) == same_text(said)}
     letter = _LETTER.fullmatch(said.casefold())
