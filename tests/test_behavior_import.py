@@ -481,7 +481,7 @@ def test_the_page_can_be_followed(
     ((form, table),) = re.findall(r"```(csv)\n(.*?)```", PAGE, re.DOTALL)
     Path(f"items.{form}").write_text(table)
     commands = re.findall(r"^    caa-bench (.+)$", PAGE, re.MULTILINE)
-    assert [shlex.split(line)[0] for line in commands] == [*["behavior"] * 4, "compare", "compare"]
+    assert [shlex.split(line)[0] for line in commands] == ["behavior"] * 2 + ["compare"] * 2 + ["behavior"] * 2
     for line in commands:
         more = " draws=99 report_to=[] limit=2" if line.startswith("compare") else ""
         run(line.replace("/path/to/model", str(small.model)) + more, capsys)
