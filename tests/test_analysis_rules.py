@@ -224,7 +224,7 @@ def test_the_single_fit_is_warned_of_with_what_another_seed_does_not_do():
     """Which is true: with all pairs, another seed gives the very pairs that the vector is fitted on."""
     values, cells = curve(VECTORS)
     (found,) = find_warnings(tables(make.scores(values), cells), {"refusal": RunFacts()}, placebos=PLACEBOS)
-    assert found.text.endswith("no pairs (max_pairs) and no split, every fit and every point stays the same.")
+    assert found.text.endswith("no max_pairs and no split, every fit and every point stays the same.")
     pairs = {
         (seed, few): load_behavior("refusal", seed=seed, max_pairs=few).pairs() for seed in (0, 1) for few in (None, 40)
     }

@@ -227,7 +227,7 @@ def one_seed(tables: Tables, facts: RunFacts) -> Found | None:
         return None
     text = (
         "Each arm was fitted once, so fit noise is unknown: use fits=3. Another seed is no replication: where it draws "
-        "no pairs (max_pairs) and no split, every fit and every point stays the same."
+        "no max_pairs and no split, every fit and every point stays the same."
     )
     return Found(severity="note", text=text)
 
