@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from caa_bench import CAA
 from caa_bench.analysis.cells import cell_table, effect_by_half, shift_table
 from caa_bench.analysis.estimates import Resampling
 from caa_bench.analysis.fairness import choose_dose, effect_at_equal_loss, matched_dose
@@ -18,6 +19,7 @@ from caa_bench.analysis.reliability import item_reliability, rank_correlations, 
 from caa_bench.analysis.stacking import stacking_table
 from caa_bench.analysis.warn import RunFacts, Tables
 from caa_bench.analysis.warn_rules import find_warnings
+from caa_bench.behaviors.behavior import load_behavior
 
 N = 40
 RNG = np.random.default_rng(5)
@@ -216,6 +218,18 @@ def test_a_sound_run_warns_of_nothing_but_its_single_seed():
     values, cells = curve(VECTORS)
     facts = {"train_longer_share": 0.5, "test_opened": 1}
     assert codes(item_scores(make.rows(values)), cells, **facts) == {"one_seed": "note"}
+
+
+def test_the_single_fit_is_warned_of_with_what_another_seed_does_not_do():
+    """Which is true: with all pairs, another seed gives the very pairs that the vector is fitted on."""
+    values, cells = curve(VECTORS)
+    (found,) = find_warnings(tables(make.scores(values), cells), {"refusal": RunFacts()}, placebos=PLACEBOS)
+    assert found.text.endswith("no max_pairs and no split, every fit and every point stays the same.")
+    pairs = {
+        (seed, few): load_behavior("refusal", seed=seed, max_pairs=few).pairs() for seed in (0, 1) for few in (None, 40)
+    }
+    assert pairs[0, None].key == pairs[1, None].key and pairs[0, 40].key != pairs[1, 40].key
+    assert CAA().another_fit(2, made={}).settings() != CAA().settings()
 
 
 @pytest.mark.parametrize(

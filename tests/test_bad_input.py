@@ -51,6 +51,11 @@ OVERRIDES: dict[str, tuple[str, str, str]] = {
     "unknown key": ("sed=1", "override: sed: unknown key", "did you mean 'seed'?"),
     "key of a section": ("caa.layer=[1]", "override: caa.layer: unknown key", "did you mean 'layers'?"),
     "key of elsewhere": ("rank=4", "override: rank: unknown key; did you mean one of", ("lora_sft", "dpo", "peft")),
+    "a slip in a key of elsewhere": (
+        "multiplierz=[1]",
+        "override: multiplierz: unknown key; did you mean one of",
+        ("caa", "iti", "multipliers"),
+    ),
     "wrong type": ("seed=many", "override: seed: expected an integer, found the text 'many'", "write an integer"),
     "no value": ("seed", "override: 'seed': not `key=value`", "write for example seed=1"),
     "unknown behavior": (

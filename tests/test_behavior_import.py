@@ -21,7 +21,7 @@ from caa_bench.__main__ import main
 from caa_bench.behaviors.behavior import load_behavior, variants
 from caa_bench.behaviors.card import drafted
 from caa_bench.behaviors.items import same_key
-from caa_bench.behaviors.records import behavior_from_records
+from caa_bench.behaviors.records import behavior_from_path, behavior_from_records
 from caa_bench.behaviors.written import card_text
 from caa_bench.errors import UserError
 
@@ -92,6 +92,86 @@ def test_answers_may_be_letters_or_texts_of_the_options() -> None:
     assert item.options[item.matching] == "Yes"
 
 
+WAYS = {  # how people name the columns and the letter
+    "plain": ("question,option_a,option_b,letter", "{}"),
+    "with spaces": ("Question,Option A,Option B,Right letter", "({})"),
+    "letters": ("prompt,A,B,Correct", "option {}"),
+    "the published name": ("QUESTION,answer_a,answer-b,answer_matching_behavior", "{}."),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_options_and_a_letter_are_read(tmp_path: Path, way: str) -> None:
+    """The options stay where they stand, and the letter says which matches."""
+    head, letter = WAYS[way]
+    rows = [f"Do you like number {n}?,Yes {n},No {n},{letter.format('ab'[n % 3 == 0])}" for n in range(30)]
+    (tmp_path / "items.csv").write_text("\n".join([head, *rows]) + "\n")
+    behavior = behavior_from_path(tmp_path / "items.csv", name="own", card=drafted("Own", "It is a yes."))
+    given = from_records(
+        [
+            {
+                "question": f"Do you like number {n}?\n\nChoices:\n (A) Yes {n}\n (B) No {n}",
+                "answer_matching_behavior": "(B)" if n % 3 == 0 else "(A)",
+                "answer_not_matching_behavior": "(A)" if n % 3 == 0 else "(B)",
+            }
+            for n in range(30)
+        ]
+    )
+    assert behavior.train == given.train and behavior.test == given.test
+
+
+def test_the_letter_may_be_the_option_s_text_and_templates_keep_their_cluster() -> None:
+    rows = [
+        {"Question": f"q{n}?", "Option A": f"yes {n}", "Option B": f"no {n}", "answer": f"No {n}"} for n in range(30)
+    ]
+    given = from_records([{**row, "Cluster": f"t{n // 2}"} for n, row in enumerate(rows)])
+    assert {item.options[item.matching].split()[0] for item in given.train} == {"no"}
+    assert len({item.cluster for item in (*given.train, *given.test)}) == 15
+
+
+# name: (the table, the line, what it says)
+UNREADABLE = {
+    "two letters": ("question,A,B,answer,letter\nq?,Yes,No,A,A\n", 1,
+                    '2 columns for the letter ("answer", "letter"); keep one, named for example letter '
+                    '(the names there are: "question", "A", "B", "answer", "letter")'),
+    "two first options": ("question,A,option a,B,letter\nq?,Yes,Yes,No,A\n", 1,
+                          '2 columns for the option A ("A", "option a")'),
+    "no letter": ("question,A,B,remark\nq?,Yes,No,A\n", 1, "no column for the letter; keep one, named for example"),
+    "three options": ("question,A,B,C,letter\nq?,Yes,No,Well,A\n", 1, 'more than two option columns ("C")'),
+    "neither letter": ("question,A,B,letter\nq?,Yes,No,C\n", 2,
+                       '"letter" is "C", which names neither option alone; write A or B'),
+    "a letter that is the other's text": ("question,A,B,letter\nq?,B,A,A\n", 2, "names neither option alone"),
+    "options twice": ('question,A,B,letter\n"q?\n(A) a\n(B) b",Yes,No,A\n', 2, "the question has options of its own"),
+    "no text": ("question,A,B,letter\nq?,Yes,No,A\nq?,Yes,,A\n", 3, '"B" is empty; write its text'),
+    "no such columns": ("text,first,second\n" + "q?,Yes,No\n" * 90, 1,
+                        '"question", "answer_matching_behavior", "answer_not_matching_behavior" are missing; write '
+                        "question, answer_matching_behavior, answer_not_matching_behavior, or question, option_a, "
+                        'option_b, letter (the names there are: "text", "first", "second")'),
+    "a slip": ("question,answer_matching_behaviour,answer_not_matching_behavior\n" + "q?,Yes,No\n" * 90, 1,
+               'is "answer_matching_behaviour" meant to be it? Rename it'),
+    "a name twice": ("question,question,answer_matching_behavior,answer_not_matching_behavior\n" + "q,q,Y,N\n" * 9, 1,
+                     'the key "question" stands twice; delete one'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_table_that_cannot_be_read_costs_one_line(tmp_path: Path, name: str) -> None:
+    text, line, says = UNREADABLE[name]
+    file = tmp_path / "items.csv"
+    file.write_text(text)
+    (said,) = faults(lambda: behavior_from_path(file, name="own", card=drafted("Own", "It is a yes.")))
+    assert said.startswith(f"{file}:{line}: ") and says in said
+
+
+def test_a_workbook_is_to_be_saved_as_csv(tmp_path: Path) -> None:
+    file = tmp_path / "items.XLSX"
+    file.write_bytes(b"PK\x03\x04")
+    (said,) = faults(lambda: behavior_from_path(file, name="own", card=drafted("Own", "It is a yes.")))
+    assert said == f"{file}: is a spreadsheet program's own format; save it as CSV (UTF-8) and give that file"
+    (tmp_path / "ITEMS.CSV").write_text("question,A,B,letter\n" + "".join(f"q{n}?,Yes,No,A\n" for n in range(30)))
+    assert len(behavior_from_path(tmp_path / "ITEMS.CSV", name="own", card=drafted("Own", "It is a yes.")).test) == 20
+
+
 def test_clusters_stay_on_one_side_of_every_split() -> None:
     rows = [{**record, "cluster": f"template {n // 3}"} for n, record in enumerate(records())]
     behavior = from_records(rows)
@@ -144,7 +224,7 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, name: str) -> None:
 
 # name: (bytes of items.csv or items.jsonl, its name, line, what it says)
 BAD = {
-    "a column is missing": (b"question,answer_matching_behavior\na,b\n", "items.csv", 2,
+    "a column is missing": (b"question,answer_matching_behavior\na,b\nc,d\n", "items.csv", 1,
                             '"answer_not_matching_behavior" is missing'),
     "too many cells": (b"question,answer_matching_behavior,answer_not_matching_behavior\na,b,c,d\n", "items.csv", 2,
                        "4 cells under 3 names; put texts with commas in quotes"),
@@ -401,7 +481,7 @@ def test_the_page_can_be_followed(
     ((form, table),) = re.findall(r"```(csv)\n(.*?)```", PAGE, re.DOTALL)
     Path(f"items.{form}").write_text(table)
     commands = re.findall(r"^    caa-bench (.+)$", PAGE, re.MULTILINE)
-    assert [shlex.split(line)[0] for line in commands] == [*["behavior"] * 4, "compare", "compare"]
+    assert [shlex.split(line)[0] for line in commands] == ["behavior"] * 2 + ["compare"] * 2 + ["behavior"] * 2
     for line in commands:
         more = " draws=99 report_to=[] limit=2" if line.startswith("compare") else ""
         run(line.replace("/path/to/model", str(small.model)) + more, capsys)

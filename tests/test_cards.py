@@ -234,6 +234,23 @@ def test_an_export_says_what_each_did(finished: Path) -> None:
     assert str(finished) not in text and "model | model |" in text
 
 
+def test_an_export_loads_each_vector_where_its_run_tuned_it(finished: Path, tmp_path: Path) -> None:
+    """Layer and dose of the search; the fit's own card says that its layer is a default."""
+    text = (artifact(finished, "caa") / "README.md").read_text()
+    assert "Condition(layer=1, multiplier=1.0)" in text and "the layer below is a default that nobody tuned" in text
+    assert "the layer below" not in (artifact(finished, "lora_sft_positive") / "README.md").read_text()
+    shutil.copytree(finished / "run", tmp_path / "runs/r/run")
+    shutil.copytree(artifact(finished, "caa").parent, tmp_path / "runs/artifacts")
+    path = tmp_path / "runs/r/run/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["facts"]["tuning"] = {"settled": {"caa": [2, 1.74]}, "untuned": "as an earlier search found"}
+    manifest["facts"]["cells"] = [x for x in manifest["facts"]["cells"] if x["vector"] == "" or x["layer"] == 2]
+    path.write_text(json.dumps(manifest))
+    assert run(["export", "runs/r/run", "out"], folder=tmp_path) == 0
+    text = (tmp_path / "out/caa/README.md").read_text()
+    assert "Condition(layer=2, multiplier=1.74)" in text and "## What it did" in text and "nobody tuned" not in text
+
+
 def test_an_export_says_how_its_answers_were_judged(finished: Path) -> None:
     """Four questions are too few for intervals; a base's change is that from the unchanged model."""
     cells = pd.read_csv(finished / "run/cells.csv").query("evaluator == 'open_ended'")

@@ -11,16 +11,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from published import card_folder
 from report_runs import simulate
 from small_runs import Small, manifest
 
 import caa_bench
 from caa_bench.__main__ import main
+from caa_bench.behaviors.folders import find_folder
 from caa_bench.commands import registry
 from caa_bench.commands.base import run_folders
 from caa_bench.commands.list_names import HEADS
 from caa_bench.commands.parser import commands_of, parser
 from caa_bench.commands.typed import normalized
+from caa_bench.errors import UserError
 from caa_bench.report import make_report
 from caa_bench.tracking.progress import Tables
 
@@ -150,6 +153,27 @@ def test_list_says_what_each_name_is(place: Path, capsys: pytest.CaptureFixture[
     assert list(json.loads(said(["list", "judges", "--json"], capsys))) == ["judges"]
 
 
+def test_list_shows_behaviors_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those in the working folder, as they are typed; a skeleton too."""
+    card_folder(place, "upselling")
+    assert main(["behavior", "new", "begun"]) == 0
+    named = json.loads(said(["list", "behaviors", "--json"], capsys))["behaviors"]
+    assert named["./upselling"] == "What matching means."
+    assert named["./begun"] == "its behavior.yaml is not finished"
+    assert list(named)[-2:] == ["./begun", "./upselling"]
+
+
+@pytest.mark.parametrize("typed", ["./upsel", "upsel", "../here/upseling"])
+def test_a_misspelt_folder_is_found(typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card_folder(tmp_path / "here", "upselling")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError) as refused:
+        find_folder(typed)
+    (line,) = refused.value.lines
+    meant = "../here/upselling" if typed.startswith("..") else "./upselling"
+    assert line.startswith("behavior: ") and f"did you mean {meant!r}?" in line
+
+
 def test_runs_are_told_from_their_manifests(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(said(["runs", "--json"], capsys))
     assert [one["folder"][-8:] for one in facts] == ["0000aaaa", "1111bbbb"]
@@ -224,6 +248,14 @@ def test_view_prints_the_page_and_opens_it_where_there_is_a_display(
     assert said(["view"], capsys) == f"{newest}\n" == said(["view", "1111bbbb"], capsys)
     if sys.platform == "linux":
         assert opened == []
+    older = Path("runs/compare/refusal-tiny-0000aaaa/report.html")
+    newest.rename(older)
+    assert main(["view"]) == 0
+    found = capsys.readouterr()
+    assert found.out == f"{older}\n"
+    assert found.err == f"caa-bench: {newest.parent} is newer and has no page: it is being measured, or was stopped\n"
+    older.rename(newest)
+    assert main(["view"]) == 0 and not capsys.readouterr().err
     monkeypatch.setenv("DISPLAY", ":0")
     assert said(["view", "refusal-tiny-1111bbbb"], capsys) == f"{newest}\n"
     assert opened[-1] == newest.resolve().as_uri()

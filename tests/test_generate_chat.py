@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,16 @@ from plain_loop import plain_forward
 from small_runs import Command, Small, start_call
 
 from caa_bench.__main__ import main
-from caa_bench.commands.chat import Conversation
+from caa_bench.commands.chat import Chat, Conversation
 from caa_bench.commands.generate import answer_text
+from caa_bench.commands.parser import commands_of, parser
 from caa_bench.commands.session import Answer, Session, Settings
 from caa_bench.errors import UserError
 from caa_bench.interventions import Condition, LoraSFT
+from caa_bench.models.loading import tuned_key
+from caa_bench.models.model import ChatModel
 from caa_bench.models.prompts import chat_prompt
+from caa_bench.models.saving import Found, save_tuned
 
 QUESTION = "Please mend 3 drums."
 DOSES = (-8.0, 0.0, 8.0)
@@ -121,6 +126,86 @@ def test_generate_takes_what_compare_has_fitted(
     assert main(["generate", QUESTION, *options(small, "--base", "lora_sft_positive", "--set", few)]) == 0
     assert capsys.readouterr().err.count("kept from before") == 2
     assert sorted(path.name for path in Path("runs/artifacts").iterdir() if path.is_dir()) == kept
+
+
+@pytest.fixture(scope="module")
+def tuned(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a run of another vector than CAA, whose tuning chose layer 2 and a dose of 3.7."""
+    folder = tmp_path_factory.mktemp("tuned")
+    settings = ["bases=[none]", "vectors=[mean_centring]", "mean_centring.layers=[2]", "limit=4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        doses = "mean_centring.multipliers=[-7.4, -3.7, 3.7, 7.4]"
+        assert main(small.compare(*settings, doses)) == 0
+    manifest = json.loads((folder / "run/manifest.json").read_text())
+    manifest["facts"]["tuning"] = {"settled": {"mean_centring": [2, 3.7]}, "untuned": "as another search found"}
+    (folder / "run/manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_run_gives_its_vector_layer_and_doses(
+    small: Small, tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the artifact that it fitted; what is named beside it wins."""
+    monkeypatch.chdir(tuned)
+    capsys.readouterr()
+    assert main(["generate", QUESTION, "--run", "run", "--max-new-tokens", "12"]) == 0
+    found = capsys.readouterr()
+    head, *blocks = found.out.split("\n\n")
+    assert head == f"Small on {small.model}, layer 2, base none"
+    assert [block.splitlines()[0] for block in blocks] == [f"mean_centring {dose}" for dose in ("-3.7", "+0", "+3.7")]
+    assert "nobody has tuned" not in found.err and "kept from before" in found.err
+    command = ["generate", QUESTION, "run=run", "layer=1", "multipliers=[5]", "max_new_tokens=12"]
+    assert main(command) == 0
+    named = capsys.readouterr().out
+    assert "layer 1," in named and "\nmean_centring +5\n" in named
+    talked = Chat().session(
+        commands_of(parser())["chat"].parse_args(["--run", "run", "--quiet", "--max-new-tokens", "12"])
+    )
+    assert (talked.layer, talked.doses, talked.vector.label) == (2, (-3.7, 3.7), "mean_centring")
+    asked = [{"role": "user", "content": QUESTION}]
+    (answer,) = talked.answers(asked, multipliers=[3.7])
+    assert f"mean_centring +3.7\n{answer_text(answer, indent='    ')}" in found.out
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--run", "run", "--model", "tiny"], "run: has its own behavior, model and recipe; leave yours out"),
+        (["--run", "run", "--layer", "9"], "mean_centring.layers: "),
+        (["--run", "rn"], "rn: there is no run there"),
+    ],
+)
+def test_what_a_run_cannot_give_is_one_line(
+    more: list[str], says: str, tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tuned)
+    assert main(["generate", QUESTION, *more]) == 2
+    said = capsys.readouterr()
+    assert says in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_a_layer_that_nobody_tuned_is_said(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once, on stderr; not where it is named, and not on the embedded model, whose config knows it."""
+    note = (
+        "caa-bench: layer 1 is a default that nobody has tuned on this model, and so is the dose; name a finished run"
+    )
+    assert main(["generate", QUESTION, *options(small)]) == 0
+    found = capsys.readouterr()
+    assert found.err.count(note) == 1 and "CAA -1\n" in found.out and "CAA +1\n" in found.out
+    assert not Session(Settings(behavior="refusal", changes=("max_pairs=8",), progress=False)).is_default_layer
+
+
+def test_a_model_tuned_before_is_steered_where_that_worked(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `caa-bench tune --save` keeps in the model's config."""
+    for module in ("saving", "model"):
+        monkeypatch.setattr(f"caa_bench.models.{module}.own_models_folder", lambda: tmp_path)
+    found = {tuned_key("caa", "small"): Found(layer=2, multiplier=2.5, effect=1.0, says="well")}
+    save_tuned("mine", ChatModel.find(str(small.model)).loading, found)
+    talk = Session(Settings(model="mine", behavior=str(small.behavior), progress=False))
+    assert (talk.layer, talk.doses, talk.is_default_layer) == (2, (-2.5, 2.5), False)
 
 
 def talk(small: Small, said: bytes, *more: str, folder: Path) -> Command:

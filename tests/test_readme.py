@@ -113,18 +113,42 @@ def test_the_mistake_that_the_readme_shows_is_what_is_said(
     assert capsys.readouterr().err == f"{shown}\n"
 
 
-def test_the_python_example_runs_and_leaves_what_the_readme_lists(tmp_path: Path) -> None:
-    """Shortened by its own `limit`; every file that the section on results names is in the run folder."""
-    (code,) = [block for block in BLOCKS if "from caa_bench import" in block]
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which the Python example ran, shortened by its own `limit`, and what it then printed."""
+    folder = tmp_path_factory.mktemp("example")
+    (code,) = [block for block in BLOCKS if "benchmark.compare()" in block]
     assert "limit=" in code
     shortened = re.sub(r"limit=\d+", "limit=4", re.sub(r"^    ", "", code, flags=re.M))
-    code = f"{shortened}\nprint(list(report.stacking['base'].unique()), report.folder)"
-    printed = run_code(code, folder=tmp_path)
-    bases, _, folder = printed.strip().splitlines()[-1].rpartition(" ")
+    effect = "report.shifts.query(\"base == 'system_prompt_mine' and vector == ''\")['total'].iloc[0]"
+    more = f"print(list(report.stacking['base'].unique()), report.folder, {effect})"
+    return folder, run_code(f"{shortened}\n{more}", folder=folder)
+
+
+def test_the_python_example_runs_and_leaves_what_the_readme_lists(example: tuple[Path, str]) -> None:
+    """Its prompt does something, and every file that the section on results names is in the run folder."""
+    bases, folder, effect = example[1].strip().splitlines()[-1].rsplit(" ", 2)
     assert bases == "['none', 'system_prompt_mine']" or bases == "['system_prompt_mine']"
+    assert float(effect) > 1, "a prompt that the embedded model does not know would do nothing"
     named = set(re.findall(r"`(\w+\.(?:jsonl|json|csv|txt|html))`", section("Results")))
     assert {"rows.jsonl", "cells.csv", "stacking.csv"} <= named
-    assert named - {path.name for path in (tmp_path / folder).iterdir()} == set()
+    assert named - {path.name for path in (example[0] / folder).iterdir()} == set()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/my-model.md"])
+def test_the_fitted_vector_steers_as_written(page: str, example: tuple[Path, str]) -> None:
+    """The README's lines as they stand, from a checkout; those of the docs with the reader's own two folders."""
+    block = r"(?:```python\n|^    )(from transformers import AutoModel.+?skip_special_tokens=True\)\))"
+    (code,) = re.findall(block, (ROOT / page).read_text(), flags=re.M | re.S)
+    code = re.sub(r"^    ", "", code, flags=re.M) if page == "README.md" else code
+    (kept,) = (path for path in (example[0] / "runs/artifacts").glob("caa-*") if path.is_dir())
+    tiny = str(ROOT / "caa_bench/tiny/model")
+    code = code.replace("caa_bench/tiny/model", tiny).replace("/path/to/model", tiny).replace("caa-...", kept.name)
+    said = run_code(code, folder=example[0]).strip().splitlines()[-1]
+    if page == "README.md":
+        assert re.search(r"cannot|can not|will not|won't|No\b", said), said
+        turned = run_code(code.replace("multiplier=1.5", "multiplier=-2"), folder=example[0])
+        assert re.match(r"\s*(Yes|Sure|Gladly|Of course)", turned.strip().splitlines()[-1]), turned
 
 
 def test_the_layout_is_the_real_one() -> None:

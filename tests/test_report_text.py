@@ -140,7 +140,7 @@ def test_pairs_that_hardly_agree_are_said(tmp_path: Path) -> None:
     said = {}
     for signal in (0.3, 1.0, 4.0):
         report = _report(tmp_path / f"{signal}", items=24, signal=signal)
-        said[signal] = {n.severity: n.text for n in report.notices if "pairs" in n.text}
+        said[signal] = {n.severity: n.text for n in report.notices if " pairs" in n.text}
     assert said[0.3]["severe"].startswith("The training pairs agree on no direction: mean cosine with the vector ")
     assert said[0.3]["note"].startswith("Matching and other answers overlap along the vector at layer 3 (d' 0.")
     assert list(said[1.0]) == ["caution"]

@@ -19,12 +19,16 @@ from serve_running import running
 from small_runs import Small, start
 
 from caa_bench.__main__ import main
+from caa_bench.commands.continuing import continuations
+from caa_bench.commands.of_run import of_run
+from caa_bench.commands.parser import commands_of, parser
+from caa_bench.commands.serve import Serve
 from caa_bench.commands.serve_doses import Dose, Offer, SteeredBy
 from caa_bench.commands.serve_handler import MOST_BYTES
 from caa_bench.commands.serve_http import SteeredServer
 from caa_bench.commands.serve_requests import read_request
 from caa_bench.commands.serve_speaker import Leaving, Speaker, Words
-from caa_bench.commands.session import Session, Settings, continuations
+from caa_bench.commands.session import Session, Settings
 from caa_bench.engine.changes import Add
 from caa_bench.engine.easysteer import steering_field
 from caa_bench.engine.edit import Edit
@@ -394,23 +398,16 @@ def test_stopping_ends_the_answer_under_way(session: Session, offer: Offer) -> N
 
 
 def test_a_run_is_served_at_its_own_layer(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from argparse import Namespace
-
-    from caa_bench.commands.serve import Serve, _of_run
-
     monkeypatch.chdir(tmp_path)
     assert main(small.compare("bases=[none, system_prompt_positive]", "caa.layers=[1]", "limit=4")) == 0
-    given = {"folder": "run", "layer": None, "bases": [], "vectors": [], "override": [], "set": [], "base": "none"}
-    options = Namespace(
-        **given, behavior=None, model=None, recipe="compare", max_new_tokens=4, quiet=True, verbose=False
-    )
-    layers = _of_run(options)
-    served = Offer(Serve().session(options), layers=layers)
-    assert layers == served.layers == {"caa": 1}
+    options = commands_of(parser())["serve"].parse_args(["run", "--max-new-tokens", "4", "--quiet"])
+    served = Offer(Serve().session(options))
+    assert served.layers == {"caa": 1}
     assert served.bases == ["none", "system_prompt_positive"]
+    assert f"{served.name}@caa+8" in served.names()
     options.behavior = "refusal"
     with pytest.raises(UserError, match="has its own behavior, model and recipe"):
-        _of_run(options)
+        of_run(options)
 
 
 def test_the_openai_package_gets_the_same(server: SteeredServer) -> None:

@@ -225,7 +225,11 @@ def one_seed(tables: Tables, facts: RunFacts) -> Found | None:
     """Every stack rests on a single fit."""
     if tables.stacking.empty or (tables.stacking["n_fits"] > 1).any():
         return None
-    return Found(severity="note", text="One seed: fit noise unknown.")
+    text = (
+        "Each arm was fitted once, so fit noise is unknown: use fits=3. Another seed is no replication: where it draws "
+        "no max_pairs and no split, every fit and every point stays the same."
+    )
+    return Found(severity="note", text=text)
 
 
 RULES: dict[str, Callable[[Tables, RunFacts], Found | None]] = {

@@ -14,6 +14,7 @@ from typing import Any
 from caa_bench.behaviors.json_entries import Faults, JsonObject, Located, read_json_list, read_text
 
 SUFFIXES = (".json", ".jsonl", ".csv")
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 # Spreadsheets write the separator of their own language.
 _SEPARATORS = ",;\t"
 _LONGEST_CELL = 2**26
@@ -21,9 +22,13 @@ _LONGEST_CELL = 2**26
 
 def read_entries(path: Path, faults: Faults) -> list[Located[Any]]:
     """The entries of a file, with the line where each begins; unchecked."""
-    if path.suffix == ".jsonl":
+    form = path.suffix.lower()
+    if form in _SPREADSHEETS:
+        faults.add(path, None, "is a spreadsheet program's own format; save it as CSV (UTF-8) and give that file")
+        return []
+    if form == ".jsonl":
         return _read_json_lines(path, faults)
-    return _read_csv(path, faults) if path.suffix == ".csv" else read_json_list(path, faults)
+    return _read_csv(path, faults) if form == ".csv" else read_json_list(path, faults)
 
 
 def _read_json_lines(path: Path, faults: Faults) -> list[Located[Any]]:

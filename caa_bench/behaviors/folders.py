@@ -61,14 +61,32 @@ def find_folder(name_or_path: str | Path) -> Path:
             f"behavior: {str(folder)[:200]!r} has no {CARD}; make a behavior of it with caa-bench behavior import "
             "PATH --as NAME, or give the path of a folder that has one"
         )
-    if len(folder.parts) > 1:
-        raise UserError(f"behavior: {str(folder)[:200]!r} has no {CARD}; give the path of a folder that has one")
-    close = get_close_matches(str(name_or_path), names, n=1)
+    near = _near_folder(folder)
+    if len(folder.parts) > 1 or str(name_or_path).startswith("./"):
+        hint = f"did you mean {near!r}?" if near else "give the path of a folder that has one"
+        raise UserError(f"behavior: {str(name_or_path)[:200]!r} has no {CARD}; {hint}")
+    close = [*get_close_matches(str(name_or_path), names, n=1), *filter(None, [near])]
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise UserError(
         f"behavior: there is no behavior {str(name_or_path)[:80]!r}; {hint}valid: {', '.join(names)}, "
         f"or the path of a folder with a {CARD}"
     )
+
+
+def folders_in(place: Path) -> list[Path]:
+    """The behavior folders that stand directly in a folder, by name; none where it cannot be read."""
+    try:
+        return sorted(path.parent for path in place.glob(f"*/{CARD}") if is_id(path.parent.name))
+    except (OSError, ValueError):
+        return []
+
+
+def _near_folder(folder: Path) -> str:
+    """The behavior folder beside a misspelt one as it would be typed; "" without one."""
+    there = {path.name: path for path in folders_in(folder.parent)}
+    close = get_close_matches(folder.name[:80], there, n=1)
+    found = there[close[0]] if close else None
+    return "" if found is None else str(found) if len(found.parts) > 1 else f"./{found}"
 
 
 def is_id(name: str) -> bool:

@@ -6,7 +6,7 @@ Knows nothing of files. The matching text stands at (A) in every other entry, so
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _LETTER = re.compile(r"\(?[A-Z]\)?\.?")
 
@@ -27,10 +27,20 @@ def lettered(entry: Mapping[str, str], index: int, *, question: str, matching: s
         return dict(entry)
     shown = texts if index % 2 == 0 else texts[::-1]
     letters = ("(A)", "(B)") if index % 2 == 0 else ("(B)", "(A)")
-    asked = f"{entry[question].strip()}\n\nChoices:\n (A) {shown[0]}\n (B) {shown[1]}"
-    if any(map(_has_options, shown)):
+    return {**entry, question: with_options(entry[question], shown), matching: letters[0], other: letters[1]}
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    """The question with its two options on lines of their own.
+
+    Raises:
+        ValueError: there would be more options than two; says what to do.
+    """
+    if _has_options(question):
+        raise ValueError('the question has options of its own, as in "(A)"; write it without')
+    if any(map(_has_options, options)):
         raise ValueError('an answer has a line that begins with a letter as in "(A)"; write it without')
-    return {**entry, question: asked, matching: letters[0], other: letters[1]}
+    return f"{question.strip()}\n\nChoices:\n (A) {options[0]}\n (B) {options[1]}"
 
 
 def _has_options(question: str) -> bool:

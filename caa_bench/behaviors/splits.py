@@ -12,10 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from caa_bench.behaviors.columns import CLUSTER as CLUSTER
+from caa_bench.behaviors.columns import MATCHING as MATCHING
+from caa_bench.behaviors.columns import OTHER as OTHER
+from caa_bench.behaviors.columns import QUESTION as QUESTION
+from caa_bench.behaviors.columns import misspelt, same_fault_of_all, short_text, spreadsheet_entries
 from caa_bench.behaviors.entries import read_entries
 from caa_bench.behaviors.free_text import lettered
 from caa_bench.behaviors.items import LETTERS, Item, names_letters, parse_options, same_key, same_text
@@ -24,8 +28,6 @@ from caa_bench.behaviors.json_entries import Faults, JsonObject, Located
 # The longest published question has 2,200 characters; far beyond that, something else was pasted in.
 MAX_CHARACTERS = 20_000
 
-QUESTION, CLUSTER = "question", "cluster"
-MATCHING, OTHER = "answer_matching_behavior", "answer_not_matching_behavior"
 # Control characters but tab and newline, and halves of characters, which no file could be written with.
 _ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
@@ -97,8 +99,11 @@ def items_of(
     twins: bool = False,
 ) -> list[Located[Item]]:
     """The sound items among entries from wherever; arguments as in `read_items`, `path` for messages."""
-    items = []
-    for index, entry in enumerate(entries):
+    items: list[Located[Item]] = []
+    known = entries if keys.category else spreadsheet_entries(entries, path=path, faults=faults)
+    if known is None or same_fault_of_all(known, keys.required, path=path, faults=faults):
+        return items
+    for index, entry in enumerate(known):
         problems = _field_problems(entry.value, keys.required)
         if not problems:
             category = f"{entry.value[keys.category].strip()}/" if keys.category else ""
@@ -123,7 +128,9 @@ def read_open_questions(path: Path, *, faults: Faults) -> list[Located[OpenQuest
 
 def open_questions_of(entries: Sequence[Located[Any]], *, path: Path, faults: Faults) -> list[Located[OpenQuestion]]:
     """The sound questions among entries from wherever; `path` is for messages."""
-    questions = []
+    questions: list[Located[OpenQuestion]] = []
+    if same_fault_of_all(entries, (QUESTION,), path=path, faults=faults):
+        return questions
     for index, entry in enumerate(entries):
         name = f"open_ended/{index:04d}"
         problems = _field_problems(entry.value, (QUESTION,))
@@ -175,7 +182,7 @@ def _place(entry: Mapping[str, str], key: str, options: Sequence[str]) -> int:
         return said[0]
     if not re.fullmatch(rf"\([{letters}]\)", answer):
         valid = ", ".join(f'"({letter})"' for letter in letters)
-        raise ValueError(f'"{key}" is "{_short_text(answer)}", which is none of its options; write one of {valid}')
+        raise ValueError(f'"{key}" is "{short_text(answer)}", which is none of its options; write one of {valid}')
     return letters.index(answer[1])
 
 
@@ -200,8 +207,8 @@ def _field_problems(entry: Any, required: Sequence[str]) -> list[str]:
     problems = [f'the key "{key}" stands twice; delete one' for key in entry.repeated]
     for key in required:
         if key not in entry:
-            problems.append(f'"{key}" is missing{_misspelt(key, entry, known)}')
-    if CLUSTER not in entry and (hint := _misspelt(CLUSTER, entry, known)):
+            problems.append(f'"{key}" is missing{misspelt(key, entry, known)}')
+    if CLUSTER not in entry and (hint := misspelt(CLUSTER, entry, known)):
         problems.append(f'unknown key{hint}, or name it "{CLUSTER}"')
     for key in known:
         if key in entry and (problem := _text_problem(entry[key])):
@@ -221,17 +228,6 @@ def _text_problem(value: Any) -> str:
     return ""
 
 
-def _misspelt(key: str, entry: dict[str, Any], known: Sequence[str]) -> str:
-    others = {name.lower(): name for name in entry if name not in known}
-    close = get_close_matches(key, others, n=1, cutoff=0.8)
-    return f'; is "{_short_text(others[close[0]])}" meant to be it? Rename it' if close else ""
-
-
 def _json_kind(value: Any) -> str:
     names = {dict: "an object", JsonObject: "an object", list: "a list", str: "a text", bool: "a truth value"}
     return "null" if value is None else names.get(type(value), "a number")
-
-
-def _short_text(text: str) -> str:
-    """Foreign text, short and without anything that a terminal would act on."""
-    return _ODD.sub("?", text if len(text) <= 40 else f"{text[:40]}...").replace("\n", " ")

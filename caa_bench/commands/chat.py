@@ -8,14 +8,14 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from caa_bench.commands.generate import SteeredCommand, answer_text, check_multiplier, described
+from caa_bench.commands.generate import SteeredCommand, answer_text, check_multiplier, described, dose_text
 from caa_bench.errors import UserError
 
 if TYPE_CHECKING:
     from caa_bench.commands.session import Session
 
-HELP = """/multiplier 1.5   another dose of CAA, from the next answer on; 0 is the base alone
-/base NAME        put CAA on another base: none, system_prompt_negative, lora_sft_positive, ...
+HELP = """/multiplier 1.5   another dose, from the next answer on; 0 is the base alone
+/base NAME        put the vector on another base: none, system_prompt_negative, lora_sft_positive, ...
 /reset            forget the conversation
 /quit             leave (or end the input)
 /help             this list"""
@@ -29,14 +29,21 @@ class Chat(SteeredCommand):
 
     def add_options(self, parser: ArgumentParser) -> None:
         """Adds the dose that the conversation begins with."""
-        parser.add_argument("--multiplier", type=float, default=1.0, help="dose of CAA at the beginning (%(default)s)")
+        parser.add_argument(
+            "--multiplier",
+            type=float,
+            help="dose at the beginning (the run's or the tuned one towards matching, else 1)",
+        )
         super().add_options(parser)
 
     def run(self, options: Namespace) -> int:
         """Until /quit or the end of the input; a mistake costs a line and not the conversation."""
-        check_multiplier(options.multiplier)
-        conversation = Conversation(self.session(options), multiplier=options.multiplier)
-        print(f"{described(conversation.session)}, CAA {options.multiplier:+g}; /help lists what can be changed")
+        if options.multiplier is not None:
+            check_multiplier(options.multiplier)
+        session = self.session(options)
+        multiplier = session.doses[-1] if options.multiplier is None else options.multiplier
+        conversation = Conversation(session, multiplier=multiplier)
+        print(f"{described(session)}, {dose_text(session, multiplier)}; /help lists what can be changed")
         with contextlib.suppress(KeyboardInterrupt):
             for line in _typed_lines():
                 try:
@@ -97,7 +104,7 @@ class Conversation:
             raise UserError(f"/multiplier: {value!r} is no number; write one, as in /multiplier 1.5") from None
         check_multiplier(multiplier)
         self.multiplier = multiplier
-        return f"CAA {multiplier:+g}"
+        return dose_text(self.session, multiplier)
 
     def _set_base(self, value: str) -> str:
         if not value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class Export(Command):
         from caa_bench.report.exports import run_effects, run_origin
         from caa_bench.runs.artifacts import kept_at
         from caa_bench.runs.folder import read_manifest
+        from caa_bench.runs.tuning_record import dose_unit
         from caa_bench.storage.artifact_folder import read_artifact
         from caa_bench.storage.files import inside
 
@@ -52,7 +54,8 @@ class Export(Command):
             copy = inside(target, label)
             shutil.copytree(folder, copy)
             own = label.partition("@")[0]  # of several fits the run shows the mean
-            origin, effects = run_origin(report, own), run_effects(report, own)
+            effects, unit = run_effects(report, own), dose_unit(report.record.tuning, own)
+            origin = replace(run_origin(report, own), layer=lead_layer(report, own), multiplier=unit)
             fitted = Intervention.from_pretrained(copy)
             write_card(copy, fitted, origin, effects=effects)
             print(f"{label}: {target / label}")

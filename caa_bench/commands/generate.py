@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from caa_bench.errors import UserError
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
+    from caa_bench.commands.of_run import OfRun
     from caa_bench.commands.session import Answer, Session, Settings
 
 
@@ -19,7 +21,8 @@ class SteeredCommand(Command):
     """A command that lets the model speak."""
 
     def add_options(self, parser: ArgumentParser) -> None:
-        """The behavior, the model, what stands below and where it is steered."""
+        """The run, or the behavior and the model; what stands below and where it is steered."""
+        self.add_run(parser)
         parser.add_argument("--behavior", help="a behavior's name or folder (default: the recipe's)")
         parser.add_argument("--model", help="a model's name, folder or hub name (default: the recipe's)")
         parser.add_argument("--base", default="none", help="what CAA is put on top of, as in a recipe (%(default)s)")
@@ -30,24 +33,41 @@ class SteeredCommand(Command):
         parser.add_argument("--override", action="append", default=[], help=SUPPRESS)  # `key=value`, as it was typed
         add_loudness(parser)
 
+    def add_run(self, parser: ArgumentParser) -> None:
+        """How a run is named."""
+        parser.add_argument(
+            "--run", metavar="RUN", help="a finished run: its behavior, model, vector, layer and doses are taken"
+        )
+
     def session(self, options: Namespace) -> Session:
-        """The loaded model with its vector and base.
+        """The loaded model with its vector and base; says where its layer is one that nobody has tuned.
 
         Raises:
             UserError: one line a mistake.
         """
+        from caa_bench.commands.of_run import of_run
         from caa_bench.commands.session import Session
 
         quiet_libraries(options)
-        return Session(self.settings(options), base=options.base)
+        made = Session(self.settings(options, of_run(options)), base=options.base)
+        if made.is_default_layer:
+            print(
+                f"caa-bench: layer {made.layer} is a default that nobody has tuned on this model, and so is the dose; "
+                "name a finished run, or --layer",
+                file=sys.stderr,
+            )
+        return made
 
-    def settings(self, options: Namespace) -> Settings:
+    def settings(self, options: Namespace, run: OfRun | None = None) -> Settings:
         """What is steered, and how."""
         from caa_bench.commands.session import Settings
 
         return Settings(
-            recipe=options.recipe,
-            changes=(*overrides_of(options), *options.override),
+            recipe=options.recipe if run is None else run.recipe,
+            changes=(*(run.changes if run else ()), *overrides_of(options), *options.override),
+            vectors=run.vectors[:1] if run else (),
+            settled=run.settled if run else {},
+            doses=run.doses if run else (),
             behavior=options.behavior,
             model=options.model,
             layer=options.layer,
@@ -69,8 +89,8 @@ class Generate(SteeredCommand):
             "--multipliers",
             nargs="+",
             action=Doses,
-            default=[-1.0, 0.0, 1.0],
-            help="doses of CAA: -1 0 1 or [-1,0,1] (-1 0 1)",
+            default=[],
+            help="doses: -1 0 1 or [-1,0,1] (0, and the run's or the tuned dose both ways, else -1 and 1)",
         )
         super().add_options(parser)
 
@@ -80,10 +100,11 @@ class Generate(SteeredCommand):
             check_multiplier(multiplier)
         session = self.session(options)
         asked = [{"role": "user", "content": options.question}]
-        answers = session.answers(asked, multipliers=options.multipliers)
+        multipliers = options.multipliers or sorted({0.0, *session.doses})
+        answers = session.answers(asked, multipliers=multipliers)
         print(described(session))
-        for multiplier, answer in zip(options.multipliers, answers, strict=True):
-            print(f"\nCAA {multiplier:+g}\n{answer_text(answer, indent='    ')}")
+        for multiplier, answer in zip(multipliers, answers, strict=True):
+            print(f"\n{dose_text(session, multiplier)}\n{answer_text(answer, indent='    ')}")
         return 0
 
 
@@ -119,6 +140,13 @@ def described(session: Session) -> str:
     """What speaks, in a line."""
     where = "" if session.layer is None else f", layer {session.layer}"
     return f"{session.behavior.title} on {session.chat.name}{where}, base {session.base.label}"
+
+
+def dose_text(session: Session, multiplier: float) -> str:
+    """The vector and its dose, as in `CAA +1.5`."""
+    from caa_bench.report.words import display
+
+    return f"{display(session.vector.label)} {multiplier:+g}"
 
 
 def answer_text(answer: Answer, *, indent: str = "") -> str:

@@ -59,12 +59,14 @@ def found(runs: Path) -> dict[str, dict[str, str]]:
     """Kind -> name -> what it is, one line."""
     from caa_bench import evaluators, interventions, judges
     from caa_bench.behaviors.behavior import behavior_names
+    from caa_bench.behaviors.folders import folders_in
     from caa_bench.models.model import model_configs
     from caa_bench.storage.paths import configs_folder, recipes_folder
 
     behaviors = configs_folder() / "behaviors"
     return {
-        "behaviors": {name: _matching(behaviors / name) for name in behavior_names()},
+        "behaviors": {name: _matching(behaviors / name) for name in behavior_names()}
+        | {f"./{folder}": _matching(folder) or "its behavior.yaml is not finished" for folder in folders_in(Path())},
         "models": {name: _comment(path) for name, path in sorted(model_configs().items())},
         "recipes": {path.stem: _comment(path) for path in sorted(recipes_folder().glob("*.yaml"))},
         "interventions": _documented(interventions.registry()),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from caa_bench.commands.base import run_named
 from caa_bench.commands.generate import SteeredCommand
 from caa_bench.errors import UserError
 from caa_bench.storage.safe_text import terminal_safe
 
 if TYPE_CHECKING:
+    from caa_bench.commands.of_run import OfRun
     from caa_bench.commands.session import Settings
 
 PORT = 8000
@@ -28,7 +27,6 @@ class Serve(SteeredCommand):
 
     def add_options(self, parser: ArgumentParser) -> None:
         """The run, what can be asked for, and the address."""
-        parser.add_argument("folder", nargs="?", metavar="RUN", help="a run's folder or name, whose arms are served")
         super().add_options(parser)
         parser.add_argument("--bases", nargs="+", default=[], metavar="BASE", help="what a request may ask for as base")
         parser.add_argument("--vectors", nargs="+", default=[], metavar="VECTOR", help="and on top of it (caa)")
@@ -38,17 +36,20 @@ class Serve(SteeredCommand):
             "--key-env", default="", metavar="NAME", help="the environment variable with the key that requests need"
         )
 
+    def add_run(self, parser: ArgumentParser) -> None:
+        """The only word that stands free."""
+        parser.add_argument("run", nargs="?", metavar="RUN", help="a run's folder or name, whose arms are served")
+
     def run(self, options: Namespace) -> int:
         """Make ready, then answer until Ctrl-C."""
         from caa_bench.commands.serve_doses import Offer
         from caa_bench.commands.serve_http import SteeredServer
         from caa_bench.commands.serve_speaker import Speaker
 
-        layers = {} if options.folder is None else _of_run(options)
         log = None if options.quiet else lambda line: print(line, file=sys.stderr, flush=True)
         with SteeredServer((options.host, options.port), key=_required_key(options), log=log) as server:
             session = self.session(options)
-            offer = Offer(session, layers=layers)
+            offer = Offer(session)
             print(f"{session.behavior.title} on {offer.name}: {server.url}\n{offer.text()}\nCtrl-C ends it", flush=True)
             try:
                 server.answer(offer, Speaker(session))
@@ -56,9 +57,14 @@ class Serve(SteeredCommand):
                 print("caa-bench: the server has stopped", file=sys.stderr)
         return 0
 
-    def settings(self, options: Namespace) -> Settings:
+    def settings(self, options: Namespace, run: OfRun | None = None) -> Settings:
         """With everything that a request may ask for."""
-        return replace(super().settings(options), bases=tuple(options.bases), vectors=tuple(options.vectors))
+        bases, vectors = (run.bases, run.vectors) if run else ((), ())
+        return replace(
+            super().settings(options, run),
+            bases=tuple(options.bases) or bases,
+            vectors=tuple(options.vectors) or vectors,
+        )
 
 
 def _required_key(options: Namespace) -> str:
@@ -82,32 +88,3 @@ def _required_key(options: Namespace) -> str:
         )
     print(f"warning: other machines can reach {host}, and nothing is encrypted on the way", file=sys.stderr)
     return key
-
-
-def _of_run(options: Namespace) -> dict[str, int]:
-    """Takes recipe, bases and vectors from the run that is named; gives the layer that led there, by vector.
-
-    Raises:
-        UserError: there is no such run, or it has no report yet.
-    """
-    from caa_bench.commands.export import lead_layer
-    from caa_bench.interventions import registry
-    from caa_bench.recipe import load_recipe
-    from caa_bench.report import make_report
-    from caa_bench.runs.artifacts import kept_at
-    from caa_bench.runs.folder import read_manifest
-
-    run = run_named(options.folder)
-    if options.behavior or options.model or options.recipe != "compare":
-        raise UserError(f"{run}: has its own behavior, model and recipe; leave yours out")
-    report = make_report(run)
-    recipe = load_recipe(run / "recipe.yaml")
-    placebos = {name for name, cls in registry().items() if cls.is_placebo}
-    options.recipe = str(run / "recipe.yaml")
-    options.bases = options.bases or list(recipe.args.bases)
-    options.vectors = options.vectors or [name for name in recipe.args.vectors if name not in placebos]
-    for recorded in list(read_manifest(run)["facts"]["artifacts"].values())[:1]:
-        options.override.insert(0, f"output_dir={json.dumps(str(kept_at(run, recorded).parent.parent))}")
-    if options.layer is not None:
-        return {}
-    return {label: layer for label in options.vectors if (layer := lead_layer(report, label)) is not None}

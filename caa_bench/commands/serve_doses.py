@@ -56,16 +56,14 @@ class Offer:
     """Bases, vectors and layers of a session, under the names that clients use.
 
     Args:
-        session: what is ready.
-        layers: the layer of each vector where a request names none, by label; None of them: the recipe's first.
+        session: what is ready, each vector with the layer where a request names none.
     """
 
-    def __init__(self, session: Session, *, layers: Mapping[str, int] | None = None) -> None:
+    def __init__(self, session: Session) -> None:
         self.name = Path(session.chat.name).name  # a folder's own name: no path of this machine is told
         self.bases = list(session.bases)
         self.default = session.base.label
-        own = layers or {}
-        self.layers = {label: own.get(label, session.layer_of(one)) for label, one in session.vectors.items()}
+        self.layers = {label: session.layer_of(one) for label, one in session.vectors.items()}
         self.count = session.chat.loaded_layers().count
         self._multipliers = {
             label: [

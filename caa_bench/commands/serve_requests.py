@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from caa_bench.commands.continuing import refuse_what_is_no_text
 from caa_bench.commands.serve_doses import KEY, Offer, SteeredBy, finite
-from caa_bench.commands.session import refuse_what_is_no_text
 from caa_bench.errors import UserError
 from caa_bench.storage.safe_text import terminal_safe
 

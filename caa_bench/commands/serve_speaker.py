@@ -149,7 +149,7 @@ class Speaker:
             UserError: the conversation is longer than the model takes.
             Leaving: the server is being stopped.
         """
-        from caa_bench.commands.session import continuations
+        from caa_bench.commands.continuing import continuations
 
         asked = ready.asked
         words = Words(self.chat, asked.stop)

@@ -6,20 +6,20 @@ What `caa-bench generate`, `caa-bench chat` and `caa-bench serve` share. Knows n
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from caa_bench.benchmark import Benchmark
+from caa_bench.commands.continuing import continuations, refuse_what_is_no_text, room_of
 from caa_bench.errors import UserError
-from caa_bench.interventions import Condition, Intervention
+from caa_bench.interventions import Condition, Intervention, registry
 from caa_bench.recipe import load_recipe
+from caa_bench.runs.tuning_grid import first_fits, settled
 
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
     from caa_bench.engine.edit import Edit
-    from caa_bench.engine.generate import Continuation
     from caa_bench.models.model import ChatModel
     from caa_bench.models.prompts import Message, Prompt
 
@@ -36,6 +36,8 @@ class Settings:
         max_new_tokens: length limit of an answer.
         progress: False prints nothing while something is fitted.
         bases / vectors: what is made ready beside the session's own base and `caa`, as in a recipe.
+        settled: label -> layer, and the multiplier that the recipe's 1 stands for, as a run found them.
+        doses: those to show where nobody names others; empty: the vector's own, one a direction.
     """
 
     recipe: str = "compare"
@@ -47,6 +49,8 @@ class Settings:
     progress: bool = True
     bases: tuple[str, ...] = ()
     vectors: tuple[str, ...] = ()
+    settled: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    doses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +129,7 @@ class Steered:
     @property
     def room(self) -> int | None:
         """The most tokens of a prompt and its answer; None where the model does not say."""
-        return _room(self.chat)
+        return room_of(self.chat)
 
     def _edits(self, multiplier: float) -> list[Edit]:
         """None at 0, so that the unsteered answer is the unchanged model's, bit for bit."""
@@ -192,10 +196,22 @@ class Session:
         if benchmark.fits.unfit:
             failed = [f"{label}: could not be fitted ({why})" for label, why in benchmark.fits.unfit.items()]
             raise UserError(*(f"{line}; choose another base or model" for line in failed))
-        self.vectors, self.bases = ({one.label: one for one in own} for own in (benchmark.vectors, benchmark.bases))
+        given = self.settings.settled
+        vectors = settled(benchmark.vectors, given) if given else benchmark.settled_vectors()
+        self.vectors, self.bases = ({one.label: one for one in first_fits(own)} for own in (vectors, benchmark.bases))
         self.vector, self.base = next(iter(self.vectors.values())), self.bases[base]
         self.behavior, self.chat = benchmark.behavior, benchmark.chat
         self.layer = self.layer_of(self.vector)
+
+    @property
+    def doses(self) -> tuple[float, ...]:
+        """The vector's own: those of its run, else what was tuned, or 1, both ways."""
+        return self.settings.doses or (-self.vector.dose_unit, self.vector.dose_unit)
+
+    @property
+    def is_default_layer(self) -> bool:
+        """Whether the layer is a mere fraction of the depth: nobody named it, swept the model or tuned on it."""
+        return getattr(self.vector.config, "layers", None) == "default" and not self.chat.loading.swept
 
     def layer_of(self, vector: Intervention) -> int | None:
         """The first of its layers in the recipe; None for one that has none."""
@@ -203,58 +219,10 @@ class Session:
 
     def _overrides(self, base: str) -> list[str]:
         own = self.settings
-        named = {"behavior": own.behavior, "model": own.model, "caa.layers": None if own.layer is None else [own.layer]}
-        said = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
         bases, vectors = dict.fromkeys(["none", *own.bases, base]), own.vectors or ("caa",)
+        section = vectors[0] if vectors[0] in registry() else f"arms.{vectors[0]}"
+        layers = None if own.layer is None else [own.layer]
+        named = {"behavior": own.behavior, "model": own.model, f"{section}.layers": layers}
+        said = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
         names = [f"bases={json.dumps([*bases])}", f"vectors={json.dumps([*vectors])}"]
         return [*own.changes, *said, *names, "report_to=[]"]
-
-
-def continuations(
-    chat: ChatModel,
-    prompt: Prompt,
-    conditions: Sequence[Sequence[Edit]],
-    *,
-    base: Intervention,
-    max_new_tokens: int,
-    **decoding: Any,
-) -> list[Continuation]:
-    """What follows a prompt on a base, under each condition on top of it, all in one batch. [C]
-
-    Args:
-        **decoding: as in `engine.generate.generate`; it stops where the model's turn ends.
-
-    Raises:
-        UserError: prompt and answer are longer than the model takes.
-    """
-    from caa_bench.engine.generate import generate
-
-    asked, room = len(prompt.ids), _room(chat)
-    if room is not None and asked + max_new_tokens > room:
-        raise UserError(
-            f"the conversation has {asked} tokens and the model takes {room}, the answer's {max_new_tokens} "
-            "included; shorten it, or start anew"
-        )
-    decoding = {"stop_ids": chat.stop_ids, **decoding}
-    below = base.edits(Condition())
-    attached = nullcontext() if below is not None else base.attach(chat.model, Condition())
-    with attached:
-        on_top = [[*(below or []), *edits] for edits in conditions]
-        (said,) = generate(chat.model, [prompt], on_top, max_new_tokens=max_new_tokens, **decoding)
-    return said
-
-
-def _room(chat: ChatModel) -> int | None:
-    return getattr(chat.model.config, "max_position_embeddings", None)
-
-
-def refuse_what_is_no_text(said: str) -> None:
-    """Bytes that are no UTF-8 come in as halves of characters, which no tokenizer takes.
-
-    Raises:
-        UserError: such halves, or nothing at all.
-    """
-    if not said.strip():
-        raise UserError("the question is empty; write one")
-    if any("\ud800" <= character <= "\udfff" for character in said):
-        raise UserError("the question is not UTF-8 text; write it in UTF-8")

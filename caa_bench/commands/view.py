@@ -6,9 +6,12 @@ import os
 import sys
 import webbrowser
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from caa_bench.commands.base import Command, newest_run, run_named
+from caa_bench.commands.base import Command, newest_run, run_folders, run_named
 from caa_bench.errors import UserError
+
+PAGE = "report.html"
 
 
 class View(Command):
@@ -23,14 +26,27 @@ class View(Command):
 
     def run(self, options: Namespace) -> int:
         """Print the path, and open the page where somebody can see it."""
-        folder = run_named(options.folder) if options.folder else newest_run()
-        page = folder / "report.html"
+        folder = run_named(options.folder) if options.folder else _newest_shown()
+        page = folder / PAGE
         if not page.is_file():
             raise UserError(f"{page}: the run has no page yet; write it with caa-bench report {folder}")
         print(page)
         if has_display():
             webbrowser.open(page.resolve().as_uri())
         return 0
+
+
+def _newest_shown() -> Path:
+    """The newest run that has a page, or without any the newest one; says so where a newer one has none yet.
+
+    Raises:
+        UserError: there is no run.
+    """
+    newest = newest_run()
+    shown = next((folder for folder in reversed(run_folders(newest.parents[1])) if (folder / PAGE).is_file()), newest)
+    if shown != newest:
+        print(f"caa-bench: {newest} is newer and has no page: it is being measured, or was stopped", file=sys.stderr)
+    return shown
 
 
 def has_display() -> bool:

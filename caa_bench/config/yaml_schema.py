@@ -183,10 +183,16 @@ class Walker:
         elsewhere = [path for path in self.paths if path.rpartition(".")[2] == name]
         # A slip of the pen in this section comes before a key of that very name in another one.
         slips = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.85)
-        near = slips or elsewhere or difflib.get_close_matches(name[:80], known, n=1)
+        near = slips or elsewhere or difflib.get_close_matches(name[:80], known, n=1) or self.slips_elsewhere(name)
         if not near:
             return f"valid keys: {', '.join(known)}"
         return f"did you mean {'one of ' if len(near) > 1 else ''}{', '.join(map(repr, near))}?"
+
+    def slips_elsewhere(self, name: str) -> list[str]:
+        """Keys of any section whose own name is nearly this one."""
+        last = {path: path.rpartition(".")[2] for path in self.paths}
+        near = difflib.get_close_matches(name[:80], set(last.values()), n=1, cutoff=0.85)
+        return [path for path, own in last.items() if own in near]
 
 
 def describe(kind: Any) -> str:

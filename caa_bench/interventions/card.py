@@ -53,7 +53,8 @@ class Origin:
         model: what names the model for a reader.
         data: the training data in a few words.
         loadable: what `ChatModel.find` takes; "" where the card cannot know it.
-        layer: the layer to load a vector at; None: the middle one.
+        layer: the layer to load a vector at; None: a fraction of the depth.
+        multiplier: the dose to load it at.
     """
 
     behavior: str = ""
@@ -61,6 +62,7 @@ class Origin:
     data: str = ""
     loadable: str = ""
     layer: int | None = None
+    multiplier: float = 1.0
 
 
 UNKNOWN = Origin()
@@ -111,10 +113,24 @@ def card(intervention: Intervention, origin: Origin = UNKNOWN, *, effects: str =
         f"# {cell_text(intervention.label)}" + (f" for {cell_text(origin.behavior)}" if origin.behavior else ""),
         (type(intervention).__doc__ or "").strip().split("\n")[0],
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell_text(value)} |" for name, value in facts.items())]),
-        effects or "What it does was not measured when this card was written.",
-        "## Load it\n\n" + LOAD.format(model=model, condition=found.condition),
+        effects or _unmeasured(found.condition),
+        "## Load it\n\n" + LOAD.format(model=model, condition=_dosed(found.condition, origin.multiplier)),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _unmeasured(condition: str) -> str:
+    """Why nothing is said of effects: a fit comes before the run that tries layers and doses."""
+    layer = ", and the layer below is a default that nobody tuned" if "layer=" in condition else ""
+    return (
+        f"What it does was not measured when this card was written{layer}. `caa-bench export RUN FOLDER` writes it "
+        "anew, with the layer, the dose and the effects of a run."
+    )
+
+
+def _dosed(condition: str, multiplier: float) -> str:
+    """The condition of `OnCard`, which is at multiplier 1, at another one."""
+    return condition.replace("multiplier=1.0", f"multiplier={float(multiplier)!r}")
 
 
 def on_the_hub(name: str) -> bool:
