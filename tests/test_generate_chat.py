@@ -261,6 +261,7 @@ def test_a_mistake_while_talking_is_a_line_and_the_conversation_goes_on(small: S
     assert done.wait() == 0
     lines = [line for line in done.stderr().splitlines() if line.startswith("caa-bench: ")]
     says = [
+        "layer 1 is a default that nobody has tuned",
         "/multiplier: 'much' is no number",
         "multiplier: nan is no dose",
         "/dose: no such command; use /multiplier, /base, /reset, /help, /quit",
