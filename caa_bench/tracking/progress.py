@@ -133,8 +133,10 @@ class Progress(Callback):
         from caa_bench.runs.rows import RowStore, frame_of
 
         cells = pd.DataFrame([vars(self.cells[key]) for key in keys]).rename(columns={"key": "cell"}).set_index("cell")
-        rows = frame_of(row for row in RowStore(self.rows_path).rows() if row["cell"] in set(keys) and "letters" in row)
-        self._print_metrics(cells)
+        wanted = set(keys)
+        own = [row for row in RowStore(self.rows_path).rows() if row["cell"] in wanted]
+        rows = frame_of(row for row in own if "letters" in row)
+        self._print_metrics(cells, [row for row in own if "metric" in row])
         if rows.empty:
             return  # answers in words are not judged yet
         scores = item_scores(rows, protocol=self.cells[keys[0]].protocol)
@@ -145,14 +147,12 @@ class Progress(Callback):
             level += "" if line["evaluator"] == "answer_probability" else f" {line['evaluator']}"
             tqdm.write(f"  {self._base(line):<28} {_what(line):<26} {level}", file=sys.stderr)
 
-    def _print_metrics(self, cells: pd.DataFrame) -> None:
+    def _print_metrics(self, cells: pd.DataFrame, rows: Sequence[Row]) -> None:
         """A line a cell and task, of the task's first metric."""
         from caa_bench.analysis.cells import metric_table
         from caa_bench.analysis.estimates import Resampling
         from caa_bench.report.words import level
-        from caa_bench.runs.rows import RowStore
 
-        rows = [row for row in RowStore(self.rows_path).metrics() if row["cell"] in cells.index]
         for line in (
             metric_table(rows, cells, how=Resampling(draws=DRAWS)).drop_duplicates(["cell", "task"]).to_dict("records")
         ):
