@@ -19,16 +19,20 @@ from safetensors.torch import load_file
 from small_behavior import write_behavior
 from small_runs import Small, contents, manifest, run, start, write_small_model
 
-from caa_bench import CAA, Benchmark, BenchmarkArguments
+from caa_bench import CAA, Benchmark, BenchmarkArguments, LoraSFT
 from caa_bench.__main__ import main
 from caa_bench.analysis.intervals import MIN_ITEMS
 from caa_bench.behaviors.behavior import load_behavior
 from caa_bench.behaviors.drawing import LEAST_ITEMS
+from caa_bench.commands.continuing import full_dose
+from caa_bench.commands.parser import commands_of, parser
+from caa_bench.commands.serve import Serve
 from caa_bench.errors import UserError
 from caa_bench.evaluators import AnswerProbability
 from caa_bench.interventions import Condition, Layers
 from caa_bench.models.loading import Loading
 from caa_bench.models.model import ChatModel
+from caa_bench.providers.steered import steered_model
 from caa_bench.runs.rows import RowStore, frame_of
 from caa_bench.runs.tuning_grid import Search, between, dose_of, first_layers, to_tune
 from caa_bench.runs.tuning_items import items_line, search_items, tuned_on
@@ -194,6 +198,22 @@ def test_killed_and_continued_it_ends_in_the_same_bytes(
     assert run(wide.compare(*ALL), folder=tmp_path) == 0
     for part in ("run", "runs"):
         assert contents(tmp_path / part) == contents(uninterrupted / part)
+
+
+def test_a_run_speaks_with_the_wording_and_the_scale_that_it_chose(
+    uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`generate`, `chat` and `serve` of a run, and Inspect's provider, put their vector on the bases it measured."""
+    monkeypatch.chdir(uninterrupted)
+    arms = manifest(uninterrupted / "run")["facts"]["tuning"]["arms"]
+    text, scale = arms["system_prompt_positive"]["chosen"]["text"], arms["lora_sft_positive"]["chosen"]["multiplier"]
+    session = Serve().session(commands_of(parser())["serve"].parse_args(["run", "--quiet"]))
+    assert session.bases["system_prompt_positive"].text == text
+    assert full_dose(session.bases["lora_sft_positive"]) == Condition(multiplier=scale)
+    made = steered_model("run", {"run": "run", "base": "system_prompt_positive", "vector": "none"})
+    assert made.steered.base.text == text
+    assert full_dose(LoraSFT(doses=[0.25, 0.8, 2])) == Condition(multiplier=0.8)
+    assert full_dose(session.bases["none"]) == Condition()
 
 
 def test_all_also_chooses_wordings_and_scales_and_measures_with_them(uninterrupted: Path) -> None:

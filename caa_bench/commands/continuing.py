@@ -42,12 +42,18 @@ def continuations(
             "included; shorten it, or start anew"
         )
     decoding = {"stop_ids": chat.stop_ids, **decoding}
-    below = base.edits(Condition())
-    attached = nullcontext() if below is not None else base.attach(chat.model, Condition())
+    dose = full_dose(base)
+    below = base.edits(dose)
+    attached = nullcontext() if below is not None else base.attach(chat.model, dose)
     with attached:
         on_top = [[*(below or []), *edits] for edits in conditions]
         (said,) = generate(chat.model, [prompt], on_top, max_new_tokens=max_new_tokens, **decoding)
     return said
+
+
+def full_dose(base: Intervention) -> Condition:
+    """The base's own dose that is nearest to 1, as fitted: what a search has chosen, where it has chosen one."""
+    return Condition(multiplier=min(getattr(base.config, "doses", (1.0,)), key=lambda dose: abs(dose - 1)))
 
 
 def room_of(chat: ChatModel) -> int | None:

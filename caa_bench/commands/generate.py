@@ -67,6 +67,7 @@ class SteeredCommand(Command):
             changes=(*(run.changes if run else ()), *overrides_of(options), *options.override),
             vectors=run.vectors[:1] if run else (),
             settled=run.settled if run else {},
+            below=run.below if run else {},
             doses=run.doses if run else (),
             behavior=options.behavior,
             model=options.model,

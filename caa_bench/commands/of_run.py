@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caa_bench.commands.base import run_named
 from caa_bench.errors import UserError
@@ -24,6 +24,7 @@ class OfRun:
         changes: `key=value` texts over it, so that what the run fitted is found again.
         bases / vectors: its arms without placebos, by label; the vector that leads comes first.
         settled: label -> the layer that stands for the vector, and the multiplier that its recipe's 1 stood for.
+        below: label -> the text or the dose that the run's search chose for a base.
         doses: the leading vector's, at most one a direction.
     """
 
@@ -32,6 +33,7 @@ class OfRun:
     bases: tuple[str, ...]
     vectors: tuple[str, ...]
     settled: Mapping[str, tuple[int, float]]
+    below: Mapping[str, Mapping[str, Any]]
     doses: tuple[float, ...]
 
 
@@ -46,6 +48,7 @@ def of_run(options: Namespace) -> OfRun | None:
     from caa_bench.report import make_report
     from caa_bench.runs.artifacts import kept_at
     from caa_bench.runs.folder import read_manifest
+    from caa_bench.runs.tuning_record import chosen_bases
 
     if not options.run:
         return None
@@ -70,6 +73,7 @@ def of_run(options: Namespace) -> OfRun | None:
         bases=tuple(args.bases),
         vectors=vectors,
         settled=_layers_and_units(report, vectors, layer=options.layer),
+        below=chosen_bases(report.record.tuning),
         doses=report.headline.doses,
     )
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caa_bench.benchmark import Benchmark
 from caa_bench.commands.continuing import continuations, refuse_what_is_no_text, room_of
 from caa_bench.errors import UserError
 from caa_bench.interventions import Condition, Intervention, registry
 from caa_bench.recipe import load_recipe
+from caa_bench.runs.tuning_arms import settled_bases
 from caa_bench.runs.tuning_grid import first_fits, settled
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Settings:
         progress: False prints nothing while something is fitted.
         bases / vectors: what is made ready beside the session's own base and `caa`, as in a recipe.
         settled: label -> layer, and the multiplier that the recipe's 1 stands for, as a run found them.
+        below: label -> the text or the dose of a base that a run's search chose in place of its recipe's.
         doses: those to show where nobody names others; empty: the vector's own, one a direction.
     """
 
@@ -50,6 +52,7 @@ class Settings:
     bases: tuple[str, ...] = ()
     vectors: tuple[str, ...] = ()
     settled: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    below: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     doses: tuple[float, ...] = ()
 
 
@@ -198,7 +201,8 @@ class Session:
             raise UserError(*(f"{line}; choose another base or model" for line in failed))
         given = self.settings.settled
         vectors = settled(benchmark.vectors, given) if given else benchmark.settled_vectors()
-        self.vectors, self.bases = ({one.label: one for one in first_fits(own)} for own in (vectors, benchmark.bases))
+        bases = settled_bases(benchmark.bases, self.settings.below, vectors=vectors)
+        self.vectors, self.bases = ({one.label: one for one in first_fits(own)} for own in (vectors, bases))
         self.vector, self.base = next(iter(self.vectors.values())), self.bases[base]
         self.behavior, self.chat = benchmark.behavior, benchmark.chat
         self.layer = self.layer_of(self.vector)

@@ -60,6 +60,9 @@ def steered_model(name: str, arguments: dict[str, Any]) -> Made:
 def _of_session(name: str, arguments: dict[str, Any]) -> Made:
     """As `caa-bench generate` does it, with the recipe of a run where one is named."""
     from caa_bench.commands.session import Session, Settings
+    from caa_bench.runs.folder import read_manifest
+    from caa_bench.runs.record import RunRecord
+    from caa_bench.runs.tuning_record import chosen_bases
 
     vector, base = str(arguments.get("vector", "caa")), str(arguments.get("base", "none"))
     steers = vector != "none"
@@ -79,6 +82,7 @@ def _of_session(name: str, arguments: dict[str, Any]) -> Made:
             changes=(f"output_dir={recipe.resolve().parent.parent}", "fits=1"),
             progress=False,
             vectors=(vector if steers else "caa",),
+            below=chosen_bases(RunRecord.of(read_manifest(recipe)).tuning),
         )
         session = Session(settings, base=base)
         session.layer = session.layer if found is None else _there(found, session.chat)
