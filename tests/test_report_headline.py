@@ -241,10 +241,10 @@ def test_where_the_model_does_not_answer_with_a_letter_that_stands_in_front(tmp_
 
 
 def test_a_model_that_guesses_has_no_cost_that_could_be_seen(tmp_path: Path) -> None:
-    report = _report(tmp_path, loss={}, vectors=("caa",))
-    facts = report.cells["evaluator"] == "capability"
-    assert card(report).sentences[2].startswith("No measurable capability cost (")
-    report.cells.loc[facts, "p_balanced"] = 0.51
+    folder = simulate(tmp_path / "runs" / "compare" / "run", loss={}, vectors=("caa",))
+    assert card(make_report(folder)).sentences[2].startswith("No measurable capability cost (79% ")
+    report = make_report(folder)  # anew: what was worked out of the cells is kept
+    report.cells.loc[report.cells["evaluator"] == "capability", "p_balanced"] = 0.51
     said = card(report).sentences[2]
     assert said.startswith("What it costs is not known: there is little to lose (51% correct without steering, ")
 
