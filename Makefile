@@ -13,6 +13,8 @@ DRY_RUN ?=
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
+# So that Python in the folder above, where the checkout's own name is that of the package, finds the package.
+EDITABLE := --config-settings editable_mode=compat
 STAMP := $(VENV)/.installed
 CHOSEN := $(if $(BEHAVIOR),behavior=$(BEHAVIOR)) $(if $(MODEL),model=$(MODEL))
 # SET and TORCH may hold spaces, quotes and <, so they travel in the environment, not in the command line.
@@ -33,7 +35,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@echo "installing into $(VENV): about 2.5 GB on a CPU, several minutes; nothing is printed meanwhile"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $$TORCH -c constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt $(EDITABLE)
 	@touch $(STAMP)
 
 compare: $(STAMP) ## the main job: how CAA stacks on system prompts and LoRA (BEHAVIOR, MODEL, RECIPE, SET, DRY_RUN=1)

@@ -230,7 +230,7 @@ def test_warnings_reach_the_behavior(tmp_path: Path) -> None:
         each["question"] = each["question"].replace("(A) Yes", "(A) Yes, of course, at once")
     test = [entry("How would you answer the question number 99 of this long list of questions?"), entry("Else?")]
     warnings = load_behavior(own_folder(tmp_path, train=train, test=test)).warnings
-    assert "train: (A) is the matching answer of 100% of 20 items, not of 45-55%: letters may be learned" in warnings
+    assert "train: (A) is the matching answer of 100% of 20 items, not of 45-55%" in "".join(warnings)
     assert "train: of 20 items the matching option is longer in 16, shorter in 4" in warnings
     assert "train: 4 of 20 items name letters in their options and keep the given order" in warnings
     shared = [

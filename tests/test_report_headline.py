@@ -232,12 +232,15 @@ def test_the_card_s_null_is_honest(tmp_path: Path) -> None:
 def test_where_the_model_does_not_answer_with_a_letter_that_stands_in_front(tmp_path: Path) -> None:
     """Over a quarter of the items with an option mass under .5: what does not move cannot be measured so."""
     bases, gain = ("none", "system_prompt_neutral"), {"caa": 0.02}
-    report = _report(tmp_path, bases=bases, gain=gain, multipliers=(-1.0, 1.0), vectors=("caa",))
+    folder = simulate(tmp_path / "run", bases=bases, gain=gain, multipliers=(-1.0, 1.0), vectors=("caa",))
+    report = make_report(folder)
     report.cells["mass_low_share"] = 0.25
     assert card(report).sentences[0].startswith("Nothing measured here moves refusal (largest: ")
+    report = make_report(folder)  # anew: what was worked out of the cells is kept
     report.cells["mass_low_share"] = 0.3
     said = card(report).sentences[0]
-    assert said.startswith("Not measurable: the answer letters hold ") and "nothing moves them (largest: " in said
+    assert said.startswith("Not measurable by letters, which hold ")
+    assert "ask in words (recipes/open_ended.yaml)" in said and "(largest: " in said
 
 
 def test_a_model_that_guesses_has_no_cost_that_could_be_seen(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ def _key_warning(train: Sequence[Item]) -> str:
     if KEY_SHARE[0] <= share <= KEY_SHARE[1]:
         return ""
     return (
-        f"train: (A) is the matching answer of {share:.0%} of {len(train)} items, not of 45-55%: letters may be learned"
+        f"train: (A) is the matching answer of {share:.0%} of {len(train)} items, not of 45-55%: where pairs are asked "
+        "in the given order alone (protocol=caa), letters may be learned"
     )
 
 

@@ -18,6 +18,7 @@ from caa_bench.evaluators import AnswerProbability, Evaluator, Job
 from caa_bench.runs.grid import bases_under, doses_under
 from caa_bench.runs.tuning_grid import Search, directions, first_cells, first_fits, first_layers, to_tune
 from caa_bench.runs.tuning_items import search_items
+from caa_bench.runs.tuning_rounds import CAPABILITY
 
 if TYPE_CHECKING:
     from caa_bench.behaviors.behavior import Behavior
@@ -231,26 +232,28 @@ def _pair_tokens(benchmark: Benchmark) -> list[int]:
 
 
 def _searching(benchmark: Benchmark, layers: Layers) -> Operations:
-    """The search's two rounds of answers; what the shortlist costs in capability is some of the second again."""
+    """The search's two rounds of answers, and the capability of the settings that could be chosen then."""
     wanted = to_tune(
         benchmark.vectors, args=benchmark.args, loading=benchmark.chat.loading, behavior=benchmark.behavior
     )
     work, how = Operations(), Search()
     if not wanted.vectors:
         return work
-    count, asked = token_counter(benchmark.chat.source), AnswerProbability()
+    count, middle = token_counter(benchmark.chat.source), layers.count // 2
     looked_at = search_items(benchmark.behavior, limit=benchmark.args.limit)
-    questions = _questions(asked, benchmark, behavior=looked_at.behavior, split="selection")
-    tokens = sum(count(text) + TEMPLATE_TOKENS for text in questions)
-    finer = [layers.count // 2] * how.best * len(how.finer)
+    questions = _questions(AnswerProbability(), benchmark, behavior=looked_at.behavior, split="selection")
+    costs = next((one for one in benchmark.evaluators if one.name == CAPABILITY), None)
+    facts = [] if costs is None else _questions(costs, benchmark)[: how.capability_items]
     for one in first_fits(wanted.vectors):
         coarse = [layer for layer in first_layers(one, layers, how) for _ in how.doses]
-        for tried in (coarse, finer):
+        finer, shortlist = [middle] * how.best * len(how.finer), [middle] * len(how.doses + how.finer)
+        for tried, asked in ((coarse, questions), (finer, questions), (shortlist, facts)):
             steered = [layer for layer in tried for _ in directions(one)]
             above = sum(layers.count - 1 - layer for layer in steered)
-            work.token_layers += tokens * layers.count + len(questions) * SUFFIX_TOKENS * above
-            work.rows += len(questions) * (1 + len(steered))
-            work.block_calls += math.ceil(len(questions) / Job.prompts_per_pass) * 2 * layers.count
+            tokens = sum(count(text) + TEMPLATE_TOKENS for text in asked)
+            work.token_layers += tokens * layers.count + len(asked) * SUFFIX_TOKENS * above
+            work.rows += len(asked) * (1 + len(steered))
+            work.block_calls += math.ceil(len(asked) / Job.prompts_per_pass) * 2 * layers.count
     return work
 
 

@@ -225,10 +225,14 @@ def _null(report: Report, title: str, largest: Line) -> str:
     found = f"largest: {_subject(largest)}, {shift} log-odds, {_levels(largest)}"
     if math.isnan(largest["shift_low"]):
         return f"Too few items for an interval, so nothing is said to move {title} ({found})"
-    cells = report.cells.set_index("cell")
-    if cells.at[largest["cell"], "mass_low_share"] > MEASURABLE:
-        mass = words.percent(largest["option_mass"])
-        return f"Not measurable: the answer letters hold {mass} of the probability, and nothing moves them ({found})"
+    cells = report.measured("cells")
+    plain = cells[(cells["base"] == "none") & (cells["multiplier"] == 0)]
+    if len(plain) and plain["mass_low_share"].iloc[0] > MEASURABLE:
+        mass = words.percent(plain["option_mass"].iloc[0])
+        return (
+            f"Not measurable by letters, which hold {mass} of the probability in the unchanged model: ask in words "
+            f"(recipes/open_ended.yaml), or ask a larger model ({found})"
+        )
     return f"Nothing measured here moves {title} ({found})"
 
 

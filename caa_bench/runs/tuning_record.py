@@ -134,8 +134,9 @@ def _arm_lines(label: str, arm: Mapping[str, Any]) -> list[str]:
     if arm["worked"]:
         said.append(f"{label}: {_setting(chosen)} is the best of {arm['tries']} tries: {_does(chosen)}.")
     else:
+        found = "whether it works cannot be told" if chosen["effect_low"] is None else "nothing worked here"
         said.append(
-            f"{label}: nothing worked here in {arm['tries']} tries. The largest, {_setting(chosen)}, goes on: "
+            f"{label}: {found} in {arm['tries']} tries. The largest, {_setting(chosen)}, is measured: "
             f"{_does(chosen)}; but {arm['why']}."
         )
     said.append(f"{label}: {_lead(arm)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -196,6 +196,9 @@ def capability_finding(report: Report) -> str:
         said = f"Capability falls by .05 or more at {first}{more}"
         if any(line["base"] == "none" for line in known) and all(line["base"] != "none" for line in fallen):
             said += f", at no measured dose of {words.display(report.headline.vector)} alone"
+    elif guesses(report, plain):
+        right = f"{words.percent(plain['p_balanced'])} correct without steering, {questions(report)}"
+        return f"What it costs is not known: there is little to lose ({right}, guessing is 50%)"
     elif known:
         worst = min(known, key=lambda line: float(line["total_p"]))
         said = f"Capability: no measured dose costs .05 (largest change: {_change(worst)} at {_at(worst, report)})"
@@ -203,6 +206,11 @@ def capability_finding(report: Report) -> str:
         said = "The capability of no arm is known"
     right = words.percent(plain["p_balanced"])
     return f"{said}; {right} correct without steering ({questions(report)}, n {words.count(plain['n'])})"
+
+
+def guesses(report: Report, plain: Mapping[str, Any]) -> bool:
+    """Whether the unchanged model answers two-option facts hardly better than by chance."""
+    return bool(plain["p_balanced"] < KNOWS and questions(report) == PLAIN_FACTS)
 
 
 def cost_in_words(report: Report) -> str:
@@ -220,9 +228,9 @@ def cost_in_words(report: Report) -> str:
     if lost:
         return f"{capability_finding(report)}{more}"
     plain = next(line for line in lines if line["base"] == "none" and not line["multiplier"])
+    if guesses(report, plain):
+        return f"{capability_finding(report)}{more}"
     right = f"{words.percent(plain['p_balanced'])} correct without steering, {questions(report)}"
-    if plain["p_balanced"] < KNOWS and questions(report) == PLAIN_FACTS:
-        return f"What it costs is not known: there is little to lose ({right}, guessing is 50%){more}"
     return f"No measurable capability cost ({right}, n {words.count(plain['n'])}){more}"
 
 
