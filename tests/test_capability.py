@@ -147,6 +147,15 @@ def ran(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here / "run"
 
 
+def test_the_run_keeps_what_it_asked(ran: Path) -> None:
+    """So that a number of the page leads to the question and its options, not to an id."""
+    texts = manifest(ran)["facts"]["texts"]
+    asked = {row["item"] for row in RowStore(ran / "rows.jsonl").rows() if row["item"].startswith("own/")}
+    assert len(asked) == 24 and asked <= set(texts)
+    one = texts[min(asked)]
+    assert one["question"] and len(one["options"]) == 2 and one["matching"] in (0, 1)
+
+
 def table(path: Path) -> list[dict[str, str]]:
     """A CSV file's lines."""
     with path.open(newline="") as file:

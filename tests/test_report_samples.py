@@ -15,6 +15,7 @@ from caa_bench.benchmark import Benchmark
 from caa_bench.recipe import load_recipe
 from caa_bench.report import make_report, write_report
 from caa_bench.report.sections.samples import embedded, viewer
+from caa_bench.runs.folder import RowStore
 
 BASES = ("none", "system_prompt_positive")
 
@@ -113,10 +114,26 @@ def test_a_run_keeps_the_texts_of_its_items(tmp_path: Path) -> None:
     report = run.compare().report()
     texts = report.record.texts
     items = {item.id: item for item in run.behavior.test[:6]}
-    assert list(texts) == list(items)
+    assert list(texts)[:6] == list(items)
+    assert len(texts) == 12 and all(name.startswith("own/") for name in list(texts)[6:]), "the plain facts too"
     for name, item in items.items():
         assert texts[name]["options"] == list(item.options) and texts[name]["matching"] == item.matching
         assert texts[name]["question"] and texts[name]["question"] in item.question
         assert "(A)" not in texts[name]["question"] and "Choices" not in texts[name]["question"]
     page = (report.folder / "report.html").read_text()
     assert next(iter(items.values())).options[0].replace("'", "&#39;") in page or items["test/0000"].options[0] in page
+
+
+def test_the_viewer_has_the_texts_of_items_that_do_not_lead(tmp_path: Path) -> None:
+    """A number of the capability leads to what was asked, where the run kept it, within the page's size."""
+    run = simulate(tmp_path / "run", loss={}, vectors=("caa",), items=24)
+    fact = next(row["item"] for row in RowStore(run / "rows.jsonl").rows() if row["item"].startswith("own/"))
+    file = run / "manifest.json"
+    recorded = json.loads(file.read_text())
+    text = {"question": "What is the capital of France?", "options": ["Paris", "Lyon"], "matching": 0}
+    recorded["facts"]["texts"] = {fact: text, "elsewhere": text}
+    file.write_text(json.dumps(recorded))
+    shown = viewer(make_report(run))
+    assert shown["texts"] == {fact: text} and fact in shown["asked"]["capability"]
+    assert json.loads(embedded(shown))["texts"] == {fact: text}
+    assert json.loads(embedded(shown, most=3_000))["texts"] == {}

@@ -52,7 +52,7 @@ function view(data) {
   const known = conditions(data), more = Object.entries(data.asked);
   const entries = [...data.items.map((one) => ({...one, kind: "item"})),
     ...data.questions.map((one) => ({...one, kind: "question"})),
-    ...more.filter(([kind]) => !(kind in kinds)).flatMap(([kind, ids]) => ids.map((id) => ({id, kind, aside: true})))];
+    ...more.filter(([kind]) => !(kind in kinds)).flatMap(([kind, ids]) => ids.map((id) => ({...data.texts[id], id, kind, aside: true})))];
   let focus = null;  // the condition that a number led to
   const said = (one) => (one.answers || []).filter((answer) => answer);
   const apart = ([, first, second]) => first !== null && second !== null && Math.abs(first - second) >= data.disagree;
@@ -142,7 +142,7 @@ function view(data) {
   const show = (one) => {
     for (const [other, made] of buttons) made.setAttribute("aria-current", other === one);
     const options = (one.options || []).map((text, place) => element("li", {},
-      text, ...(place === one.matching ? [element("b", {className: "matching"}, " matching")] : [])));
+      text, ...(place === one.matching ? [element("b", {className: "matching"}, one.aside ? " right" : " matching")] : [])));
     const link = element("a", {href: address(one.id, focus ? focus.cell : "")}, one.id);
     const text = one.question || "The run kept no text of this item; its id names it in the data.";
     detail.replaceChildren(element("h3", {}, link, one.flips ? " flips" : ""),

@@ -106,7 +106,7 @@ def viewer(report: Report) -> dict[str, Any]:
         `questions`: `id`, `question`, `answers` by spoken condition: text, score, second score, collapsed, whether a
         server generated it; None where there is none. `most` is the number of items and questions that there are.
         `more`: every other condition, `cell`, `name`, `evaluator`, `own` (the cell of its base alone) and `p` by item
-        of `asked`[evaluator]; of a metric, its value.
+        of `asked`[evaluator]; of a metric, its value. `texts`: what is known of the items of `asked`, by id.
     """
     cells = report.leading(report.measured("cells", MEASURE))
     conditions = _conditions(cells, report)
@@ -126,7 +126,8 @@ def viewer(report: Report) -> dict[str, Any]:
             questions.append({"id": str(name), "question": str(own["question"].iloc[0]), "answers": answers})
     asked, more = _others(report, leading={x["cell"] for x in [*conditions, *spoken]})
     return {"conditions": conditions, "items": items, "spoken": spoken, "questions": questions, "side": SIDE,
-            "disagree": DISAGREE, "most": [len(items), len(questions)], "asked": asked, "more": more}  # fmt: skip
+            "disagree": DISAGREE, "most": [len(items), len(questions)], "asked": asked, "more": more,
+            "texts": _texts_of(report, asked)}  # fmt: skip
 
 
 def embedded(shown: Mapping[str, Any], *, most: int = MOST) -> str:
@@ -134,10 +135,11 @@ def embedded(shown: Mapping[str, Any], *, most: int = MOST) -> str:
     their items first, from the last one on; then items and questions are left out."""
     share = 1.0
     more = list(shown.get("more", ()))
-    spare = most - len(_script_json({**shown, "more": [], "asked": {}} if more else shown))
-    while more and (rest := len(_script_json([shown["asked"], more])) - spare) > 0:
+    spare = most - len(_script_json({**shown, "more": [], "asked": {}, "texts": {}} if more else shown))
+    while more and (rest := len(_script_json([shown["asked"], shown["texts"], more])) - spare) > 0:
         more = more[: -max(1, rest // max(len(_script_json(more[-1])), 1))]
-    kept = {"asked": shown["asked"] if more else {}, "more": more} if "more" in shown else {}
+    beside = {name: shown[name] if more else {} for name in ("asked", "texts") if name in shown}
+    kept = {**beside, "more": more} if "more" in shown else {}
     while True:
         parts = {name: shown[name][: math.ceil(share * len(shown[name]))] for name in ("items", "questions")}
         text = _script_json({**shown, **kept, **parts})
@@ -169,6 +171,12 @@ def _others(report: Report, *, leading: Collection[str]) -> tuple[dict[str, list
     placebos = report.record.placebos
     found.sort(key=lambda one: cells.loc[one["cell"], "vector"] in placebos)
     return asked, [*_metric_conditions(report, asked), *_spoken(report, asked, leading=leading), *found]
+
+
+def _texts_of(report: Report, asked: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Question, options and the right one of the items that do not lead, by id, as far as the run kept them."""
+    beside = {item for name, items in asked.items() if name not in (MEASURE, OPEN_ENDED) for item in items}
+    return {name: text for name, text in report.record.texts.items() if name in beside}
 
 
 def _metric_conditions(report: Report, asked: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
