@@ -44,7 +44,7 @@ def run_facts(
         "batches": [batch.key for batch in plan.batches],
         "behavior": {"id": behavior.id, "title": behavior.title, "matching": behavior.matching},
         "items": {item.id: text_key(item) for item in items},
-        "texts": {item.id: _text(item) for item in items[: args.limit]} | _texts(evaluators, behavior, args),
+        "texts": {item.id: _text(item) for item in items[: args.limit]} | _asked_texts(evaluators, behavior, args),
         "longer": _longer(behavior.train, items),
         "asked": _asked(evaluators, behavior, args),
         "model": {**model_key, "computes_in": computes_in},
@@ -74,7 +74,9 @@ def _lengths(interventions: Sequence[Intervention]) -> dict[str, list[list[float
     return found
 
 
-def _texts(evaluators: Sequence[Evaluator], behavior: Behavior, args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
+def _asked_texts(
+    evaluators: Sequence[Evaluator], behavior: Behavior, args: BenchmarkArguments
+) -> dict[str, dict[str, Any]]:
     """What else multiple-choice evaluators ask, such as plain facts; of a benchmark of thousands the first."""
     asked = [one.items(behavior, split=args.split)[: args.limit][:MOST_TEXTS] for one in evaluators]
     return {item.id: _text(item) for items in asked for item in items if isinstance(item, Item)}
