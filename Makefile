@@ -10,8 +10,7 @@ OUTPUT ?=
 RUN ?=
 SAVE ?=
 DRY_RUN ?=
-# One more than two cores: a worker waits for processes of its own a fifth of its time.
-WORKERS ?= 3
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 # So that Python in the folder above, where the checkout's own name is that of the package, finds the package.
@@ -67,7 +66,7 @@ list: $(STAMP) ## behaviors, models, recipes, interventions, evaluators and runs
 	@$(BIN)/caa-bench list
 
 # Where PYTHONDONTWRITEBYTECODE is set, each of its many processes would compile everything anew.
-test: $(STAMP) ## the test suite; WORKERS=6 on a machine with more cores
+test: $(STAMP) ## the test suite; WORKERS=4 for more than two at once
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP) ## the tests that take longer than a minute; says first how many there are
