@@ -17,7 +17,7 @@ from caa_bench.commands.compare import say_time
 from caa_bench.commands.dry_run import estimated_time
 from caa_bench.commands.fit_memory import Shape
 from caa_bench.commands.run_time import GPU_FLOPS, Operations, core_flops, fitting, in_words, run_time, together
-from caa_bench.interventions import CAA, FullSFT, LoraSFT, SystemPrompt
+from caa_bench.interventions import CAA, Condition, FullSFT, LoraSFT, SystemPrompt, registry
 from caa_bench.models.model import ChatModel
 from caa_bench.recipe import BenchmarkArguments
 
@@ -93,3 +93,12 @@ def test_a_run_says_first_how_long_all_of_it_takes(
     assert re.match(said, found) if said else not found
     both = estimated_time(made)
     assert both is not None and together([both, both]).seconds["measuring"] == 2 * both.seconds["measuring"]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in registry().items() if one.role == "vector" and not one.is_placebo]
+)
+def test_a_vector_that_is_not_fitted_says_so_and_nothing_else(name: str) -> None:
+    """The estimate before a run asks each for its edits, and counts it as one row where there are none yet."""
+    with pytest.raises(RuntimeError):
+        registry()[name]().edits(Condition(layer=1, multiplier=1.0))

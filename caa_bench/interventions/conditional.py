@@ -88,7 +88,10 @@ class Conditional(PairVector):
 
         if condition.layer is None:
             raise ValueError(f"{self.label} needs Condition(layer=...)")
-        gate, push = self.beside["gate"][condition.layer], Add(condition.multiplier * self.fitted()[condition.layer])
+        push = Add(
+            condition.multiplier * self.fitted()[condition.layer]
+        )  # first: a dry run asks before there is a gate
+        gate = self.beside["gate"][condition.layer]
         return [Edit(condition.layer, Gate(gate[:-1], push, bias=float(gate[-1])))]
 
     def learned_from(self, pairs: Pairs) -> dict[str, str]:
