@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from caa_bench.benchmark import Benchmark
 from caa_bench.commands.compare import say_time
-from caa_bench.commands.dry_run import estimated_time
+from caa_bench.commands.dry_run import _has_edits, estimated_time
 from caa_bench.commands.fit_memory import Shape
 from caa_bench.commands.run_time import GPU_FLOPS, Operations, core_flops, fitting, in_words, run_time, together
 from caa_bench.interventions import CAA, Condition, FullSFT, LoraSFT, SystemPrompt, registry
@@ -102,3 +102,11 @@ def test_a_vector_that_is_not_fitted_says_so_and_nothing_else(name: str) -> None
     """The estimate before a run asks each for its edits, and counts it as one row where there are none yet."""
     with pytest.raises(RuntimeError):
         registry()[name]().edits(Condition(layer=1, multiplier=1.0))
+
+
+def test_a_vector_from_outside_may_say_so_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that looks for what it has not learned yet: the estimate takes it for a row, as it does any other."""
+    looking = CAA()
+    monkeypatch.setattr(looking, "edits", lambda _condition: {}["direction"])
+    assert _has_edits(looking, Condition(layer=1))
+    assert not _has_edits(LoraSFT(), Condition()), "an adapter is attached"

@@ -197,10 +197,14 @@ def _questions(
 
 
 def _has_edits(intervention: Intervention, condition: Condition) -> bool:
-    """Whether it runs as a row. A vector that is not fitted yet cannot give its edits, but it will have some."""
+    """Whether it runs as a row. A vector that is not fitted yet cannot give its edits, but it will have some.
+
+    How it says so is its own affair: a class from outside may look for what it has not learned, and no estimate ends
+    a run.
+    """
     try:
         return intervention.edits(condition) is not None
-    except RuntimeError:
+    except Exception:
         return True
 
 
