@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores: workers that each take all of them wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from browser import Page, page
 from small_runs import Small, write_small_model
 
 
@@ -30,3 +32,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
         model=write_small_model(root / "model"),
         behavior=write_behavior(root / "behaviors" / "small", train=12, test=24, selection=4),
     )
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One browser for the module."""
+    with page(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from browser import Page, chromium, page
+from browser import Page, chromium
 from report_runs import simulate
 from small_runs import Command, Small, run, start
 from wandb_server import KEY, WandbServer, wandb_server
@@ -139,13 +139,6 @@ def served(shown: Path) -> Iterator[str]:
     command.send(signal.SIGINT)
     assert command.wait() == 0
     assert command.stderr() == ""
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """One browser for the module."""
-    with page(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @needs_trackio

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from answer_runs import speak
-from browser import Page, chromium, page
+from browser import Page, chromium
 from report_runs import simulate
 
 from caa_bench.report import words, write_report
@@ -46,13 +45,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     simulate(run, items=30, bases=("none",), layers=range(6), multipliers=(-1.0, 1.0), recipe="layer_sweep")
     write_report(run)
     return run / "report.html"
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """One browser for the module."""
-    with page(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 def test_the_first_screen_holds_the_answer(tab: Page, folder: Path) -> None:

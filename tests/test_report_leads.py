@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -12,7 +11,7 @@ from urllib.parse import parse_qs, unquote
 import pandas as pd
 import pytest
 from answer_runs import speak
-from browser import Page, chromium, page
+from browser import Page, chromium
 from report_runs import simulate
 from small_runs import manifest
 
@@ -72,12 +71,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     speak(run, lambda cell: 0.1 * cell["multiplier"])
     write_report(run)
     return run
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with page(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

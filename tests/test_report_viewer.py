@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from answer_runs import add_answers
-from browser import Page, chromium, page
+from browser import Page, chromium
 from report_runs import simulate
 
 from caa_bench.report import words, write_report
@@ -39,13 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     })  # fmt: skip
     write_report(run)
     return run
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """One browser for the module."""
-    with page(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 def _open(tab: Page, folder: Path, item: str) -> None:

@@ -225,10 +225,8 @@ def cost_in_words(report: Report) -> str:
     if not lines:
         return f"The capability was not measured{more}"
     lost = any(line["total_p"] <= (-FELT if line["total_p_high"] < 0 else -LOSS) for line in lines)
-    if lost:
-        return f"{capability_finding(report)}{more}"
     plain = next(line for line in lines if line["base"] == "none" and not line["multiplier"])
-    if guesses(report, plain):
+    if lost or guesses(report, plain):
         return f"{capability_finding(report)}{more}"
     right = f"{words.percent(plain['p_balanced'])} correct without steering, {questions(report)}"
     return f"No measurable capability cost ({right}, n {words.count(plain['n'])}){more}"

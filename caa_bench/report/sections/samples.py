@@ -55,7 +55,7 @@ class Samples(Section):
 
     def finding(self, report: Report) -> str:
         """How many there are, and how many flip."""
-        shown = viewer(report)
+        shown = report.once("viewer", lambda: viewer(report))
         flips = sum(one["flips"] for one in shown["items"])
         parts = (
             [f"{len(shown['items'])} items, {flips} flip (p changes sides of .5, by {FAR:.2f} or more)"]
@@ -67,7 +67,7 @@ class Samples(Section):
 
     def data(self, report: Report) -> str:
         """What the viewer reads; "" where there is nothing to read."""
-        shown = viewer(report)
+        shown = report.once("viewer", lambda: viewer(report))
         return embedded(shown) if shown["items"] or shown["questions"] else ""
 
     def files(self, report: Report) -> dict[str, pd.DataFrame]:
