@@ -28,6 +28,7 @@ PARTS = {
     "paper": simulated.paper,
     "levels": simulated.levels,
     "losses": simulated.losses,
+    "pairs": simulated.pairs,
     "fits": simulated.fits,
     "retention": simulated.retention,
     "tests": simulated.tests,

@@ -14,9 +14,19 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from caa_bench.analysis.diagnostics import BOUNDED, vector_diagnostics
 from caa_bench.analysis.estimates import Estimate, Interval, Resampling
 from caa_bench.analysis.fits import Design, effect_intervals, effect_p_values, effect_ratios, two_way
-from caa_bench.analysis.intervals import DIFFERENCE, OFF_BOUND, SHARE, UNBOUNDED, among, bootstrap_mean, p_values
+from caa_bench.analysis.intervals import (
+    DIFFERENCE,
+    OFF_BOUND,
+    SHARE,
+    UNBOUNDED,
+    among,
+    bootstrap_mean,
+    bootstrap_ratio,
+    p_values,
+)
 from caa_bench.analysis.placebos import LEAST_DRAWS
 from caa_bench.analysis.power import Noise, detectable_effect, detectable_with, items_needed
 
@@ -39,6 +49,7 @@ LEVELS: Mapping[str, Sample] = {
     "saturated, 1 item in 50 off": lambda rng, shape: np.where(
         rng.random(shape) < 0.02, rng.uniform(0, 0.5, shape), expit(rng.normal(8.0, 0.5, shape))
     ),
+    "right or wrong, .75": lambda rng, shape: (rng.random(shape) < 0.75).astype(float),
     "right or wrong, .98": lambda rng, shape: (rng.random(shape) < 0.98).astype(float),
 }
 
@@ -130,7 +141,7 @@ def effects(runs: int) -> list[Result]:
             found.append(
                 _covered(bootstrap_mean(values, np.arange(n), how=HOW), truth, what="effect", setting=name, n=n)
             )
-    return found + list(_clustered(runs))
+    return found + list(_clustered(runs)) + list(_ratios(runs))
 
 
 def _clustered(runs: int) -> Iterator[Result]:
@@ -144,6 +155,18 @@ def _clustered(runs: int) -> Iterator[Result]:
             members = np.unique(codes, return_inverse=True)[1]
             values = rng.normal(1, 1, (members.max() + 1, runs))[members] + rng.normal(0, 1, (len(codes), runs))
             yield _covered(bootstrap_mean(values, members, how=HOW), 1.0, what="effect", setting=name, n=len(codes))
+
+
+def _ratios(runs: int) -> Iterator[Result]:
+    """Log-probability a token over passages of unlike length, the longer ones the easier."""
+    for n in SIZES:
+        rng = _rng("ratios", n)
+        tokens = 5.0 + rng.geometric(0.02, (n, runs))
+        total = tokens * rng.normal(-2.5 + 0.004 * np.minimum(tokens, 200), 0.6, (n, runs))
+        mean = bootstrap_ratio(total, tokens, np.arange(n), how=HOW)
+        drawn = 5.0 + np.random.default_rng([SEED, 98]).geometric(0.02, 4_000_000)
+        truth = float((drawn * (-2.5 + 0.004 * np.minimum(drawn, 200))).sum() / drawn.sum())
+        yield _covered(mean, truth, what="log-probability a token", setting="passages of unlike length", n=n)
 
 
 def paper(runs: int) -> list[Result]:
@@ -176,6 +199,11 @@ def levels(runs: int) -> list[Result]:
             estimate = bootstrap_mean(values, np.arange(n), within=SHARE, how=HOW)
             kind = _claim(values, within=SHARE)
             found.append(_covered(estimate, truth, kind=kind, what="level of p", setting=name, n=n))
+    for n in SIZES[1:]:
+        rng, members = _rng("levels in clusters", n), np.repeat(np.arange(n // 4), 4)
+        values = expit(rng.normal(0, 1.4, (n // 4, runs))[members] + rng.normal(0, 1.4, (len(members), runs)))
+        estimate = bootstrap_mean(values, members, within=SHARE, how=HOW)
+        found.append(_covered(estimate, 0.5, what="level of p", setting="clusters of 4", n=len(members)))
     return found
 
 
@@ -203,6 +231,23 @@ def _of_fits(rng: np.random.Generator, *, n: int, runs: int, n_fits: int, sd: fl
 def _design(n: int, runs: int, n_fits: int, *, pairs: bool) -> Design:
     part = np.full(runs, np.inf if pairs else 0.0)
     return Design(clusters=np.arange(n), n_fits=np.full(runs, n_fits), resampling=part, how=HOW)
+
+
+def pairs(runs: int) -> list[Result]:
+    """What a layer's table says of the training pairs; the truth is its mean over runs of as many items."""
+    found, layers, width = [], max(runs // 4, 1), 128
+    for n in SIZES:
+        for name, signal in (("pairs that agree", 0.5), ("pairs that hardly agree", 0.15)):
+            rng, scale = _rng("pairs", n, name), np.geomspace(1, 0.1, width)
+            apart = rng.normal(0, 1, (n, layers, width)) * scale
+            apart[:, :, [2, width // 3]] += signal
+            middle = rng.normal(0, 1, (n, layers, width)) * scale
+            table = vector_diagnostics(middle + apart / 2, middle - apart / 2, how=HOW)
+            for what in BOUNDED:
+                point, low, high = (table[f"{what}{end}"].to_numpy() for end in ("", "_low", "_high"))
+                spans = Interval(point, low, high)  # type: ignore[arg-type]
+                found.append(_covered(spans, float(point.mean()), what=f"pairs: {what}", setting=name, n=n))
+    return found
 
 
 def fits(runs: int) -> list[Result]:

@@ -47,6 +47,7 @@ class Simulated:
         draws: of each placebo, on the unchanged model alone; draw d does 1 / d of its gain, in turn either way.
         vector_layer / vector_model: where a transferred vector was taken.
         signal: how far apart the training pairs' sides lie, in standard deviations.
+        trained: training items.
         rise: (base, multiplier) -> what it takes from the log-probability of each token of plain text, NaN for passages
             in error; None where perplexity was not measured.
     """
@@ -75,6 +76,7 @@ class Simulated:
     vector_layer: int | None = None
     vector_model: str = ""
     signal: float = 4.0
+    trained: int = 40
     rise: Mapping[tuple[str, float], float] | None = None
     seed: int = 0
 
@@ -241,13 +243,13 @@ def _row(
 
 
 def _diagnostics(plan: Simulated) -> list[dict[str, Any]]:
-    """Of 40 items in both orders whose sides lie `signal` apart in six layers of width 16; no spread in the first."""
-    rng = np.random.default_rng(plan.seed)
-    noise = rng.normal(size=(2, 80, 6, 16))
+    """Of items in both orders whose sides lie `signal` apart in six layers of width 16; no spread in the first."""
+    rng, count = np.random.default_rng(plan.seed), 2 * plan.trained
+    noise = rng.normal(size=(2, count, 6, 16))
     noise[:, :, 0] = 0
     noise[0, :, :, 0] += plan.signal
     return as_lines(
-        vector_diagnostics(noise[0], noise[1], clusters=[n // 2 for n in range(80)], how=Resampling(draws=999))
+        vector_diagnostics(noise[0], noise[1], clusters=[n // 2 for n in range(count)], how=Resampling(draws=999))
     )
 
 

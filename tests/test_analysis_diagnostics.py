@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from caa_bench.analysis.diagnostics import BOUNDED, COLUMNS, as_lines, from_lines, vector_diagnostics
+from caa_bench.analysis.diagnostics import BOUNDED, COLUMNS, _influences, as_lines, from_lines, vector_diagnostics
 from caa_bench.analysis.estimates import Resampling
 
 
@@ -96,15 +96,39 @@ def test_each_number_is_what_a_plain_computation_gives():
     assert np.isnan(few["agreement_low"]) and not np.isnan(few["agreement"])
 
 
-def test_the_intervals_hold_what_other_items_give():
-    """300 layers are 300 samples of 60 items: nine of ten intervals and more hold the mean over all of them."""
+@pytest.mark.parametrize("signal", [0.3, 2.5])
+def test_the_intervals_hold_what_other_items_give(signal: float):
+    """300 layers are 300 samples of 60 items, and 95% hold the mean over all; the signal is weak or plain."""
     rng = np.random.default_rng(3)
     sides = rng.normal(size=(2, 60, 300, 24))
-    sides[0, :, :, 0] += 2.5
+    sides[0, :, :, 0] += signal
     found = vector_diagnostics(*sides, how=Resampling(draws=499))
-    for name in ("agreement", "separability"):
+    for name in BOUNDED:
         inside = (found[f"{name}_low"] <= found[name].mean()) & (found[name].mean() <= found[f"{name}_high"])
-        assert 0.88 <= inside.mean() <= 0.99, name
+        assert 0.92 <= inside.mean() <= 0.985, name
+
+
+def test_what_an_item_adds_is_what_is_left_without_it():
+    """The jackknife by hand, item by item. What two items have together is taken off alike for all."""
+    matching, other = (side[:, 0] for side in pairs(2.0, n=24, width=8))
+    items = np.repeat(np.arange(12), 2)
+    given = _influences(matching, other, items, np.zeros(24, dtype=int))
+
+    def agreement(kept: np.ndarray) -> float:
+        return vector_diagnostics(matching[kept, None], other[kept, None], clusters=items[kept])["agreement"][0]
+
+    without = np.array([agreement(items != item) for item in range(12)])
+    by_hand = 11 * (without.mean() - without)
+    ratio = given[::2, 0] / by_hand
+    assert ratio == pytest.approx(np.full(12, ratio[0]))
+    assert 0.5**0.5 <= ratio[0] <= 1
+    assert given.sum(axis=0) == pytest.approx(0, abs=1e-9)
+
+
+def test_few_pairs_that_hardly_agree_have_no_wide_interval():
+    """A small cosine is no rare answer: its ends came from a share's interval, .29 wide whatever the pairs said."""
+    found = vector_diagnostics(*pairs(0.5, n=20, width=512)).iloc[0]
+    assert 0.02 < found["agreement_high"] - found["agreement_low"] < 0.15
 
 
 def test_lines_are_json_and_come_back():

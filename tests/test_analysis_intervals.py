@@ -13,6 +13,7 @@ from scipy import stats
 from caa_bench.analysis.estimates import Estimate, Interval, Resampling, cluster_sums
 from caa_bench.analysis.fits import Design, effect_ratios
 from caa_bench.analysis.intervals import (
+    SHARE,
     _bca_ends,
     among,
     benjamini_hochberg,
@@ -132,13 +133,26 @@ def test_one_odd_item_among_equal_ones_does_not_blow_the_interval_up():
 
 
 def test_a_level_near_1_has_the_end_of_a_share():
-    """All 50 items right says no more than Jeffreys' interval of 50 of 50 does; in the middle nothing changes."""
+    """All 50 items right says no more than Jeffreys' interval of 50 of 50 does; equal values elsewhere are a point."""
     values = np.column_stack([np.full(50, 1.0), np.full(50, 0.9999), np.full(50, 0.5)])
     found = bootstrap_mean(values, np.arange(50), within=(0, 1))
     score = stats.beta.ppf(0.025, 50.5, 0.5)
     assert found.low[:2] == pytest.approx([score, score], abs=1e-3)
     assert found.high[:2] == pytest.approx([1, 1], abs=1e-4)
     assert (found.low[2], found.high[2]) == (0.5, 0.5)
+
+
+def test_a_level_is_worth_as_many_answers_as_its_spread_says():
+    """15 of 20 right, and the same answers each asked four times: the interval stays, as the items are no more."""
+    right = np.repeat([1.0, 0.0], [15, 5])
+    worth = 20 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 19)) ** 2 * 19 / 20  # SE^2 has N - 1 below
+    ends = stats.beta.ppf([0.025, 0.975], 0.75 * worth + 0.5, 0.25 * worth + 0.5)
+    once = bootstrap_mean(right[:, None], np.arange(20), within=SHARE)
+    asked_again = bootstrap_mean(np.repeat(right, 4)[:, None], np.repeat(np.arange(20), 4), within=SHARE)
+    assert [once.low[0], once.high[0]] == pytest.approx(list(ends))
+    assert [asked_again.low[0], asked_again.high[0]] == pytest.approx(list(ends))
+    between = bootstrap_mean((right[:, None] + 1) / 4, np.arange(20), within=SHARE)  # .5 and .25, a mean of .4375
+    assert between.high[0] - between.low[0] < 0.3 * (once.high[0] - once.low[0])
 
 
 def test_an_infinite_score_is_refused():

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from caa_bench.analysis.estimates import STANDARD, TAIL, ClusterSums, Estimate, Resampling, cluster_sums
 from caa_bench.analysis.intervals import (
@@ -267,25 +267,15 @@ def _residuals(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
 
 
 def _two_way_mean(values: np.ndarray, design: Design, *, within: tuple[float, float]) -> Estimate:
-    """Mean -+ t SE of lines that all have as many fits. values: [N, L, F]"""
+    """Mean -+ t SE of lines that all have as many fits; a level of p has a share's interval. values: [N, L, F]"""
     two = two_way(values, values, design)
     se = np.sqrt(two.variance)
-    low, high = _t_ends(two.sums.mean, stats.t.ppf(1 - TAIL, two.df) * se, within)
     if within == SHARE:
-        low, high = share_ends(two.sums, low, high)
+        return estimate(two.sums, *share_ends(two.sums, se, two.df), se=se, df=two.df)
+    reach = stats.t.ppf(1 - TAIL, two.df) * se
+    low, high = np.clip([two.sums.mean - reach, two.sums.mean + reach], *within)
     found = estimate(two.sums, low, high, se=se, df=two.df)
     return loss_ends(values.mean(axis=2), design.clusters, found) if within == DIFFERENCE else found
-
-
-def _t_ends(mean: np.ndarray, reach: np.ndarray, within: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean -+ reach; of a share on the scale of its logit, so that near 0 and 1 it leans inward as it should."""
-    if within != SHARE:
-        return np.maximum(mean - reach, within[0]), np.minimum(mean + reach, within[1])
-    inside = (mean > 0) & (mean < 1)
-    middle = np.where(inside, mean, 0.5)
-    turned = reach / (middle * (1 - middle))  # d logit(p) = dp / (p (1 - p))
-    low, high = (special.expit(special.logit(middle) + sign * turned) for sign in (-1, 1))
-    return np.where(inside, low, mean), np.where(inside, high, mean)
 
 
 def _by_fits(

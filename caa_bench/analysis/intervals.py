@@ -43,23 +43,24 @@ FEW = 60
 MORE = 1.2
 """By so much more than the bootstrap's, at 20 clusters."""
 OFF_BOUND = 5.0
-"""Items' worth of probability away from 0 or 1: with less, an interval reaches as far as a share's (`share_ends`)."""
+"""Items' worth of probability away from 0 or 1: with less, what was not drawn counts (`share_ends`, `loss_ends`)."""
 
 
 def bootstrap_mean(
     values: np.ndarray, clusters: np.ndarray, *, within: tuple[float, float] = UNBOUNDED, how: Resampling = STANDARD
 ) -> Estimate:
-    """Mean over items with an interval over clusters: of the studentized bootstrap and Student's t the wider end.
+    """Mean over items with an interval over clusters: the outer ends of a bootstrap and of Student's t.
 
-    Davison & Hinkley 1997, Bootstrap Methods and their Application, chapter 5, with clusters as the sampling unit:
-    each resample's error is divided by the same resample's standard error, and the quantiles of that ratio replace
-    those of t. It follows skew, where t fails, and is too short under heavy tails, where t holds; the outer ends cover
-    in both (`make simulate`). Where a few odd items carry the spread, more than `COLLAPSE_SHARE` of the resamples miss
-    nearly all of it and the studentized end would run to half of 0-1: there the BCa interval (Efron 1987) stands in.
+    The bootstrap of an unbounded mean is the studentized one (Davison & Hinkley 1997, Bootstrap Methods and their
+    Application, chapter 5), with clusters as the sampling unit: each resample's error is divided by the same resample's
+    standard error, and the quantiles of that ratio replace those of t. It follows skew, where t fails, and is too short
+    under heavy tails, where t holds; the outer ends cover in both (`make simulate`). Where a few odd items carry the
+    spread, more than `COLLAPSE_SHARE` of the resamples miss nearly all of it and that end would run far out: there the
+    BCa interval (Efron 1987) stands in. A difference of two p has no such tails: its bootstrap is always BCa, and where
+    little changes it reaches at least as far as a share's interval (`loss_ends`): items that change may not be among
+    those seen. A level of p is a share, with a share's interval (`share_ends`), which needs no bootstrap.
     An unbounded mean has no interval where one cluster carries all of the spread (`carried_by_one`); fewer than 60
-    that are skewed have an end further out on the long tail's side (`skewed`). A level of p near 0 or 1, and a
-    difference of two p in which little changes, reach at least as far as a share's interval (`share_ends`,
-    `loss_ends`): items that are off may not be among those seen.
+    that are skewed have an end further out on the long tail's side (`skewed`).
 
     Args:
         values: one column an effect, NaN where an item has no score. [N, E]
@@ -196,18 +197,32 @@ def skewed(sums: ClusterSums) -> tuple[np.ndarray, np.ndarray]:
     return side, 1 + MORE * missing**2
 
 
-def share_ends(sums: ClusterSums, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A level's ends, near 0 and 1 at least as far in as Jeffreys' interval of a share over clusters.
+def share_ends(sums: ClusterSums, se: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of a level of p or of accuracy: Jeffreys' interval of a share of as many items as its spread says.
 
-    Of all items between 0 and 1 with one mean, those that are 0 or 1 vary most, so that a share's interval is wide
-    enough for any; it also knows of items that are off and were not drawn. Where the mean leaves less than `OFF_BOUND`
-    items' worth to the nearer bound, the sample cannot tell how many there are. Jeffreys' (a beta prior of 1/2, 1/2) is
-    close to its rate for few counts, where Wilson's is above it (Brown, Cai & DasGupta 2001, Statistical Science 16).
+    The mean of n answers that are right or wrong has the standard error sqrt(p (1 - p) / n). Turned around, a standard
+    error says how many such answers the items are worth: more than there are where most lie between 0 and 1, fewer in
+    clusters (Korn & Graubard 1998, Survey Methodology 24; less by (1.96 / t)^2, because it is estimated). Jeffreys'
+    interval (a beta prior of 1/2, 1/2) of that many leans inward near 0 and 1, as the distribution of a mean does
+    there, and is close to its rate for few counts, where Wilson's is above it (Brown, Cai & DasGupta 2001, Statistical
+    Science 16). Where the mean leaves less than `OFF_BOUND` items' worth to the nearer bound, the items are worth no
+    more than their number: the sample cannot tell how many there are that are off.
+
+    Args:
+        se: standard error of the mean. [E]
+        df: its degrees of freedom. [E]
+
+    Returns:
+        Low and high; the point where all values are equal and not near 0 or 1. each [E]
     """
-    n, mean = sums.n_clusters, np.clip(np.nan_to_num(sums.mean, nan=0.5), 0, 1)
-    near = n * np.minimum(mean, 1 - mean) < OFF_BOUND
-    inner, outer = jeffreys(mean, n)
-    return np.where(near, np.fmin(low, inner), low), np.where(near, np.fmax(high, outer), high)
+    mean = np.clip(np.nan_to_num(sums.mean, nan=0.5), 0, 1)
+    quantiles = stats.norm.ppf(1 - TAIL) / stats.t.ppf(1 - TAIL, df)
+    worth = np.divide(mean * (1 - mean) * quantiles**2, se**2, out=np.full(len(mean), np.inf), where=se > 0)
+    near = sums.n * np.minimum(mean, 1 - mean) < OFF_BOUND
+    worth = np.where(near, np.fmin(worth, sums.n_clusters), worth)
+    known = np.isfinite(worth)
+    low, high = jeffreys(mean, np.where(known, worth, 1.0))
+    return np.where(known, low, mean), np.where(known, high, mean)
 
 
 def jeffreys(share: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -234,7 +249,7 @@ def loss_ends(values: np.ndarray, clusters: np.ndarray, found: Estimate) -> Esti
     up, down = (cluster_sums(np.maximum(sign * values, 0), clusters).mean for sign in (1, -1))
     up, down = np.nan_to_num(up), np.nan_to_num(down)
     (up_low, up_high), (down_low, down_high) = (jeffreys(np.minimum(x, 1), found.n_clusters) for x in (up, down))
-    few = (found.n_clusters * (up + down) < OFF_BOUND) & (found.se > 0)
+    few = (found.n * (up + down) < OFF_BOUND) & (found.se > 0)
     low = up - down - np.hypot(up - up_low, down_high - down)
     high = up - down + np.hypot(up_high - up, down - down_low)
     low = np.where(few, np.maximum(np.minimum(found.low, low), -1), found.low)  # NaN stays NaN
@@ -299,23 +314,24 @@ def estimate(
 
 
 def _bootstrap(sums: ClusterSums, *, within: tuple[float, float], how: Resampling) -> Estimate:
-    weights, se = how.weights(sums.total.shape[1]), standard_error(sums)
+    se = standard_error(sums)
+    if within == SHARE:
+        return estimate(sums, *share_ends(sums, se, np.maximum(sums.n_clusters - 1.0, 1.0)), se=se)
+    weights = how.weights(sums.total.shape[1])
     # The vector alone is the same column on every base; equal columns are resampled once.
     both = np.hstack([sums.total, sums.count, sums.weight])
     _, first, back = np.unique(both, axis=0, return_index=True, return_inverse=True)
     ends = np.full((2, len(se)), np.nan)
     used = first[enough(sums)[first] & (se[first] > 0)]
+    ends_of = _bootstrap_ends if within == UNBOUNDED else _bca_ends
     for part in _chunks(len(used)):
-        ends[:, used[part]] = _bootstrap_ends(sums.select(used[part]), weights)
+        ends[:, used[part]] = ends_of(sums.select(used[part]), weights)
     low, high = ends[:, first[back.reshape(len(both))]]
     reach = stats.t.ppf(1 - TAIL, np.maximum(sums.n_clusters - 1, 1)) * se
     low, high = np.fmin(low, sums.mean - reach), np.fmax(high, sums.mean + reach)  # the point where nothing varies
     side, longer = skewed(sums)
-    side = np.where(within == SHARE, 0.0, side)
     low = np.where(side < 0, sums.mean - (sums.mean - low) * longer, low)
     high = np.where(side > 0, sums.mean + (high - sums.mean) * longer, high)
-    if within == SHARE:
-        low, high = share_ends(sums, low, high)
     low, high = np.clip([low, high], *within)
     if within == UNBOUNDED:
         low, high = np.where(carried_by_one(sums) & (se > 0), np.nan, [low, high])

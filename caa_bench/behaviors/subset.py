@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from caa_bench.behaviors.items import Pair
 
 ENOUGH_ITEMS = 20
-"""With fewer items the diagnostics' intervals cover too little (analysis.diagnostics: .85-.91 of 20 items)."""
+"""With fewer items the intervals of the vector's diagnostics say next to nothing (analysis.diagnostics)."""
 
 
 def drawn_pairs(pairs: Sequence[Pair], count: int | None, *, seed: str) -> tuple[Pair, ...]:
@@ -49,8 +49,8 @@ def too_few_warning(pairs: Sequence[Pair], count: int | None) -> tuple[str, ...]
     if count is None or items >= ENOUGH_ITEMS:
         return ()
     return (
-        f"max_pairs: {len(pairs)} training pairs are {items} items; with fewer than {ENOUGH_ITEMS} the intervals of "
-        "how far the pairs agree are too narrow (none under 3)",
+        f"max_pairs: {len(pairs)} training pairs are {items} items; with fewer than {ENOUGH_ITEMS} it is hardly known "
+        "how far the pairs agree (under 10 there is no interval)",
     )
 
 

@@ -108,6 +108,8 @@ def _sentences(report: Report) -> list[str]:
         "log-odds of the matching over the other answer letters were read at the position of the letter.",
         "Effects are means of per-item differences of the log-odds with 95% intervals from "
         f"{_interval(record)} {sampled}",
+        "Levels of p and of accuracy have Jeffreys' interval of a share, of as many answers as their standard error is "
+        "worth; changes of p have the outer ends of a BCa bootstrap and Student's t.",
         f"Interactions were tested by {_test(record)} with Benjamini-Hochberg correction.",
         *_placebos(report),
     ]
