@@ -138,11 +138,11 @@ def test_the_training_pairs_of_the_leading_vector_have_a_line(compared: Report, 
 def test_pairs_that_hardly_agree_are_said(tmp_path: Path) -> None:
     """No direction at all is severe; a weak one a caution, and that the sides overlap a note."""
     said = {}
-    for signal, trained in ((0.1, 120), (1.0, 40), (4.0, 40)):
+    for signal, trained in ((0.2, 120), (1.0, 40), (4.0, 40)):
         report = _report(tmp_path / f"{signal}", items=24, signal=signal, trained=trained)
         said[signal] = {n.severity: n.text for n in report.notices if " pairs" in n.text}
-    assert said[0.1]["severe"].startswith("The training pairs agree on no direction: mean cosine with the vector ")
-    assert said[0.1]["note"].startswith("Matching and other answers overlap along the vector at layer 3 (d' 0.")
+    assert said[0.2]["severe"].startswith("The training pairs agree on no direction: mean cosine with the vector ")
+    assert said[0.2]["note"].startswith("Matching and other answers overlap along the vector at layer 3 (d' 0.")
     assert list(said[1.0]) == ["caution"]
     assert said[1.0]["caution"].startswith("The training pairs hardly agree: mean cosine with the vector +0.")
     assert said[4.0] == {}
