@@ -1,10 +1,10 @@
 """Two stored runs of the embedded model: the same rows still give the same tables, the same recipe the same rows.
 
-The runs were made before the code was moved into folders; the ends of `two_fits` on the finetune were renewed when its
-seeds were no longer counted as resamples of the pairs, and its detectable effects when they took the fits' few degrees
-of freedom. Ends of levels, of skewed effects and p-values were renewed when they were made to cover (docs/numbers.md 6
-and 7), those of `two_fits` once more when what item and fit have together was no longer counted twice (14); no point
-and no verdict changed. `manifest.json` names no place of the machine they were made on; timings and page are not kept.
+The runs were made before the code was moved into folders. No point and no verdict has changed since; ends, p-values and
+detectable effects were renewed with the rules that make them hold at the rate they state (docs/numbers.md, 6 and 7):
+seeds of a finetune that are no resamples of the pairs, what item and fit have together counted once, levels with a
+share's interval, one skewness from which few items count as skewed. `manifest.json` names no place of the machine they
+were made on; timings and page are not kept.
 """
 
 from __future__ import annotations
