@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores: worker
 import pytest
 from browser import Page, page
 from small_runs import Small, write_small_model
+
+
+def pytest_collection_finish() -> None:
+    """What was imported by now stays: the collector need not look through all of torch each time it is asked."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

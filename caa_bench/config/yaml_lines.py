@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,9 @@ def read_text(path: Path, shown: str) -> str:
         raise UserError(f"{shown}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8") from None
 
 
+@lru_cache(maxsize=64)  # a recipe is read for its keys, its values and its sections; its parents by every recipe
 def parse(text: str, *, source: str, numbered: bool = True) -> Document:
-    """The one document in `text`.
+    """The one document in `text`; its nodes are shared, so nobody changes them.
 
     Args:
         source: file name to show.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -188,6 +189,11 @@ class Report(Tables):
         return render(self, detail=detail, timings=timings)
 
 
+def plain_strings() -> AbstractContextManager[None]:
+    """Tables made inside hold their texts as Python strings: read line by line, they take a fifth less time so."""
+    return pd.option_context("mode.string_storage", "python")
+
+
 def make_report(folder: Path) -> Report:
     """The tables of a run folder, computed but not written.
 
@@ -198,7 +204,8 @@ def make_report(folder: Path) -> Report:
     if "cells" not in manifest["facts"]:
         raise nothing_yet(folder, status=manifest["status"])
     record = RunRecord.of(manifest)
-    tables: dict[str, Any] = vars(make_tables(folder, record))
-    report = Report(folder=folder, record=record, **tables)
-    notices = sorted(find_notices(report), key=lambda notice: RANK.get(notice.severity, -1))
+    with plain_strings():
+        tables: dict[str, Any] = vars(make_tables(folder, record))
+        report = Report(folder=folder, record=record, **tables)
+        notices = sorted(find_notices(report), key=lambda notice: RANK.get(notice.severity, -1))
     return replace(report, notices=tuple(notices))
