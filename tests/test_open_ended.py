@@ -378,7 +378,7 @@ def test_a_score_that_rises_while_the_text_collapses_is_severe() -> None:
         found = answer_table(
             grouped(answer_scores(made, [scores]), cells_of("0", "1")), judge="x", how=Resampling(draws=199)
         )
-        judges = judge_table([{"name": "x"}], [scores], [0])
+        judges = judge_table([{"name": "x"}], [scores], [0], clusters=list("xy") * 24)
         return [warning.text for warning in answer_warnings(found, judges) if warning.severity == "severe"]
 
     (text,) = warned(broken, noise)
@@ -390,7 +390,9 @@ def test_a_score_that_rises_while_the_text_collapses_is_severe() -> None:
 def test_judges_are_weighed() -> None:
     a = [0.0, 0.5, 1.0, None, 0.9, 0.1]
     b = [0.1, 0.5, 0.9, 0.3, None, 0.1]
-    found = judge_table([{"name": "a"}, {"name": "b", "held_out_accuracy": 0.6}], [a, b], [1, 0])
+    found = judge_table(
+        [{"name": "a"}, {"name": "b", "held_out_accuracy": 0.6}], [a, b], [1, 0], clusters=list("abcdef")
+    )
     assert found["scored"].tolist() == [5, 5]
     assert found["unjudged"].tolist() == [1, 0]
     assert found.loc[1, "n_agreement"] == 4
@@ -406,6 +408,26 @@ def test_judges_are_weighed() -> None:
         for warning in answer_warnings(answer_table(grouped(answer_scores([], []), cells_of("0")), judge="a"), found)
     ]
     assert texts == ["The judge b is right on 60% of held-out answer texts only."]
+
+
+def test_two_judges_agree_within_an_interval() -> None:
+    """Over questions: the same answers twice tell no more; too few questions have a kappa and no interval."""
+    rng = np.random.default_rng(2)
+    first = np.rint(rng.uniform(0, 1, 40) * 10) / 10
+    second = np.clip(first + rng.choice([-0.1, 0, 0.3], 40), 0, 1)
+    asked = [f"{place}" for place in range(40)]
+
+    def line(repeat: int, count: int = 40) -> pd.Series:
+        scores = [list(np.repeat(side[:count], repeat)) for side in (first, second)]
+        clusters = list(np.repeat(asked[:count], repeat))
+        return judge_table([{"name": "a"}, {"name": "b"}], scores, [0, 0], clusters=clusters).loc[1]
+
+    once, twice, few = line(1), line(2), line(1, count=12)
+    assert once["agreement_low"] < once["agreement"] < once["agreement_high"] <= 1
+    assert twice["n_agreement"] == 80
+    ends = ["agreement", "agreement_low", "agreement_high"]
+    assert twice[ends].tolist() == pytest.approx(once[ends].tolist(), abs=0.02)
+    assert few["agreement"] < 1 and few[ends[1:]].isna().all()
 
 
 def test_opposite_signs_are_told(small: Small, here: Path) -> None:

@@ -15,9 +15,10 @@ import pandas as pd
 
 from caa_bench.analysis.cells import column_mean, count_errors, moved
 from caa_bench.analysis.effects import design_of
-from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling
+from caa_bench.analysis.estimates import STANDARD, Estimate, Interval, Resampling, codes
 from caa_bench.analysis.fits import effect_intervals
 from caa_bench.analysis.frames import CONDITION, RUN, Group
+from caa_bench.analysis.intervals import bootstrap_mean, jackknife
 from caa_bench.storage.row_kinds import ANSWER_FIELDS
 
 QUALITY = ["tokens", "empty_share", "truncated_share", "distinct_1", "distinct_2", "loop_share", "perplexity"]
@@ -28,8 +29,8 @@ COLUMNS = [
     *QUALITY, "collapsed",
 ]  # fmt: skip
 JUDGE_COLUMNS = [
-    "judge", "answers", "unjudged", "scored", "missing_share", "mean_score", "held_out_accuracy", "agreement",
-    "n_agreement",
+    "judge", "answers", "unjudged", "scored", "missing_share", "mean_score", "held_out_accuracy",
+    *Estimate.columns("agreement"), "n_agreement",
 ]  # fmt: skip
 LEVELS = 10
 """Judges score from 0 to 10; kept as 0-1."""
@@ -155,7 +156,12 @@ def loop_share(text: str) -> float:
 
 
 def judge_table(
-    facts: Sequence[Mapping[str, Any]], scores: Sequence[Sequence[float | None]], unjudged: Sequence[int]
+    facts: Sequence[Mapping[str, Any]],
+    scores: Sequence[Sequence[float | None]],
+    unjudged: Sequence[int],
+    *,
+    clusters: Sequence[str],
+    how: Resampling = STANDARD,
 ) -> pd.DataFrame:
     """One line a judge, the leading one first.
 
@@ -163,16 +169,19 @@ def judge_table(
         facts: `name` and, where it is known, `held_out_accuracy` of each. [J]
         scores: of the same answers by each. [J][R], None is missing
         unjudged: answers that a judge has said nothing about yet, a part of its missing ones. [J]
+        clusters: of the question of each answer. [R]
 
     Returns:
         `JUDGE_COLUMNS`; `agreement` is the weighted kappa with the leading judge over the `n_agreement` answers
-        that both scored.
+        that both scored, its interval over clusters of questions.
     """
+    asked = np.array(clusters, dtype=object)
     found = [np.array(column, dtype=float) for column in scores]
     lines = []
     for place, (fact, own) in enumerate(zip(facts, found, strict=True)):
         scored, answers = int((~np.isnan(own)).sum()), len(own)
-        both = ~np.isnan(own) & ~np.isnan(found[0])
+        both = ~np.isnan(own) & ~np.isnan(found[0]) & (place > 0)
+        agreed = _agreement(found[0][both], own[both], codes(asked[both]), how)
         lines.append(
             {
                 "judge": fact["name"],
@@ -182,11 +191,23 @@ def judge_table(
                 "missing_share": 1 - scored / answers if answers else np.nan,
                 "mean_score": np.nanmean(own) if scored else np.nan,
                 "held_out_accuracy": fact.get("held_out_accuracy", np.nan),
-                "agreement": weighted_kappa(found[0][both], own[both]) if place else np.nan,
-                "n_agreement": int(both.sum()) if place else 0,
+                "agreement": agreed.point,
+                "agreement_low": agreed.low,
+                "agreement_high": agreed.high,
+                "n_agreement": int(both.sum()),
             }
         )
     return pd.DataFrame(lines, columns=JUDGE_COLUMNS)
+
+
+def _agreement(first: np.ndarray, second: np.ndarray, asked: np.ndarray, how: Resampling) -> Interval:
+    """Kappa with its interval over questions, each left out in turn; NaN ends below as many as any interval needs."""
+    kappa, count = weighted_kappa(first, second), len(set(asked.tolist()))
+    if np.isnan(kappa) or count < 2:
+        return Interval(kappa, np.nan, np.nan)
+    without = np.array([[weighted_kappa(first[asked != one], second[asked != one]) for one in range(count)]])
+    found = bootstrap_mean(kappa + jackknife(without, asked), asked, how=how)
+    return Interval(kappa, float(found.low[0]), min(float(found.high[0]), 1.0))
 
 
 def weighted_kappa(first: np.ndarray, second: np.ndarray) -> float:

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import special
 
 from caa_bench.analysis.estimates import STANDARD, Estimate, Resampling, codes
-from caa_bench.analysis.intervals import SHARE, UNBOUNDED, bootstrap_mean
+from caa_bench.analysis.intervals import SHARE, UNBOUNDED, bootstrap_mean, jackknife
 
 HARDLY_AGREE = 0.2
 """Mean cosine: less than 4% of an average pair's squared difference then lies along the vector."""
@@ -183,11 +183,10 @@ def _influences(matching: np.ndarray, other: np.ndarray, items: np.ndarray, keys
     """What each pair adds to the three figures, so that they have intervals like any mean. Sum 0 over pairs. [N, 3]
 
     An item counts twice: as one that is judged, and as a part of the vector that judges the others. Taking each item
-    out altogether and computing the figures anew (the jackknife: Efron 1982, The Jackknife, the Bootstrap and Other
-    Resampling Plans) sees both. It counts what two items do together, their dot product, twice over (Efron & Stein
-    1981, Annals of Statistics 9); that half is taken off: without it pairs that hardly agree have intervals that cover
-    .99. The share of positive cosines is a step, which the jackknife cannot follow; for it the step is smoothed, over
-    less the more items there are.
+    out altogether and computing the figures anew (`jackknife`) sees both. It counts what two items do together, their
+    dot product, twice over (Efron & Stein 1981, Annals of Statistics 9); that half is taken off: without it pairs that
+    hardly agree have intervals that cover .99. The share of positive cosines is a step, which the jackknife cannot
+    follow; for it the step is smoothed, over less the more items there are.
 
     Args:
         matching, other: one layer's activations. both [N, D]
@@ -211,7 +210,6 @@ def _influences(matching: np.ndarray, other: np.ndarray, items: np.ndarray, keys
     n = kept.sum(axis=0)
     figures = np.stack([_over((kept * cosine).sum(axis=0), n), _over((kept * smooth).sum(axis=0), n),
                         _separation(ups, downs, keys, kept)])  # fmt: skip
-    moved = (count - 1) * (figures.mean(axis=1, keepdims=True) - figures)  # [3, K]
 
     # Of the agreement's variance, what two items have together. It is in the vector's length too, which takes part of
     # it away again: of x / sqrt(x + y) the derivative is (1 - share / 2) / sqrt(x + y), share = x / (x + y).
@@ -220,9 +218,9 @@ def _influences(matching: np.ndarray, other: np.ndarray, items: np.ndarray, keys
     both = np.zeros((count, count))
     np.add.at(both, items, (up - down) * weight[:, None])
     twice = 2 * (_alone_together((both + both.T) / 2) ** 2).sum()
-    variance = (moved[0] ** 2).sum() / (count * (count - 1))
+    variance = (count - 1) * figures[0].var()
     part = np.clip(1 - twice / variance, 0.5, 1) if variance > 0 else 1.0
-    return np.asarray((np.sqrt(part) * moved / np.bincount(items) * len(pairs) / count).T[items])
+    return np.sqrt(part) * jackknife(figures, items)
 
 
 def _alone_together(both: np.ndarray) -> np.ndarray:

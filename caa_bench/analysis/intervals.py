@@ -258,6 +258,21 @@ def loss_ends(values: np.ndarray, clusters: np.ndarray, found: Estimate) -> Esti
     return replace(found, low=low, high=high)
 
 
+def jackknife(without: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """What each value adds to figures that are no means, from the figures without each item. Sum 0 over values. [N, S]
+
+    `bootstrap_mean` of a figure plus these, with `items` as the clusters, has the figure's interval (Efron 1982, The
+    Jackknife, the Bootstrap and Other Resampling Plans).
+
+    Args:
+        without: each figure with an item left out. [S, K]
+        items: 0-based item of each value. [N]
+    """
+    count = without.shape[1]
+    moved = (count - 1) * (without.mean(axis=1, keepdims=True) - without)
+    return np.asarray((moved / np.bincount(items) * len(items) / count).T[items])
+
+
 def can_show_loss(n: int, most: float) -> bool:
     """Whether n questions can show that a loss is at most `most`: by `loss_ends`, where not one answer changes.
 

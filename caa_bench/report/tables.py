@@ -175,7 +175,7 @@ def _answers(folder: Path, record: RunRecord, store: RowStore, every: pd.DataFra
     scores = [[None if one is None else one.score for one in own] for own in said]
     unjudged = [sum(bool(row["text"]) and one is None for row, one in zip(rows, own, strict=True)) for own in said]
     items = answer_scores(rows, scores).assign(server=[str(row.get(SERVER, "")) for row in rows])
-    table = judge_table(record.judges, scores, unjudged)
+    table = judge_table(record.judges, scores, unjudged, clusters=items["cluster"].tolist(), how=record.how)
     lead, accuracy = (table.loc[0, "judge"], table.loc[0, "held_out_accuracy"]) if len(table) else ("", float("nan"))
     groups = grouped(items, cells)
     levels = answer_table(groups, judge=lead, accuracy=accuracy, how=record.how)[COLUMNS]

@@ -135,7 +135,7 @@ def judged_by(answers: Answers) -> str:
     for place, line in enumerate(answers.judges.to_dict("records")):
         accuracy = line["held_out_accuracy"]
         known = "" if pd.isna(accuracy) else f", right on {accuracy:.0%} of the held-out answer texts"
-        agreed = f", weighted kappa with {answers.judges.loc[0, 'judge']} {words.number(line['agreement'])}"
+        agreed = f", weighted kappa with {answers.judges.loc[0, 'judge']} {words.interval(line, 'agreement')}"
         agreed = f"{agreed} over {line['n_agreement']:,} answers" if place else ""
         said.append(f"{line['judge']} ({line['scored']:,} of {line['answers']:,} answers scored{known}{agreed})")
     return f"Judged by {'; '.join(said)}." if said else "Not judged yet: run the same command again."
