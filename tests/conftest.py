@@ -19,6 +19,7 @@ def pytest_collection_finish() -> None:
     """What was imported by now stays: the collector need not look through all of torch each time it is asked."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # tables of thousands of small objects: 700 is looked through all the time
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from published import CARD, card_folder, entry, own_folder, write_split
 
 from caa_bench.behaviors.behavior import Behavior, Item, behavior_names, load_behavior, variants
 from caa_bench.behaviors.drawing import draw_selection
-from caa_bench.behaviors.items import LETTERS, contrast_pairs, names_letters, parse_options
+from caa_bench.behaviors.items import LETTERS, contrast_pairs, names_letters, parse_options, same_text
 from caa_bench.errors import UserError
 
 
@@ -292,3 +292,11 @@ def test_published_folder_stands_in_for_own_splits(tmp_path: Path) -> None:
     assert behavior.open_ended == ()
     assert load_behavior(folder, data="caa", data_dir=data, protocol="caa").selection == ()
     assert len(load_behavior(folder, data="caa", data_dir=data, protocol="caa").train) == 20
+
+
+def test_plain_text_is_the_same_text_however_it_is_told_apart() -> None:
+    """ASCII takes a short way; every character of it ends as it does beside one that takes the long way."""
+    for code in range(128):
+        asked = f"Is a{chr(code)}B  C?"
+        assert same_text(f"{asked} \u00e9") == f"{same_text(asked)} \u00e9", code
+    assert same_text("A\u200b\u00a0b \uff21") == "a b a"

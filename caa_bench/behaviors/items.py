@@ -223,6 +223,8 @@ def _pair(item: Item, number: int, order: Sequence[int]) -> Pair:
 
 def same_text(text: str) -> str:
     """The text up to case, spaces and what has no shape: equal where a reader would call two texts the same."""
+    if text.isascii():  # nothing to compose and nothing without a shape, and every item is asked several times
+        return " ".join(text.split()).casefold()
     shown = "".join(one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one) != "Cf")
     return " ".join(shown.split()).casefold()
 
