@@ -142,6 +142,15 @@ def test_a_level_near_1_has_the_end_of_a_share():
     assert (found.low[2], found.high[2]) == (0.5, 0.5)
 
 
+@pytest.mark.parametrize("level", [1e-9, 1e-4, 0.3, 0.999999, 1 - 1e-12])
+def test_a_level_stands_in_its_interval(level: float):
+    """Also where it is nearer to 0 or 1 than the prior of a share allows for."""
+    for spread in (0.0, 0.1 * min(level, 1 - level)):
+        values = level + spread * np.linspace(-1, 1, 60)[:, None]
+        found = bootstrap_mean(values, np.arange(60), within=SHARE)
+        assert 0 <= found.low[0] <= found.point[0] <= found.high[0] <= 1
+
+
 def test_a_level_is_worth_as_many_answers_as_its_spread_says():
     """15 of 20 right, and the same answers each asked four times: the interval stays, as the items are no more."""
     right = np.repeat([1.0, 0.0], [15, 5])

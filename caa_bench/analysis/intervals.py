@@ -223,7 +223,7 @@ def share_ends(sums: ClusterSums, se: np.ndarray, df: np.ndarray) -> tuple[np.nd
     worth = np.where(near, np.fmin(worth, sums.n_clusters), worth)
     known = np.isfinite(worth)
     low, high = jeffreys(mean, np.where(known, worth, 1.0))
-    return np.where(known, low, mean), np.where(known, high, mean)
+    return np.where(known, np.minimum(low, mean), mean), np.where(known, np.maximum(high, mean), mean)
 
 
 def jeffreys(share: np.ndarray, n: np.ndarray) -> np.ndarray:
