@@ -179,14 +179,37 @@ def _separation(up: np.ndarray, down: np.ndarray, keys: np.ndarray, kept: np.nda
     return np.divide(gap, spread, out=np.full(len(n), np.nan), where=spread > 1e-9 * np.abs(gap))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Products:
+    """Dot products with the summed differences of whole items: all that leaving an item out needs.
+
+    Args:
+        up, down: of the matching and of the other side of each pair. both [N, K]
+        between: of the items with one another. [K, K]
+        length: of each pair's difference. [N]
+        items: 0-based item of each pair. [N]
+    """
+
+    up: np.ndarray
+    down: np.ndarray
+    between: np.ndarray
+    length: np.ndarray
+    items: np.ndarray
+
+    @property
+    def square(self) -> np.ndarray:
+        """Of each pair the squared length of the vector of the other items. [N]"""
+        whole = self.between.sum(axis=0)
+        return np.asarray(whole.sum() - 2 * whole[self.items] + self.between[self.items, self.items])
+
+
 def _influences(matching: np.ndarray, other: np.ndarray, items: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """What each pair adds to the three figures, so that they have intervals like any mean. Sum 0 over pairs. [N, 3]
 
     An item counts twice: as one that is judged, and as a part of the vector that judges the others. Taking each item
     out altogether and computing the figures anew (`jackknife`) sees both. It counts what two items do together, their
     dot product, twice over (Efron & Stein 1981, Annals of Statistics 9); that half is taken off: without it pairs that
-    hardly agree have intervals that cover .99. The share of positive cosines is a step, which the jackknife cannot
-    follow; for it the step is smoothed, over less the more items there are.
+    hardly agree have intervals that cover .99.
 
     Args:
         matching, other: one layer's activations. both [N, D]
@@ -195,32 +218,51 @@ def _influences(matching: np.ndarray, other: np.ndarray, items: np.ndarray, keys
     pairs, count = matching - other, items.max() + 1
     own = np.zeros((count, pairs.shape[1]))
     np.add.at(own, items, pairs)
-    up, down, between = matching @ own.T, other @ own.T, own @ own.T  # [N, K] twice, [K, K]
-    length, whole, each = np.sqrt(_row_dots(pairs, pairs))[:, None], between.sum(axis=0), np.arange(len(pairs))
-    kept = (items[:, None] != np.arange(count)).astype(float)
-
-    # The vector of the others, its dot products and its square; then the same less one more item.
-    over_up, over_down = (x.sum(axis=1) - x[each, items] for x in (up, down))
-    square = whole.sum() - 2 * whole[items] + between[items, items]
-    without = square[:, None] - 2 * whole + np.diag(between) + 2 * between[items]
-    reach = np.sqrt(np.maximum(without * kept, 0))
-    ups, downs = _over(over_up[:, None] - up, reach), _over(over_down[:, None] - down, reach)
-    cosine = _over(ups - downs, length)
-    smooth = special.ndtr(cosine / max(cosine[kept > 0].std() * count**-0.25, 1e-12))
-    n = kept.sum(axis=0)
-    figures = np.stack([_over((kept * cosine).sum(axis=0), n), _over((kept * smooth).sum(axis=0), n),
-                        _separation(ups, downs, keys, kept)])  # fmt: skip
-
-    # Of the agreement's variance, what two items have together. It is in the vector's length too, which takes part of
-    # it away again: of x / sqrt(x + y) the derivative is (1 - share / 2) / sqrt(x + y), share = x / (x + y).
-    shared = max(1 - np.trace(between) / whole.sum(), 0.0) if whole.sum() > 0 else 0.0
-    weight = _over(np.full(len(pairs), (1 - shared / 2) / len(pairs)), length[:, 0] * np.sqrt(np.maximum(square, 0)))
-    both = np.zeros((count, count))
-    np.add.at(both, items, (up - down) * weight[:, None])
-    twice = 2 * (_alone_together((both + both.T) / 2) ** 2).sum()
+    made = _Products(
+        up=matching @ own.T,
+        down=other @ own.T,
+        between=own @ own.T,
+        length=np.sqrt(_row_dots(pairs, pairs)),
+        items=items,
+    )
+    figures = _without_items(made, keys)
     variance = (count - 1) * figures[0].var()
-    part = np.clip(1 - twice / variance, 0.5, 1) if variance > 0 else 1.0
+    part = np.clip(1 - _twice_counted(made) / variance, 0.5, 1) if variance > 0 else 1.0
     return np.sqrt(part) * jackknife(figures, items)
+
+
+def _without_items(made: _Products, keys: np.ndarray) -> np.ndarray:
+    """Agreement, agreeing share and d' of the pairs that are left where one item is taken out. [3, K]
+
+    The share of positive cosines is a step, which the jackknife cannot follow; for it the step is smoothed, over less
+    the more items there are.
+    """
+    items, each, count = made.items, np.arange(len(made.items)), len(made.between)
+    kept = (items[:, None] != np.arange(count)).astype(float)
+    over_up, over_down = (x.sum(axis=1) - x[each, items] for x in (made.up, made.down))  # the vector of the others
+    square = made.square[:, None] - 2 * made.between.sum(axis=0) + np.diag(made.between) + 2 * made.between[items]
+    reach = np.sqrt(np.maximum(square * kept, 0))  # [N, K] its length without one more item
+    ups, downs = _over(over_up[:, None] - made.up, reach), _over(over_down[:, None] - made.down, reach)
+    cosine = _over(ups - downs, made.length[:, None])
+    smooth = special.ndtr(cosine / max(cosine[kept > 0].std() * count**-0.25, 1e-12))
+    means = [_over((kept * figure).sum(axis=0), kept.sum(axis=0)) for figure in (cosine, smooth)]
+    return np.stack([*means, _separation(ups, downs, keys, kept)])
+
+
+def _twice_counted(made: _Products) -> float:
+    """Of the agreement's jackknife variance, the half of what two items have together that is one too many.
+
+    What they have together is in the vector's length too, which takes part of it away again: of x / sqrt(x + y) the
+    derivative is (1 - share / 2) / sqrt(x + y), with share = x / (x + y).
+    """
+    whole, count = made.between.sum(), len(made.between)
+    share = max(1 - np.trace(made.between) / whole, 0.0) if whole > 0 else 0.0
+    one = np.full(len(made.items), (1 - share / 2) / len(made.items))
+    both = np.zeros((count, count))
+    np.add.at(
+        both, made.items, (made.up - made.down) * _over(one, made.length * np.sqrt(np.maximum(made.square, 0)))[:, None]
+    )
+    return float(2 * (_alone_together((both + both.T) / 2) ** 2).sum())
 
 
 def _alone_together(both: np.ndarray) -> np.ndarray:
