@@ -109,44 +109,49 @@ def _interchange_facts(
         "model": model,
         "model_key": content_key({key: value for key, value in model_key.items() if key != "prompt"})[:16],
         "template_key": content_key(model_key.get("prompt", {}))[:16],
-        "tools": {
-            "llama.cpp": {
-                "file": CONTROL_VECTOR,
-                "use": f"--control-vector-scaled {CONTROL_VECTOR}:1.0 --control-vector-layer-range {layer} {layer}",
-                "layers": f"direction.{layer} is added behind block {layer}, counted from 0; block 0 has none",
-                "differs": EVERYWHERE,
-            },
-            "repeng": {
-                "file": CONTROL_VECTOR,
-                "use": f"ControlModel(model, [{layer}]).set_control(ControlVector.import_gguf(PATH), coeff=1.0)",
-                "layers": f"layer {layer} is the block's index, counted from 0",
-                "differs": EVERYWHERE,
-            },
-            "EasySteer": {
-                "file": STEERING,
-                "use": "vllm serve MODEL --enable-steer-vector --steer-algorithms direct; then the file's object as "
-                '"steering" in each request (extra_body of the openai client), its "scale" the dose; or '
-                f"--steering-config {STEERING} for all requests",
-                "layers": "counted from 0",
-                "differs": "acts where it acts here, if the prompt ends with the instruction's last token; where the "
-                "template writes more behind it (caa-bench show-tokens), name these positions too: "
-                '"prompt_positions": [-2, -1]. Written after its documentation, not tried on vLLM',
-            },
-            "steering-vectors": {
-                "file": TENSORS,
-                "use": f"SteeringVector({{{layer}: load_file(PATH)['layer.{layer}']}}, 'decoder_block').apply(model)",
-                "layers": "counted from 0",
-                "differs": f"without min_token_index it {EVERYWHERE}",
-            },
-            "lm-eval": {
-                "file": TENSORS,
-                "use": "--model steered takes a pickle alone, which this project never writes; make it yourself: "
-                f"torch.save({{'layers.{layer}': {{'action': 'add', 'steering_coefficient': 1.0, "
-                f"'steering_vector': load_file(PATH)['layer.{layer}']}}}}, 'steer.pt'). "
-                "The evaluator lm_eval of this project needs no file",
-                "layers": "the module's name below the base model, counted from 0",
-                "differs": EVERYWHERE,
-            },
+        "tools": _how_tools_take_it(layer),
+    }
+
+
+def _how_tools_take_it(layer: int) -> dict[str, dict[str, str]]:
+    """Of each tool the file it reads, the words that steer with it, and what differs there."""
+    return {
+        "llama.cpp": {
+            "file": CONTROL_VECTOR,
+            "use": f"--control-vector-scaled {CONTROL_VECTOR}:1.0 --control-vector-layer-range {layer} {layer}",
+            "layers": f"direction.{layer} is added behind block {layer}, counted from 0; block 0 has none",
+            "differs": EVERYWHERE,
+        },
+        "repeng": {
+            "file": CONTROL_VECTOR,
+            "use": f"ControlModel(model, [{layer}]).set_control(ControlVector.import_gguf(PATH), coeff=1.0)",
+            "layers": f"layer {layer} is the block's index, counted from 0",
+            "differs": EVERYWHERE,
+        },
+        "EasySteer": {
+            "file": STEERING,
+            "use": "vllm serve MODEL --enable-steer-vector --steer-algorithms direct; then the file's object as "
+            '"steering" in each request (extra_body of the openai client), its "scale" the dose; or '
+            f"--steering-config {STEERING} for all requests",
+            "layers": "counted from 0",
+            "differs": "acts where it acts here, if the prompt ends with the instruction's last token; where the "
+            "template writes more behind it (caa-bench show-tokens), name these positions too: "
+            '"prompt_positions": [-2, -1]. Written after its documentation, not tried on vLLM',
+        },
+        "steering-vectors": {
+            "file": TENSORS,
+            "use": f"SteeringVector({{{layer}: load_file(PATH)['layer.{layer}']}}, 'decoder_block').apply(model)",
+            "layers": "counted from 0",
+            "differs": f"without min_token_index it {EVERYWHERE}",
+        },
+        "lm-eval": {
+            "file": TENSORS,
+            "use": "--model steered takes a pickle alone, which this project never writes; make it yourself: "
+            f"torch.save({{'layers.{layer}': {{'action': 'add', 'steering_coefficient': 1.0, "
+            f"'steering_vector': load_file(PATH)['layer.{layer}']}}}}, 'steer.pt'). "
+            "The evaluator lm_eval of this project needs no file",
+            "layers": "the module's name below the base model, counted from 0",
+            "differs": EVERYWHERE,
         },
     }
 
