@@ -37,8 +37,7 @@ the dose on the selection split, then opened the test split once. [docs/findings
 - The models are Q4_K_M files (4-bit weights) of `Qwen2.5-Coder-0.5B-Instruct`, `Qwen2.5-Coder-1.5B-Instruct` and of
   the base model `Gemma 3 270M`, dequantized and computed in bfloat16 on a CPU that has arithmetic for it. They are
   small: a finding here is about them and says little about models a hundred times their size.
-- Logits are summed in float32. Placebos of shuffled labels have the length that CAA makes from such labels; the table
-  of the 1.5B model alone is older and has them stretched to CAA's norm (docs/findings.md).
+- Logits are summed in float32. Placebos of shuffled labels have the length that CAA makes from such labels.
 - The behaviors are the published splits of arXiv 2312.06681 (`caa-bench data download`), 60 training pairs and the
   whole test split of 50 items, each in both option orders.
 - Each folder holds the recipe, the cells, the stacking table, the search, the printed table and the figures. A run is
