@@ -236,7 +236,7 @@ def test_max_pairs_takes_the_letters_in_turns_while_there_are_both(count: int, l
 def test_few_pairs_are_warned_of(tmp_path) -> None:
     folder = write_behavior(tmp_path / "small", train=24)
     (said,) = set(load_behavior(folder, max_pairs=20).warnings) - set(load_behavior(folder).warnings)
-    assert said.startswith("max_pairs: 20 training pairs are 10 items; with fewer than 20 the intervals")
+    assert said.startswith("max_pairs: 20 training pairs are 10 items; with fewer than 20 it is hardly known")
     assert load_behavior(folder, max_pairs=40).warnings == load_behavior(folder).warnings
 
 
