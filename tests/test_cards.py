@@ -15,6 +15,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 from judge_server import judged_by_server
 from method_settings import config_of, write_both
+from shipped import shipped
 from small_runs import Small, contents, run, run_code
 
 from caa_bench.behaviors.behavior import load_behavior
@@ -36,8 +37,7 @@ SETTINGS = (
 LABELS = ("caa", "lora_sft_positive", "random")
 KINDS = [
     f"{name}_{cls.variants[0]}" if cls.variants else f"{name}_mine" if cls is SystemPrompt else name
-    for name, cls in registry().items()
-    if cls.__module__.startswith("caa_bench.")  # other test files define interventions of their own
+    for name, cls in shipped().items()
 ]
 
 

@@ -13,6 +13,7 @@ import torch
 from chat_tokenizers import chatml_tokenizer
 from method_settings import config_of, write_both
 from random_models import random_model
+from shipped import shipped
 
 from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.engine.positions import batch_of
@@ -25,8 +26,7 @@ from caa_bench.models.prompts import choice_prompt
 
 LABELS = [
     f"{name}_{variant}" if variant else name
-    for name, cls in registry().items()
-    if cls.__module__.startswith("caa_bench.")  # other test files define interventions of their own
+    for name, cls in shipped().items()
     for variant in (cls.variants or (("positive",) if name == "system_prompt" else ("",)))
 ]
 USUAL = {"system_prompt_positive", "lora_sft_positive", "caa"}

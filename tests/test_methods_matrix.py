@@ -14,6 +14,7 @@ import torch
 from chat_tokenizers import chatml_tokenizer
 from method_settings import config_of, write_both
 from random_models import random_model
+from shipped import shipped_vectors
 
 from caa_bench.behaviors.behavior import Behavior, load_behavior
 from caa_bench.engine.generate import generate
@@ -40,11 +41,7 @@ from caa_bench.models.prompts import ChoicePrompt, choice_prompt
 from caa_bench.runs.artifacts import ArtifactStore
 
 FAMILIES = ["llama", *(pytest.param(family, marks=pytest.mark.slow) for family in ("qwen2", "gpt_neox", "gemma"))]
-VECTORS = [
-    name
-    for name, cls in registry().items()
-    if cls.role == "vector" and not cls.is_placebo and cls.__module__.startswith("caa_bench.")  # not those of tests
-]
+VECTORS = shipped_vectors()
 DOSE = Condition(layer=1, multiplier=3.0)
 
 

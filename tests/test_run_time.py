@@ -9,6 +9,7 @@ import pytest
 import torch
 from chat_tokenizers import chatml_tokenizer
 from random_models import random_model
+from shipped import shipped_vectors
 from small_behavior import write_behavior
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -95,14 +96,7 @@ def test_a_run_says_first_how_long_all_of_it_takes(
     assert both is not None and together([both, both]).seconds["measuring"] == 2 * both.seconds["measuring"]
 
 
-VECTORS = [
-    name
-    for name, one in registry().items()
-    if one.role == "vector" and not one.is_placebo and one.__module__.startswith("caa_bench.")  # not those of tests
-]
-
-
-@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize("name", shipped_vectors())
 def test_a_vector_that_is_not_fitted_says_so_and_nothing_else(name: str) -> None:
     """The estimate before a run asks each for its edits, and counts it as one row where there are none yet."""
     with pytest.raises(RuntimeError):

@@ -215,10 +215,10 @@ def weighted_kappa(first: np.ndarray, second: np.ndarray) -> float:
 
     NaN where there are no scores, or where both judges always say the same one thing.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     if not len(first):
         return np.nan
+    from sklearn.metrics import cohen_kappa_score
+
     a, b = (np.rint(scores * LEVELS).astype(int) for scores in (first, second))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said in the docstring

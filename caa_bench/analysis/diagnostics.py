@@ -130,9 +130,7 @@ def _layer_facts(matching: np.ndarray, other: np.ndarray, items: np.ndarray) -> 
     pairs = matching - other
     total, squares = pairs.sum(axis=0), _row_dots(pairs, pairs)
     size, length = float(squares.mean()), float(np.sqrt((total**2).sum()) / count)
-    order = np.argsort(items, kind="stable")
-    own = np.add.reduceat(pairs[order], np.flatnonzero(np.diff(items[order], prepend=-1)), axis=0)  # [items, D]
-    rest = total - own[items]  # [N, D] the sum over the other items: their mean's direction, whatever its length
+    rest = total - _by_item(pairs, items)[items]  # [N, D] over the other items: their mean's direction
     reach = np.sqrt(_row_dots(rest, rest))
     return _Layer(
         sizes={
@@ -148,6 +146,12 @@ def _layer_facts(matching: np.ndarray, other: np.ndarray, items: np.ndarray) -> 
 
 def _row_dots(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("nd,nd->n", one, two))
+
+
+def _by_item(rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """The sum of each item's rows. [N, D] -> [K, D]"""
+    order = np.argsort(items, kind="stable")
+    return np.add.reduceat(rows[order], np.flatnonzero(np.diff(items[order], prepend=-1)), axis=0)
 
 
 def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -215,9 +219,8 @@ def _influences(matching: np.ndarray, other: np.ndarray, items: np.ndarray, keys
         matching, other: one layer's activations. both [N, D]
         items / keys: 0-based, of each pair. both [N]
     """
-    pairs, count = matching - other, items.max() + 1
-    own = np.zeros((count, pairs.shape[1]))
-    np.add.at(own, items, pairs)
+    pairs = matching - other
+    own = _by_item(pairs, items)
     made = _Products(
         up=matching @ own.T,
         down=other @ own.T,
@@ -226,7 +229,7 @@ def _influences(matching: np.ndarray, other: np.ndarray, items: np.ndarray, keys
         items=items,
     )
     figures = _without_items(made, keys)
-    variance = (count - 1) * figures[0].var()
+    variance = (len(own) - 1) * figures[0].var()
     part = np.clip(1 - _twice_counted(made) / variance, 0.5, 1) if variance > 0 else 1.0
     return np.sqrt(part) * jackknife(figures, items)
 
@@ -255,13 +258,10 @@ def _twice_counted(made: _Products) -> float:
     What they have together is in the vector's length too, which takes part of it away again: of x / sqrt(x + y) the
     derivative is (1 - share / 2) / sqrt(x + y), with share = x / (x + y).
     """
-    whole, count = made.between.sum(), len(made.between)
+    whole, count = made.between.sum(), len(made.items)
     share = max(1 - np.trace(made.between) / whole, 0.0) if whole > 0 else 0.0
-    one = np.full(len(made.items), (1 - share / 2) / len(made.items))
-    both = np.zeros((count, count))
-    np.add.at(
-        both, made.items, (made.up - made.down) * _over(one, made.length * np.sqrt(np.maximum(made.square, 0)))[:, None]
-    )
+    scale = _over(np.full(count, (1 - share / 2) / count), made.length * np.sqrt(np.maximum(made.square, 0)))
+    both = _by_item((made.up - made.down) * scale[:, None], made.items)
     return float(2 * (_alone_together((both + both.T) / 2) ** 2).sum())
 
 

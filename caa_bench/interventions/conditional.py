@@ -88,9 +88,8 @@ class Conditional(PairVector):
 
         if condition.layer is None:
             raise ValueError(f"{self.label} needs Condition(layer=...)")
-        push = Add(
-            condition.multiplier * self.fitted()[condition.layer]
-        )  # first: a dry run asks before there is a gate
+        # The vector first: it says that nothing is fitted yet, which a dry run asks before there is a gate.
+        push = Add(condition.multiplier * self.fitted()[condition.layer])
         gate = self.beside["gate"][condition.layer]
         return [Edit(condition.layer, Gate(gate[:-1], push, bias=float(gate[-1])))]
 
